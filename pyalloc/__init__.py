@@ -1,0 +1,1 @@
+"""pyalloc: a Linux memory machine you can script."""

@@ -1,0 +1,52 @@
+"""Every error pyalloc raises; each is also the builtin its caller would expect."""
+
+from __future__ import annotations
+
+
+class PyallocError(Exception):
+    """Base of every error that pyalloc raises on purpose."""
+
+
+class ArgumentError(PyallocError, ValueError):
+    """An argument lies outside its documented domain."""
+
+
+class TraceError(PyallocError, ValueError):
+    """A trace file or table cannot be read; the text says where and why."""
+
+
+class RecordError(PyallocError, RuntimeError):
+    """A program cannot be recorded; the text says why and what to do."""
+
+
+class HeapAbort(PyallocError, RuntimeError):
+    """The simulated C library would have aborted; the text is its own message."""
+
+
+class ProcessKilled(PyallocError, RuntimeError):
+    """A call on a simulated process that is no longer alive."""
+
+
+class MemoryFault(PyallocError, RuntimeError):
+    """An access the hardware refuses.
+
+    ``signal`` is SIGSEGV (11) or SIGBUS (7), ``address`` the first byte refused.
+    """
+
+    def __init__(self, signal: int, address: int) -> None:
+        name = {7: "SIGBUS", 11: "SIGSEGV"}.get(signal, f"signal {signal}")
+        super().__init__(f"{name} at {address:#x}")
+        self.signal = signal
+        self.address = address
+
+
+class EngineBusy(PyallocError, RuntimeError):
+    """A machine was entered from two threads at once; one machine is one thread's."""
+
+
+class EngineLimit(PyallocError, OverflowError):
+    """The model itself, not the simulated machine, is at its limit."""
+
+
+class EngineBug(PyallocError, AssertionError):
+    """An invariant of the engine failed; please report it with the input that did it."""
