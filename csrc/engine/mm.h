@@ -24,7 +24,6 @@ bool pa_mm_is_hot(const pa_mm *mm, uint64_t vpn);
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 
 /* munmap: drop the pages and free each table that lies whole in [floor_vpn, ceiling_vpn). */
-void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn,
-                 uint64_t ceiling_vpn);
+void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn);
 
 #endif
