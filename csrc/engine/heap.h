@@ -3,14 +3,17 @@
  * heap.h -- the seam behind which every allocator stands.
  *
  * An allocator is a struct that begins with pa_heap and a table of functions (pa_allocator).  It
- * computes placement only.  What it needs of the kernel it asks through heap_sbrk(), heap_ask():
- * either the answer is there at once (the break may move freely inside its lease), or the call
- * returns PA_PENDING, policy answers, and the allocator's resume() goes on where it stopped.
- * What it does to its pages it writes down (heap_touch, heap_discard, heap_unmap) in the order in
- * which it happens; the log is applied to the mm when the call ends, before a question is asked,
- * or when it is full.  So page faults never stop an allocator half-way.
+ * computes placement only.
  *
- *     brk_start <= lease_low <= brk <= lease_high     while a lease is given
+ *   Questions   What it needs of the kernel it asks with heap_ask(): the call then returns PENDING
+ *               up to its caller, policy answers, and the allocator's resume() goes on.  The break
+ *               moves without a question up to `lease`, and always moves down freely.
+ *   Effects     What it does to its pages it writes down, in order: heap_touch(), heap_discard(),
+ *               heap_unmap().  The log is applied when the call ends, so a page fault never stops
+ *               an allocator half-way.
+ *
+ *     brk_start <= brk <= lease, or brk == what policy answered last
+ *     mm == NULL: touches are not modelled and only unmappings are written down
  */
 #ifndef PA_HEAP_H
 #define PA_HEAP_H
@@ -37,5 +40,84 @@ typedef enum pa_op {
     PA_OP_THREAD_EXIT,
     PA_OP_COUNT
 } pa_op;
+
+typedef struct pa_call {
+    uint32_t op;
+    uint32_t thread;
+    uint64_t pointer; /* the block of free and realloc                      */
+    uint64_t size;    /* bytes; total for calloc; the value for mallopt     */
+    uint64_t arg;     /* alignment for the memalign family; mallopt's number */
+} pa_call;
+
+typedef struct pa_allocator {
+    const char *name;
+    /* Result of the call (a pointer, or a number), or PA_PENDING with heap->stop filled in. */
+    uint64_t (*call)(pa_heap *heap, const pa_call *call);
+    uint64_t (*resume)(pa_heap *heap);
+    uint64_t (*usable_size)(const pa_heap *heap, uint64_t pointer);
+    void (*statistics)(const pa_heap *heap, pa_heap_statistics *out);
+    uint64_t (*walk)(const pa_heap *heap, pa_chunk *out, uint64_t room);
+    pa_status (*tunable)(pa_heap *heap, const char *name, uint64_t value);
+    pa_status (*check)(const pa_heap *heap);
+    pa_heap *(*copy)(const pa_heap *heap);
+    void (*drop)(pa_heap *heap);
+} pa_allocator;
+
+enum { EFFECT_TOUCH = 1, EFFECT_READ, EFFECT_DISCARD, EFFECT_SHRINK, EFFECT_UNMAP, EFFECT_PROTECT };
+
+typedef struct pa_effect {
+    uint64_t kind;
+    uint64_t at;    /* first page; an address for UNMAP and PROTECT */
+    uint64_t count; /* pages; bytes for UNMAP and PROTECT           */
+} pa_effect;
+
+typedef enum pa_heap_state { HEAP_IDLE = 0, HEAP_ASKING, HEAP_DRAINING, HEAP_DEAD } pa_heap_state;
+
+struct pa_heap {
+    const pa_allocator *vt;
+    pa_mm *mm;
+    pa_heap_state state;
+    uint32_t thread;
+    uint64_t brk_start, brk, brk_highest, lease;
+    uint64_t floor_vpn, ceiling_vpn; /* neighbours of the break's area, for its page tables */
+    uint64_t count_brk_calls, count_mmap_calls;
+    pa_stop stop;
+    uint64_t result; /* of the call whose effects are being applied */
+    const char *abort_text;
+    pa_effect *effects;
+    size_t count_effects, room_effects, next_effect;
+    pa_status error; /* PA_ERR_LIMIT or PA_ERR_HOST_NOMEM: the model gave up */
+};
+
+#define PENDING ((uint64_t)PA_PENDING)
+
+void heap_init(pa_heap *heap, const pa_allocator *vt, uint64_t brk_start);
+void heap_drop(pa_heap *heap);
+bool heap_copy_base(pa_heap *to, const pa_heap *from);
+
+/* Write one effect down. */
+void heap_log(pa_heap *heap, uint64_t kind, uint64_t at, uint64_t count);
+
+/* Finish a call: apply its effects; returns result, or PENDING if policy must act first. */
+uint64_t heap_finish(pa_heap *heap, uint64_t result);
+
+/* Ask policy; always returns PENDING, to be returned by every caller up to the seam. */
+uint64_t heap_ask(pa_heap *heap, pa_reason reason, uint64_t address, uint64_t length,
+                  uint64_t old_length, uint32_t prot);
+
+/* The C library aborts (text) or faults (NULL); always returns PENDING. */
+uint64_t heap_abort(pa_heap *heap, const char *text);
+
+/* The break moves down, or up inside the lease: true.  False: it must be asked for. */
+bool heap_move_break(pa_heap *heap, uint64_t brk);
+
+/* The page of `address` is written to. */
+static inline void heap_touch(pa_heap *heap, uint64_t address)
+{
+    if (heap->mm && !pa_mm_is_hot(heap->mm, address >> 12))
+        heap_log(heap, EFFECT_TOUCH, address >> 12, 1);
+}
+
+void heap_touch_range(pa_heap *heap, uint64_t address, uint64_t bytes);
 
 #endif

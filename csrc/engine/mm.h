@@ -10,8 +10,6 @@
 
 #include "pyalloc/pyalloc.h"
 
-typedef struct pa_mm pa_mm;
-
 /* Touch pages [vpn, vpn + count) of a private anonymous writable area.  Returns PA_OK, or
  * PA_EXHAUSTED when no frame could be had; *done counts the pages that were touched, so that
  * the caller goes on at vpn + *done once policy has made room. */

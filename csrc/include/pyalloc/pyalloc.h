@@ -74,6 +74,81 @@ typedef struct pa_stop {
 
 /* ---- heap ----------------------------------------------------------------------------------- */
 
+typedef struct pa_mm pa_mm;
+typedef struct pa_heap pa_heap;
+
+/* Where the bytes of a heap are, and how many chunks they are in. */
+typedef struct pa_heap_statistics {
+    uint64_t bytes_system;      /* main heap and thread heaps, from the kernel       */
+    uint64_t bytes_system_peak;
+    uint64_t bytes_mapped;      /* mmapped chunks                                    */
+    uint64_t count_mapped;
+    uint64_t bytes_tcache, count_tcache;
+    uint64_t bytes_fast, count_fast;
+    uint64_t bytes_unsorted, count_unsorted;
+    uint64_t bytes_small, count_small;
+    uint64_t bytes_large, count_large;
+    uint64_t bytes_top;
+    uint64_t bytes_largest_hole; /* largest free chunk, top included                  */
+    uint64_t count_arenas;
+    uint64_t count_brk_calls, count_mmap_calls;
+} pa_heap_statistics;
+
+enum pa_chunk_state {
+    PA_CHUNK_USED = 0,
+    PA_CHUNK_TCACHE,
+    PA_CHUNK_FAST,
+    PA_CHUNK_UNSORTED,
+    PA_CHUNK_SMALL,
+    PA_CHUNK_LARGE,
+    PA_CHUNK_TOP,
+    PA_CHUNK_MAPPED,
+    PA_CHUNK_FENCE
+};
+
+typedef struct pa_chunk {
+    uint64_t address; /* of the user's memory */
+    uint64_t size;    /* bytes, with header   */
+    uint32_t arena;
+    uint32_t state;   /* pa_chunk_state       */
+} pa_chunk;
+
+/* allocator: "glibc-2.36", "first-fit" ...; word: 8 or 4 bytes.  NULL: no such allocator, or no
+ * memory. */
+pa_heap *pa_heap_new(const char *allocator, uint32_t word, uint64_t brk_start, uint32_t count_cpus);
+pa_heap *pa_heap_copy(const pa_heap *heap, pa_mm *mm);
+void pa_heap_drop(pa_heap *heap);
+/* The i-th allocator's name, NULL past the last. */
+const char *pa_allocator_name(uint32_t i);
+
+/* A pointer (0: NULL), or PA_PENDING. */
+uint64_t pa_heap_malloc(pa_heap *heap, uint64_t bytes);
+uint64_t pa_heap_realloc(pa_heap *heap, uint64_t pointer, uint64_t bytes);
+uint64_t pa_heap_free(pa_heap *heap, uint64_t pointer);
+/* Any other call by its op: size and arg as in a trace's columns. */
+uint64_t pa_heap_other(pa_heap *heap, uint32_t op, uint64_t size, uint64_t arg);
+uint64_t pa_heap_resume(pa_heap *heap);
+void pa_heap_answer(pa_heap *heap, uint64_t answer);
+const pa_stop *pa_heap_stop(const pa_heap *heap);
+const char *pa_heap_abort_text(const pa_heap *heap);
+int pa_heap_error(const pa_heap *heap);
+
+void pa_heap_set_thread(pa_heap *heap, uint32_t thread);
+void pa_heap_attach(pa_heap *heap, pa_mm *mm);
+/* The break may move up to `highest` without a question; its page tables are its own inside
+ * [floor, ceiling). */
+void pa_heap_lease(pa_heap *heap, uint64_t highest, uint64_t floor_vpn, uint64_t ceiling_vpn);
+uint64_t pa_heap_break(const pa_heap *heap);
+uint64_t pa_heap_break_peak(pa_heap *heap);
+void pa_heap_set_break(pa_heap *heap, uint64_t brk);
+
+uint64_t pa_heap_usable_size(const pa_heap *heap, uint64_t pointer);
+void pa_heap_read_statistics(const pa_heap *heap, pa_heap_statistics *out);
+/* Writes up to `room` chunks in address order; returns how many there are. */
+uint64_t pa_heap_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
+int pa_heap_tunable(pa_heap *heap, const char *name, uint64_t value);
+int pa_heap_check(const pa_heap *heap);
+
 /* ---- replay --------------------------------------------------------------------------------- */
 
 /* cdef: end */

@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pt.h -- ptmalloc: its state, its constants, and the accessors of a chunk.
+ *
+ * All sizes in here are in units (shadow.h): 16 bytes on x86-64, 8 on i386.  A chunk is named by its
+ * unit, 0 is "none".  In the shadow a chunk looks as it does in memory, a word to a uint32:
+ *
+ *     unit c     | prev_size  | size << 3 | N U P |   N: not main arena   P: previous one in use
+ *     unit c + 1 | fd         | bk                |   U: on the unsorted list (our own mark; real
+ *     unit c + 2 | fd_nextsize| bk_nextsize       |      heaps have M here, but mmapped chunks
+ *                                                        live in a table, see pt_mapped.c)
+ *
+ * prev_size is meaningful only while P is clear: the word is the previous chunk's user memory
+ * otherwise.  fd and bk only in a free chunk; the tcache keeps its link in fd and its key in bk.
+ *
+ * A bin's head is a chunk of which only fd and bk exist: head(i) = arena->bins + i, so heads
+ * overlap like chunks.  The main arena's heads lie in units below its heap, a thread arena's in the
+ * first page of its heap.
+ */
+#ifndef PA_PT_H
+#define PA_PT_H
+
+#include "heap.h"
+#include "shadow.h"
+
+#include <assert.h>
+
+enum {
+    P_INUSE = 1,
+    U_UNSORTED = 2,
+    N_ARENA = 4,
+    FLAGS = 7,
+    MIN_UNITS = 2, /* MINSIZE: 32 bytes on x86-64, 16 on i386 */
+    PAGE_BYTES = 4096,
+    BINS = 127,
+    UNSORTED = 1,
+    FASTBINS = 11,
+    TCACHE_BINS = 64,
+    MAIN_HEADS = 256, /* unit of the main arena's bin heads */
+    CONSOLIDATE_BYTES = 65536,
+};
+
+#define TCACHE_KEY 0xFFFFFFFEu
+#define REF_PENDING 0xFFFFFFFFu /* in place of a chunk: policy must answer first */
+
+/* ---- generations as data ---------------------------------------------------------------------- */
+
+typedef enum pt_memalign { MEMALIGN_PLAIN, MEMALIGN_MERGE } pt_memalign;
+
+/* When the tcache is made: never, by the first call that needs an arena, by the first small
+ * allocation, by the first small free. */
+typedef enum pt_tcache_birth { BIRTH_NEVER, BIRTH_CALL, BIRTH_SMALL_MALLOC, BIRTH_FREE } pt_birth;
+
+typedef struct pt_profile {
+    const char *name;
+    const char *changes; /* what it changes against the generation before */
+    uint32_t word; /* SIZE_SZ: 8 or 4 */
+    uint32_t align; /* MALLOC_ALIGNMENT, bytes */
+    uint32_t large_border; /* bytes: MIN_LARGE_SIZE */
+    uint32_t large_first; /* largest sz >> 6 of the finest large bins */
+    uint32_t large_base; /* bin number of sz >> 6 == 0 there */
+    uint32_t fast_default; /* bytes: largest chunk of a fastbin */
+    uint32_t fast_setting; /* largest M_MXFAST value */
+    uint32_t tcache_bytes; /* request size of the tcache struct */
+    uint32_t tcache_count;
+    uint32_t tcache_bins;
+    pt_birth birth;
+    pt_memalign memalign;
+    uint32_t version; /* 233, 212, ... 243: for the few rules that only say "since" */
+    bool has_fastbins;
+    bool skip_list; /* large bins keep one list of distinct sizes */
+    bool dynamic_threshold;
+    bool internal_frees_cached; /* frees the library does itself may land in the tcache */
+    bool calloc_uses_tcache;
+    bool small_to_bin; /* a merged small chunk goes to its small bin at once */
+    bool swapped_fallback; /* 2.35-2.37: two arguments of the mmap fallback are swapped */
+    bool retries_alone; /* up to 2.26: a failed request makes a new arena, even single-threaded */
+    bool ptrdiff_limit; /* since 2.30 */
+    bool trim_quirk; /* 2.19+: malloc_trim may grow the heap by a page */
+} pt_profile;
+
+const pt_profile *pt_find_profile(const char *name, uint32_t word);
+const char *pt_profile_name(uint32_t i);
+
+/* ---- state ------------------------------------------------------------------------------------ */
+
+typedef struct pt_arena {
+    uint32_t index;
+    pa_unit top, last_remainder, bins;
+    pa_unit fast[FASTBINS];
+    uint32_t binmap[4];
+    bool have_fast, contiguous;
+    uint64_t system_mem, max_system_mem; /* bytes */
+    uint64_t bytes_fast, count_fast;
+    uint64_t units_in[3], count_in[3]; /* unsorted, small, large */
+    uint32_t attached; /* threads */
+    uint32_t next; /* ring of arenas */
+    int32_t next_free;
+    uint64_t heap_base; /* newest thread heap; 0 in the main arena */
+} pt_arena;
+
+typedef struct pt_tcache {
+    pa_unit home; /* the chunk that holds the real struct */
+    bool alive, dead;
+    uint16_t count[TCACHE_BINS];
+    pa_unit entry[TCACHE_BINS];
+} pt_tcache;
+
+typedef struct pt_thread {
+    pt_tcache tcache;
+    int32_t arena; /* index, -1: none yet */
+    bool seen;
+} pt_thread;
+
+/* One thread heap (heap_info): [base, base + size) is read-write, up to HEAP_MAX reserved. */
+typedef struct pt_subheap {
+    uint64_t base, size, writable;
+    uint64_t previous; /* base of the arena's heap before it, 0: none */
+    uint32_t arena;
+} pt_subheap;
+
+typedef struct pt_mapped {
+    uint64_t base, total, front; /* user memory = base + front + 2 words; size = total - front */
+    bool used;
+} pt_mapped;
+
+typedef struct pt_params {
+    uint64_t top_pad, trim_threshold, mmap_threshold, mmap_threshold_max;
+    uint64_t n_mmaps, n_mmaps_max, max_n_mmaps, mmapped, max_mmapped;
+    uint64_t arena_test, arena_max;
+    uint64_t tcache_unsorted_limit;
+    uint32_t tcache_count, tcache_bins;
+    bool no_dynamic;
+} pt_params;
+
+/* A call under way; sys is the part of it that asks the kernel. */
+typedef enum pt_phase { PH_IDLE, PH_TCACHE, PH_BLOCK, PH_RETRY, PH_ARENA, PH_MREMAP } pt_phase;
+
+typedef struct pt_op {
+    pt_phase phase;
+    uint32_t kind, thread;
+    uint32_t arena;
+    bool retried;
+    bool hopeless; /* too large to be asked of any arena */
+    uint64_t nb, inner; /* units: of the request; of what is asked of the arena */
+    uint64_t bytes, align, pointer;
+    pa_unit old;
+} pt_op;
+
+typedef enum pt_sys_step {
+    SYS_NONE,
+    SYS_MMAP,
+    SYS_BRK,
+    SYS_BRK_CORRECTION,
+    SYS_FALLBACK,
+    SYS_GROW_HEAP,
+    SYS_NEW_HEAP,
+    SYS_HEAP_MMAP,
+} pt_sys_step;
+
+typedef struct pt_sys {
+    pt_sys_step step;
+    uint32_t arena;
+    bool tried_mmap;
+    uint64_t nb; /* units */
+    uint64_t size; /* bytes asked for */
+    uint64_t old_size; /* units of the old top */
+    uint64_t brk, correction;
+    pa_unit old_top;
+} pt_sys;
+
+typedef struct pt {
+    pa_heap base; /* first: the seam casts */
+    pa_shadow sh;
+    const pt_profile *pf;
+    uint32_t unit_shift, unit; /* bytes of a unit: 1 << unit_shift */
+    uint32_t align_log; /* log2(align) */
+    uint32_t align_units_log; /* log2(align / unit) */
+    pa_unit low; /* units below this are no memory */
+    uint64_t max_fast; /* units; 0: not initialised (up to 2.26) */
+    pt_params mp;
+    pt_arena *arenas;
+    uint32_t count_arenas, room_arenas;
+    int32_t free_arena;
+    uint32_t next_to_use;
+    pt_thread *threads;
+    uint32_t count_threads;
+    pt_subheap *subheaps;
+    uint32_t count_subheaps, room_subheaps;
+    uint64_t aligned_heap_area;
+    pt_mapped *mapped;
+    uint32_t count_mapped, room_mapped, free_mapped;
+    uint32_t *mapped_index; /* open addressing by user address; slot + 1 */
+    uint32_t mapped_mask;
+    uint32_t count_cpus;
+    bool threaded;
+    pt_op op;
+    pt_sys sys;
+} pt;
+
+/* ---- chunks ----------------------------------------------------------------------------------- */
+
+typedef struct pt_chunk {
+    uint32_t prev_size, size, fd, bk, fd_nextsize, bk_nextsize;
+} pt_chunk;
+
+static inline pt_chunk *at(const pt *h, pa_unit c)
+{
+    return (pt_chunk *)(void *)(h->sh.words + 2 * (size_t)c);
+}
+
+static inline uint64_t address_of(const pt *h, pa_unit c)
+{
+    return pa_shadow_address(&h->sh, c);
+}
+
+/* User memory begins one unit (two words) after the chunk. */
+static inline uint64_t mem_of(const pt *h, pa_unit c)
+{
+    return address_of(h, c) + h->unit;
+}
+
+static inline pa_unit chunk_of(const pt *h, uint64_t mem)
+{
+    return pa_shadow_unit(&h->sh, mem - h->unit);
+}
+
+/* The real library writes to the memory of this unit. */
+static inline void touch(pt *h, pa_unit c)
+{
+    if (h->base.mm && c >= h->low)
+        heap_touch(&h->base, address_of(h, c));
+}
+
+static inline uint32_t size_of(const pt *h, pa_unit c)
+{
+    return at(h, c)->size >> 3;
+}
+static inline bool prev_in_use(const pt *h, pa_unit c)
+{
+    return at(h, c)->size & P_INUSE;
+}
+static inline pa_unit next_of(const pt *h, pa_unit c)
+{
+    return c + size_of(h, c);
+}
+
+static inline void set_head(pt *h, pa_unit c, uint64_t units, uint32_t flags)
+{
+    at(h, c)->size = (uint32_t)units << 3 | flags;
+    touch(h, c);
+}
+
+static inline void set_size(pt *h, pa_unit c, uint64_t units)
+{
+    set_head(h, c, units, at(h, c)->size & (P_INUSE | N_ARENA));
+}
+
+static inline void set_foot(pt *h, pa_unit c, uint64_t units)
+{
+    at(h, c + (pa_unit)units)->prev_size = (uint32_t)units;
+    touch(h, c + (pa_unit)units);
+}
+
+static inline void set_in_use(pt *h, pa_unit c, uint64_t units)
+{
+    at(h, c + (pa_unit)units)->size |= P_INUSE;
+    touch(h, c + (pa_unit)units);
+}
+
+static inline void set_links(pt *h, pa_unit c, pa_unit fd, pa_unit bk)
+{
+    at(h, c)->fd = fd;
+    at(h, c)->bk = bk;
+    touch(h, c + 1);
+}
+
+static inline void set_fd(pt *h, pa_unit c, pa_unit fd)
+{
+    at(h, c)->fd = fd;
+    touch(h, c + 1);
+}
+
+static inline void set_bk(pt *h, pa_unit c, pa_unit bk)
+{
+    at(h, c)->bk = bk;
+    touch(h, c + 1);
+}
+
+/* ---- sizes ------------------------------------------------------------------------------------ */
+
+/* request2size(): chunk units for a request; the caller has refused what is too large. */
+static inline uint64_t request_units(const pt *h, uint64_t bytes)
+{
+    uint64_t n = (bytes + h->pf->word + h->pf->align - 1) >> h->align_log << h->align_units_log;
+    return n < MIN_UNITS ? MIN_UNITS : n;
+}
+
+static inline bool request_fits(const pt *h, uint64_t bytes)
+{
+    uint64_t top = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
+    return h->pf->ptrdiff_limit ? bytes <= top >> 1 : bytes < top - 2 * MIN_UNITS * h->unit + 1;
+}
+
+static inline uint64_t bytes_of(const pt *h, uint64_t units)
+{
+    return units << h->unit_shift;
+}
+
+/* Which tcache bin or fastbin a chunk size belongs to. */
+static inline uint32_t tcache_index(const pt *h, uint64_t units)
+{
+    return (uint32_t)((units - MIN_UNITS) >> h->align_units_log);
+}
+
+static inline uint32_t fast_index(uint64_t units)
+{
+    return (uint32_t)units - MIN_UNITS;
+}
+
+static inline bool is_small(const pt *h, uint64_t units)
+{
+    return units < h->pf->large_border >> h->unit_shift;
+}
+
+/* ---- the parts -------------------------------------------------------------------------------- */
+
+/* pt_bins.c */
+void pt_init_bins(pt *h, pt_arena *a);
+uint32_t pt_bin_index(const pt *h, uint64_t units);
+void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c);
+void pt_push_small_front(pt *h, pt_arena *a, pa_unit c);
+void pt_insert(pt *h, pt_arena *a, pa_unit c);
+const char *pt_unlink(pt *h, pt_arena *a, pa_unit c);
+void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c);
+pa_unit pt_best_in_own_bin(const pt *h, const pt_arena *a, uint64_t nb);
+pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above);
+
+/* pt_malloc.c: a chunk, 0 (no memory), or REF_PENDING */
+pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb);
+bool pt_tcache_put(pt *h, pt_thread *t, pa_unit c, uint32_t index);
+
+/* pt_free.c: false when the library aborts */
+bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal);
+bool pt_merge_free(pt *h, pt_arena *a, pa_unit c);
+bool pt_consolidate(pt *h, pt_arena *a);
+bool pt_systrim(pt *h, uint64_t pad);
+uint64_t pt_trim(pt *h, uint64_t pad);
+
+/* pt_sys.c */
+pa_unit pt_sysmalloc(pt *h, pt_arena *a, uint64_t nb);
+pa_unit pt_sys_resume(pt *h);
+
+/* pt_mapped.c */
+pt_mapped *pt_mapped_at(const pt *h, uint64_t mem);
+uint64_t pt_mapped_total(const pt *h, uint64_t nb);
+pa_unit pt_add_mapped(pt *h, uint64_t base, uint64_t total);
+void pt_move_mapped(pt *h, pt_mapped *m, uint64_t base, uint64_t total, uint64_t front);
+uint64_t pt_mapped_mem(const pt *h, const pt_mapped *m);
+void pt_free_mapped(pt *h, pt_mapped *m);
+static inline pt_mapped *mapped_ref(const pt *h, pa_unit ref)
+{
+    return &h->mapped[ref - MAPPED_REF];
+}
+
+/* pt_arena.c */
+pt_thread *pt_thread_of(pt *h, uint32_t thread);
+bool pt_add_arena(pt *h, pt_arena **out);
+pt_subheap *pt_subheap_at(const pt *h, uint64_t address);
+pt_arena *pt_arena_of(const pt *h, pa_unit c);
+pa_unit pt_heap_grow(pt *h);
+pa_unit pt_new_heap(pt *h, pt_arena *a, uint64_t size);
+pa_unit pt_heap_mapped(pt *h, uint64_t base);
+bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top);
+uint64_t pt_heap_max(const pt *h);
+
+/* pt_walk.c */
+void pt_statistics(const pa_heap *heap, pa_heap_statistics *out);
+uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
+pa_status pt_check(const pa_heap *heap);
+
+/* pt_calls.c */
+pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t count_cpus);
+
+#endif

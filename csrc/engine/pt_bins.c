@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pt_bins.c -- the lists of free chunks: unsorted, small (FIFO), large (by size).
+ *
+ * Workload: most chunks pass through the unsorted list once and are taken from there or merged
+ * again, so pushing and unlinking must be cheap and sorting may cost.
+ *
+ *     units_in[k], count_in[k] == sums over the lists of kind k        (pt_check)
+ *     binmap bit i set  <=  bin i not empty
+ */
+#include "pt.h"
+
+enum { IN_UNSORTED, IN_SMALL, IN_LARGE };
+
+static inline pa_unit head_of(const pt_arena *a, uint32_t bin)
+{
+    return a->bins + bin;
+}
+
+static inline uint32_t kind_of(const pt *h, pa_unit c)
+{
+    if (at(h, c)->size & U_UNSORTED)
+        return IN_UNSORTED;
+    return is_small(h, size_of(h, c)) ? IN_SMALL : IN_LARGE;
+}
+
+static inline void count(pt *h, pt_arena *a, pa_unit c, int by)
+{
+    uint32_t kind = kind_of(h, c);
+    a->count_in[kind] += (uint64_t)(int64_t)by;
+    a->units_in[kind] += (uint64_t)((int64_t)by * (int64_t)size_of(h, c));
+}
+
+void pt_init_bins(pt *h, pt_arena *a)
+{
+    for (uint32_t i = UNSORTED; i < BINS; i++) {
+        pa_unit head = head_of(a, i);
+        at(h, head)->fd = at(h, head)->bk = head;
+    }
+}
+
+static uint32_t small_index(const pt *h, uint64_t units)
+{
+    if (h->pf->version < 206 && h->pf->word == 8)
+        return (uint32_t)units * 2;
+    if (h->align_units_log)
+        return (uint32_t)(units >> 1) + 1;
+    return (uint32_t)units;
+}
+
+uint32_t pt_bin_index(const pt *h, uint64_t units)
+{
+    if (is_small(h, units))
+        return small_index(h, units);
+    uint64_t sz = bytes_of(h, units);
+    if (sz >> 6 <= h->pf->large_first)
+        return h->pf->large_base + (uint32_t)(sz >> 6);
+    if (sz >> 9 <= 20)
+        return 91 + (uint32_t)(sz >> 9);
+    if (sz >> 12 <= 10)
+        return 110 + (uint32_t)(sz >> 12);
+    if (sz >> 15 <= 4)
+        return 119 + (uint32_t)(sz >> 15);
+    if (sz >> 18 <= 2)
+        return 124 + (uint32_t)(sz >> 18);
+    return 126;
+}
+
+static void link_between(pt *h, pa_unit c, pa_unit bk, pa_unit fd)
+{
+    set_links(h, c, fd, bk);
+    set_bk(h, fd, c);
+    set_fd(h, bk, c);
+}
+
+void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c)
+{
+    pa_unit head = head_of(a, UNSORTED);
+    link_between(h, c, head, at(h, head)->fd);
+    if (!is_small(h, size_of(h, c)))
+        at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = 0, touch(h, c + 2);
+    at(h, c)->size |= U_UNSORTED;
+    count(h, a, c, 1);
+}
+
+void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c)
+{
+    pa_unit head = head_of(a, UNSORTED), bk = at(h, c)->bk;
+    count(h, a, c, -1);
+    at(h, c)->size &= ~(uint32_t)U_UNSORTED;
+    set_bk(h, head, bk);
+    set_fd(h, bk, head);
+}
+
+static void mark_bin(pt_arena *a, uint32_t bin)
+{
+    a->binmap[bin >> 5] |= 1u << (bin & 31);
+}
+
+void pt_push_small_front(pt *h, pt_arena *a, pa_unit c)
+{
+    uint32_t bin = pt_bin_index(h, size_of(h, c));
+    pa_unit head = head_of(a, bin);
+    link_between(h, c, head, at(h, head)->fd);
+    mark_bin(a, bin);
+    count(h, a, c, 1);
+}
+
+/* Sizes of a large bin descend; the first of each size is on the skip list. */
+static void insert_skip(pt *h, pa_unit head, pa_unit c)
+{
+    pa_unit first = at(h, head)->fd, last = at(h, head)->bk;
+    uint32_t size = size_of(h, c);
+    touch(h, c + 2);
+    if (first == head) {
+        at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = c;
+        link_between(h, c, head, head);
+        return;
+    }
+    if (size < size_of(h, last)) { /* the smallest of all: append */
+        pa_unit prev = at(h, first)->bk_nextsize;
+        at(h, c)->fd_nextsize = first;
+        at(h, c)->bk_nextsize = prev;
+        at(h, first)->bk_nextsize = c;
+        at(h, prev)->fd_nextsize = c;
+        link_between(h, c, last, head);
+        return;
+    }
+    pa_unit fwd = first;
+    while (size < size_of(h, fwd))
+        fwd = at(h, fwd)->fd_nextsize;
+    if (size == size_of(h, fwd)) { /* always second of its size */
+        link_between(h, c, fwd, at(h, fwd)->fd);
+        at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = 0;
+        return;
+    }
+    pa_unit before = at(h, fwd)->bk_nextsize;
+    at(h, c)->fd_nextsize = fwd;
+    at(h, c)->bk_nextsize = before;
+    at(h, fwd)->bk_nextsize = c;
+    at(h, before)->fd_nextsize = c;
+    link_between(h, c, at(h, fwd)->bk, fwd);
+}
+
+/* Before the skip list: newest in front of its equals. */
+static void insert_plain(pt *h, pa_unit head, pa_unit c)
+{
+    uint32_t size = size_of(h, c);
+    pa_unit fwd = at(h, head)->fd;
+    if (fwd != head) {
+        if (size <= size_of(h, at(h, head)->bk))
+            fwd = head;
+        else
+            while (size < size_of(h, fwd))
+                fwd = at(h, fwd)->fd;
+    }
+    link_between(h, c, at(h, fwd)->bk, fwd);
+}
+
+/* Put a chunk that is on no list into its bin. */
+void pt_insert(pt *h, pt_arena *a, pa_unit c)
+{
+    uint32_t size = size_of(h, c);
+    if (is_small(h, size)) {
+        pt_push_small_front(h, a, c);
+        return;
+    }
+    uint32_t bin = pt_bin_index(h, size);
+    if (h->pf->skip_list)
+        insert_skip(h, head_of(a, bin), c);
+    else
+        insert_plain(h, head_of(a, bin), c);
+    mark_bin(a, bin);
+    count(h, a, c, 1);
+}
+
+/* Take c off the skip list; an equal follower inherits its place. */
+static void leave_skip(pt *h, pa_unit c)
+{
+    pt_chunk *p = at(h, c);
+    pa_unit fd = p->fd;
+    touch(h, fd + 2);
+    if (at(h, fd)->fd_nextsize) {
+        at(h, p->fd_nextsize)->bk_nextsize = p->bk_nextsize;
+        at(h, p->bk_nextsize)->fd_nextsize = p->fd_nextsize;
+        return;
+    }
+    if (p->fd_nextsize == c) {
+        at(h, fd)->fd_nextsize = at(h, fd)->bk_nextsize = fd;
+        return;
+    }
+    at(h, fd)->fd_nextsize = p->fd_nextsize;
+    at(h, fd)->bk_nextsize = p->bk_nextsize;
+    at(h, p->fd_nextsize)->bk_nextsize = fd;
+    at(h, p->bk_nextsize)->fd_nextsize = fd;
+}
+
+/* Take a chunk off whatever list it is on; the library's message if the list is broken. */
+const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
+{
+    pt_chunk *p = at(h, c);
+    if (h->pf->version >= 226 && at(h, next_of(h, c))->prev_size != size_of(h, c))
+        return "corrupted size vs. prev_size";
+    if (at(h, p->fd)->bk != c || at(h, p->bk)->fd != c)
+        return "corrupted double-linked list";
+    count(h, a, c, -1);
+    bool was_unsorted = p->size & U_UNSORTED;
+    p->size &= ~(uint32_t)U_UNSORTED;
+    set_bk(h, p->fd, p->bk);
+    set_fd(h, p->bk, p->fd);
+    if (h->pf->skip_list && !was_unsorted && !is_small(h, size_of(h, c)) && p->fd_nextsize)
+        leave_skip(h, c);
+    return NULL;
+}
+
+static pa_unit best_skip(const pt *h, pa_unit head, uint64_t nb)
+{
+    pa_unit c = at(h, at(h, head)->fd)->bk_nextsize;
+    while (size_of(h, c) < nb)
+        c = at(h, c)->bk_nextsize;
+    pa_unit second = at(h, c)->fd;
+    bool equal = c != at(h, head)->bk && size_of(h, second) == size_of(h, c);
+    return equal ? second : c;
+}
+
+/* Smallest chunk of nb's own large bin that is large enough, 0 if there is none. */
+pa_unit pt_best_in_own_bin(const pt *h, const pt_arena *a, uint64_t nb)
+{
+    pa_unit head = head_of(a, pt_bin_index(h, nb)), first = at(h, head)->fd;
+    if (h->pf->skip_list) {
+        if (first == head || size_of(h, first) < nb)
+            return 0;
+        return best_skip(h, head, nb);
+    }
+    for (pa_unit c = at(h, head)->bk; c != head; c = at(h, c)->bk)
+        if (size_of(h, c) >= nb)
+            return c;
+    return 0;
+}
+
+/* Last chunk of the lowest bin above `above` that holds any, 0 if none does. */
+pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above)
+{
+    for (uint32_t bin = above + 1; bin < BINS;) {
+        uint32_t word = a->binmap[bin >> 5] >> (bin & 31);
+        if (!word) {
+            bin = (bin | 31) + 1;
+            continue;
+        }
+        bin += (uint32_t)__builtin_ctz(word);
+        if (bin >= BINS)
+            break;
+        pa_unit last = at(h, head_of(a, bin))->bk;
+        if (last != head_of(a, bin))
+            return last;
+        a->binmap[bin >> 5] &= ~(1u << (bin & 31));
+        bin++;
+    }
+    return 0;
+}

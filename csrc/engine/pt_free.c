@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pt_free.c -- giving chunks back: tcache, fastbin, merging with neighbours, trimming the top.
+ *
+ * Models _int_free, malloc_consolidate, systrim and malloc_trim of glibc's malloc.c, with the
+ * integrity checks in the library's order.
+ */
+#include "pt.h"
+
+static bool fail(pt *h, const char *text)
+{
+    heap_abort(&h->base, text);
+    return false;
+}
+
+/* Is c among the entries of its tcache bin?  Asked only when its key says that it may be. */
+static bool in_tcache(const pt *h, const pt_tcache *tc, pa_unit c, uint32_t index)
+{
+    pa_unit e = tc->entry[index];
+    for (uint32_t i = 0; e && i <= h->mp.tcache_count; i++, e = at(h, e)->fd)
+        if (e == c)
+            return true;
+    return false;
+}
+
+static bool free_fast(pt *h, pt_arena *a, pa_unit c)
+{
+    uint64_t size = size_of(h, c), next = bytes_of(h, size_of(h, next_of(h, c)));
+    bool checks = h->pf->version >= 204;
+    if (checks && (next <= 2 * h->pf->word || next >= a->system_mem))
+        return fail(h, "free(): invalid next size (fast)");
+    pa_unit *bin = &a->fast[fast_index(size)];
+    if (checks && *bin == c)
+        return fail(h, "double free or corruption (fasttop)");
+    a->have_fast = true;
+    a->count_fast++;
+    a->bytes_fast += bytes_of(h, size);
+    set_fd(h, c, *bin);
+    *bin = c;
+    return true;
+}
+
+static const char *free_fault(const pt *h, const pt_arena *a, pa_unit c)
+{
+    if (h->pf->version < 204)
+        return NULL;
+    if (c == a->top)
+        return "double free or corruption (top)";
+    pa_unit next = next_of(h, c);
+    if (a->contiguous &&
+        address_of(h, next) >= address_of(h, a->top) + bytes_of(h, size_of(h, a->top)))
+        return "double free or corruption (out)";
+    if (!prev_in_use(h, next))
+        return "double free or corruption (!prev)";
+    uint64_t size = bytes_of(h, size_of(h, next));
+    if (size <= 2 * h->pf->word || size >= a->system_mem)
+        return "free(): invalid next size (normal)";
+    return NULL;
+}
+
+/* Merge c with free neighbours and put it where it belongs; *merged gets the resulting chunk. */
+static bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, pa_unit *merged)
+{
+    uint64_t size = size_of(h, c);
+    pa_unit next = next_of(h, c);
+    uint64_t next_size = size_of(h, next);
+    const char *fault = NULL;
+    if (!prev_in_use(h, c)) {
+        uint64_t before = at(h, c)->prev_size;
+        c -= (pa_unit)before;
+        size += before;
+        if (h->pf->version >= 229 && size_of(h, c) != before)
+            return fail(h, "corrupted size vs. prev_size while consolidating");
+        fault = pt_unlink(h, a, c);
+    }
+    *merged = c;
+    if (fault)
+        return fail(h, fault);
+    if (next == a->top) {
+        a->top = c;
+        set_head(h, c, size + next_size, P_INUSE);
+        return true;
+    }
+    if (!prev_in_use(h, next + (pa_unit)next_size)) {
+        fault = pt_unlink(h, a, next);
+        if (fault)
+            return fail(h, fault);
+        size += next_size;
+    } else {
+        at(h, next)->size &= ~(uint32_t)P_INUSE;
+        touch(h, next);
+    }
+    set_head(h, c, size, P_INUSE);
+    set_foot(h, c, size);
+    if (to_bin && is_small(h, size))
+        pt_push_small_front(h, a, c);
+    else
+        pt_push_unsorted(h, a, c);
+    return true;
+}
+
+static bool merge_fast_chunk(pt *h, pt_arena *a, pa_unit c)
+{
+    pa_unit merged;
+    at(h, c)->size &= ~(uint32_t)N_ARENA;
+    return coalesce(h, a, c, false, &merged);
+}
+
+/* Up to 2.26 a fastbin limit of 0 means "never initialised": the arena forgets all it has. */
+static void initialise_again(pt *h, pt_arena *a)
+{
+    h->max_fast = h->pf->fast_default >> h->unit_shift;
+    pt_init_bins(h, a);
+    for (uint32_t i = 0; i < 3; i++)
+        a->units_in[i] = a->count_in[i] = 0;
+    a->top = 0;
+}
+
+/* malloc_consolidate(): empty the fastbins, merging each chunk. */
+bool pt_consolidate(pt *h, pt_arena *a)
+{
+    if (!h->max_fast && h->pf->version < 227) {
+        initialise_again(h, a);
+        return true;
+    }
+    a->have_fast = false;
+    for (uint32_t i = 0; i < FASTBINS; i++) {
+        pa_unit c = a->fast[i];
+        a->fast[i] = 0;
+        while (c) {
+            pa_unit next = at(h, c)->fd;
+            if (h->pf->version >= 227 && fast_index(size_of(h, c)) != i)
+                return fail(h, "malloc_consolidate(): invalid chunk size");
+            a->count_fast--;
+            a->bytes_fast -= bytes_of(h, size_of(h, c));
+            if (!merge_fast_chunk(h, a, c))
+                return false;
+            c = next;
+        }
+    }
+    return true;
+}
+
+static bool after_large_merge(pt *h, pt_arena *a, pa_unit merged)
+{
+    if (bytes_of(h, size_of(h, merged)) < CONSOLIDATE_BYTES)
+        return true;
+    if (a->have_fast && !pt_consolidate(h, a))
+        return false;
+    if (a->index)
+        return pt_heap_trim(h, a, a->top);
+    if (a->top && bytes_of(h, size_of(h, a->top)) >= h->mp.trim_threshold)
+        pt_systrim(h, h->mp.top_pad);
+    return true;
+}
+
+/* The part of a free behind the caches (_int_free_merge_chunk). */
+bool pt_merge_free(pt *h, pt_arena *a, pa_unit c)
+{
+    const char *fault = free_fault(h, a, c);
+    if (fault)
+        return fail(h, fault);
+    pa_unit merged;
+    at(h, c)->size &= ~(uint32_t)N_ARENA;
+    if (!coalesce(h, a, c, h->pf->small_to_bin, &merged))
+        return false;
+    return after_large_merge(h, a, merged);
+}
+
+static bool free_cached(pt *h, pa_unit c, bool *done)
+{
+    pt_thread *t = &h->threads[h->base.thread];
+    uint32_t index = tcache_index(h, size_of(h, c));
+    *done = false;
+    if (!t->tcache.alive || index >= h->mp.tcache_bins)
+        return true;
+    if (h->pf->version >= 229 && at(h, c)->bk == TCACHE_KEY && in_tcache(h, &t->tcache, c, index))
+        return fail(h, "free(): double free detected in tcache 2");
+    *done = pt_tcache_put(h, t, c, index);
+    return true;
+}
+
+/* _int_free(): internal frees are those the library does itself. */
+bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
+{
+    uint64_t size = size_of(h, c);
+    if (h->pf->version >= 204 && (size < MIN_UNITS || (size & ((1u << h->align_units_log) - 1))))
+        return fail(h, "free(): invalid size");
+    if (!internal || h->pf->internal_frees_cached) {
+        bool done;
+        if (!free_cached(h, c, &done))
+            return false;
+        if (done)
+            return true;
+    }
+    if (size <= h->max_fast)
+        return free_fast(h, a, c);
+    return pt_merge_free(h, a, c);
+}
+
+/* systrim(): give whole pages at the end of the main heap back; true if any were. */
+bool pt_systrim(pt *h, uint64_t pad)
+{
+    pt_arena *a = &h->arenas[0];
+    if (!a->top)
+        return false;
+    uint64_t mask = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
+    uint64_t top = bytes_of(h, size_of(h, a->top)), min = bytes_of(h, MIN_UNITS);
+    if (!h->pf->trim_quirk && top <= min)
+        return false;
+    uint64_t area = (top - min - 1) & mask;
+    if (area <= pad)
+        return false;
+    uint64_t extra = ((area - pad) & mask) & ~(uint64_t)(PAGE_BYTES - 1);
+    uint64_t end = address_of(h, a->top) + top;
+    if (!extra || h->base.brk != end)
+        return false;
+    uint64_t brk = (end - extra) & mask;
+    if (!heap_move_break(&h->base, brk))
+        return false;
+    extra = end - brk;
+    a->system_mem -= extra;
+    set_head(h, a->top, (top - extra) >> h->unit_shift, P_INUSE);
+    return true;
+}
+
+/* Pages that lie whole inside a free chunk behind its header. */
+static uint64_t discard_chunk(pt *h, pa_unit c)
+{
+    uint64_t begin = address_of(h, c) + 6 * h->pf->word, end = address_of(h, next_of(h, c));
+    begin = (begin + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    end &= ~(uint64_t)(PAGE_BYTES - 1);
+    if (begin >= end)
+        return 0;
+    if (h->base.mm)
+        heap_log(&h->base, EFFECT_DISCARD, begin >> 12, (end - begin) >> 12);
+    return end - begin;
+}
+
+static uint64_t discard_arena(pt *h, pt_arena *a)
+{
+    uint64_t given = 0;
+    uint32_t from = pt_bin_index(h, PAGE_BYTES >> h->unit_shift);
+    for (uint32_t bin = UNSORTED; bin < BINS; bin++) {
+        if (bin != UNSORTED && bin < from)
+            continue;
+        pa_unit head = a->bins + bin;
+        for (pa_unit c = at(h, head)->bk; c != head; c = at(h, c)->bk)
+            given += discard_chunk(h, c);
+    }
+    return given;
+}
+
+/* malloc_trim(): 1 if any memory went back, PENDING on abort. */
+uint64_t pt_trim(pt *h, uint64_t pad)
+{
+    bool old = h->pf->version < 208;
+    uint64_t given = 0;
+    for (uint32_t i = 0; i < (old ? 1 : h->count_arenas); i++) {
+        pt_arena *a = &h->arenas[i];
+        if (!pt_consolidate(h, a))
+            return PENDING;
+        if (!old)
+            given |= discard_arena(h, a) != 0;
+        if (!i)
+            given |= pt_systrim(h, pad);
+    }
+    return given;
+}

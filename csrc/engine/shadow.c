@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * shadow.c -- reserving, opening and copying the image.
+ */
+#include "shadow.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { OPEN_STEP = 1 << 20 }; /* units opened at a time: 8 MiB of shadow */
+
+#define UNIT_BYTES 8u /* of shadow for each unit */
+
+static uint64_t bytes_wanted(uint32_t unit_shift)
+{
+    uint64_t units = unit_shift == 4 ? (uint64_t)MAPPED_REF : (uint64_t)1 << 29;
+    return units * UNIT_BYTES;
+}
+
+static bool open_range(pa_shadow *s, uint64_t first, uint64_t end)
+{
+    char *at = (char *)s->words + first * UNIT_BYTES;
+    return end * UNIT_BYTES <= s->reserved_bytes &&
+           mprotect(at, (end - first) * UNIT_BYTES, PROT_READ | PROT_WRITE) == 0;
+}
+
+/* A host with a limit on address space gets a smaller model, down to 256 MiB of shadow. */
+static void *reserve(uint64_t *bytes)
+{
+    for (; *bytes >= (uint64_t)256 << 20; *bytes /= 2) {
+        void *at =
+            mmap(NULL, *bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (at != MAP_FAILED)
+            return at;
+    }
+    return NULL;
+}
+
+pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start)
+{
+    memset(s, 0, sizeof *s);
+    s->unit_shift = unit_shift;
+    s->reserved_bytes = bytes_wanted(unit_shift);
+    s->words = reserve(&s->reserved_bytes);
+    if (!s->words)
+        return PA_ERR_HOST_NOMEM;
+    if (unit_shift == 4)
+        s->origin = (brk_start & ~(uint64_t)4095) - ((uint64_t)SHADOW_LOW_UNITS << unit_shift);
+    uint64_t units = s->reserved_bytes / UNIT_BYTES;
+    s->main_limit = units < SHADOW_HALF ? (pa_unit)units : SHADOW_HALF;
+    if (!open_range(s, 0, unit_shift == 4 ? SHADOW_LOW_UNITS : s->main_limit)) {
+        pa_shadow_drop(s);
+        return PA_ERR_HOST_NOMEM;
+    }
+    s->opened = unit_shift == 4 ? SHADOW_LOW_UNITS : s->main_limit;
+    s->main_first = s->main_end = (pa_unit)((brk_start - s->origin) >> unit_shift);
+    return PA_OK;
+}
+
+void pa_shadow_drop(pa_shadow *s)
+{
+    if (s->words)
+        munmap(s->words, s->reserved_bytes);
+    free(s->segments);
+    memset(s, 0, sizeof *s);
+}
+
+pa_status pa_shadow_open(pa_shadow *s, uint64_t end)
+{
+    uint64_t units = ((end - s->origin) >> s->unit_shift) + 8;
+    if (units > s->main_end && units <= s->main_limit)
+        s->main_end = (pa_unit)units;
+    if (units <= s->opened)
+        return PA_OK;
+    units = (units + OPEN_STEP - 1) & ~(uint64_t)(OPEN_STEP - 1);
+    if (units > s->main_limit)
+        return PA_ERR_LIMIT;
+    if (!open_range(s, s->opened, units))
+        return PA_ERR_HOST_NOMEM;
+    s->opened = (pa_unit)units;
+    return PA_OK;
+}
+
+static bool room_for_segment(pa_shadow *s)
+{
+    if (s->count_segments < s->room_segments)
+        return true;
+    uint32_t room = s->room_segments ? s->room_segments * 2 : 16;
+    pa_segment *more = realloc(s->segments, room * sizeof *more);
+    if (!more)
+        return false;
+    s->segments = more;
+    s->room_segments = room;
+    return true;
+}
+
+/* First run of `count` granules whose address is 0, or GRANULES. */
+static uint32_t free_granules(const pa_shadow *s, uint32_t count)
+{
+    uint32_t run = 0;
+    for (uint32_t i = 0; i < GRANULES; i++) {
+        run = s->granule[i] ? 0 : run + 1;
+        if (run == count)
+            return i + 1 - count;
+    }
+    return GRANULES;
+}
+
+/* On i386 a unit is an address, so a segment only has to be known for copying. */
+static pa_status note_segment(pa_shadow *s, uint64_t base, uint64_t length)
+{
+    if (!room_for_segment(s))
+        return PA_ERR_HOST_NOMEM;
+    s->segments[s->count_segments++] = (pa_segment){base, length, (pa_unit)(base >> 3)};
+    return PA_OK;
+}
+
+pa_status pa_shadow_add(pa_shadow *s, uint64_t base, uint64_t length)
+{
+    if (s->unit_shift != 4)
+        return note_segment(s, base, length);
+    uint64_t bytes = (uint64_t)GRANULE_UNITS << s->unit_shift;
+    uint64_t count = (length + bytes - 1) / bytes;
+    uint32_t at = count <= GRANULES ? free_granules(s, (uint32_t)count) : GRANULES;
+    if (at == GRANULES)
+        return PA_ERR_LIMIT;
+    if (!room_for_segment(s))
+        return PA_ERR_HOST_NOMEM;
+    uint64_t first = (uint64_t)SHADOW_HALF + (uint64_t)at * GRANULE_UNITS;
+    if (first * UNIT_BYTES >= s->reserved_bytes)
+        return PA_ERR_LIMIT;
+    if (!open_range(s, first, first + ((length + 4096) >> s->unit_shift)) &&
+        !open_range(s, first, first + (length >> s->unit_shift)))
+        return PA_ERR_HOST_NOMEM;
+    for (uint32_t i = 0; i < count; i++)
+        s->granule[at + i] = base + i * bytes;
+    s->segments[s->count_segments++] = (pa_segment){base, length, (pa_unit)first};
+    return PA_OK;
+}
+
+void pa_shadow_remove(pa_shadow *s, uint64_t base)
+{
+    for (uint32_t i = 0; i < s->count_segments; i++) {
+        pa_segment *g = &s->segments[i];
+        if (g->base != base)
+            continue;
+        madvise(s->words + 2 * (size_t)g->first, (g->length >> s->unit_shift) * UNIT_BYTES,
+                MADV_DONTNEED);
+        uint64_t bytes = (uint64_t)GRANULE_UNITS << s->unit_shift;
+        for (uint64_t k = 0; g->first >= SHADOW_HALF && k * bytes < g->length; k++)
+            s->granule[((g->first - SHADOW_HALF) >> GRANULE_SHIFT) + k] = 0;
+        *g = s->segments[--s->count_segments];
+        return;
+    }
+}
+
+pa_unit pa_shadow_find(const pa_shadow *s, uint64_t address)
+{
+    for (uint32_t i = 0; i < s->count_segments; i++) {
+        const pa_segment *g = &s->segments[i];
+        if (address - g->base < g->length)
+            return g->first + (pa_unit)((address - g->base) >> s->unit_shift);
+    }
+    return 0;
+}
+
+/* Copy pages that hold anything; untouched shadow stays untouched. */
+static void copy_words(uint32_t *to, const uint32_t *from, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes; at += 4096) {
+        uint64_t left = bytes - at < 4096 ? bytes - at : 4096;
+        const char *source = (const char *)from + at;
+        static const char zero[64];
+        bool any = false;
+        for (uint64_t k = 0; k < left && !any; k += 64)
+            any = memcmp(source + k, zero, left - k < 64 ? left - k : 64) != 0;
+        if (any)
+            memcpy((char *)to + at, source, left);
+    }
+}
+
+pa_status pa_shadow_copy(pa_shadow *to, const pa_shadow *from)
+{
+    *to = *from;
+    to->segments = NULL;
+    to->room_segments = to->count_segments = 0;
+    to->words = reserve(&to->reserved_bytes);
+    if (!to->words || to->reserved_bytes < from->reserved_bytes ||
+        !open_range(to, 0, from->opened)) {
+        pa_shadow_drop(to);
+        return PA_ERR_HOST_NOMEM;
+    }
+    for (uint32_t i = 0; i < from->count_segments; i++) {
+        const pa_segment *g = &from->segments[i];
+        uint64_t units = g->length >> to->unit_shift;
+        if (!room_for_segment(to) || !open_range(to, g->first, g->first + units)) {
+            pa_shadow_drop(to);
+            return PA_ERR_HOST_NOMEM;
+        }
+        to->segments[to->count_segments++] = *g;
+        copy_words(to->words + 2 * (size_t)g->first, from->words + 2 * (size_t)g->first,
+                   units * UNIT_BYTES);
+    }
+    copy_words(to->words, from->words, SHADOW_LOW_UNITS * UNIT_BYTES);
+    size_t first = 2 * (size_t)from->main_first;
+    copy_words(to->words + first, from->words + first,
+               (uint64_t)(from->main_end - from->main_first) * UNIT_BYTES);
+    return PA_OK;
+}
