@@ -73,9 +73,11 @@ class Samples:
 class Measured:
     """What the kernel measured in the real run; ``None`` where the run ended too abruptly to ask.
 
-    ``peak_rss`` (VmHWM), ``vm_peak``, ``final_rss`` and ``final_vm`` are bytes.  ``recorder_rss``
-    is the part of ``final_rss`` that belongs to the recorder's own mappings.  ``status``, ``maps``
-    and ``smaps_rollup`` are the texts of ``/proc/self`` when the process ended.
+    ``peak_rss`` (VmHWM), ``vm_peak``, ``final_rss`` and ``final_vm`` are bytes; when the process
+    ended too abruptly for a last look, ``peak_rss`` and the faults are those of the last sample.
+    ``recorder_rss`` and ``recorder_minflt`` are the parts of ``final_rss`` and ``minflt`` that
+    the recorder's own memory accounts for.  ``status``, ``maps`` and ``smaps_rollup`` are the texts
+    of ``/proc/self`` when the process ended.
     """
 
     peak_rss: int | None = None
@@ -83,6 +85,7 @@ class Measured:
     final_rss: int | None = None
     final_vm: int | None = None
     recorder_rss: int | None = None
+    recorder_minflt: int | None = None
     minflt: int | None = None
     majflt: int | None = None
     elapsed_ns: int | None = None

@@ -174,7 +174,7 @@ class Trace:
         self.info = info or TraceInfo()
 
     @classmethod
-    def from_arrays(  # noqa: PLR0913, PLR0917 - one parameter a column
+    def from_arrays(
         cls,
         op: object,
         block: object,

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * sys.h -- file system calls that are not cancellation points.
+ *
+ * malloc is none, so nothing that happens inside it may be one; libc's open(), read(), ... are.
+ */
+#ifndef PA_SYS_H
+#define PA_SYS_H
+
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static inline int sys_open(const char *path, int flags)
+{
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0666);
+}
+
+static inline void sys_close(int file)
+{
+    (void)syscall(SYS_close, file);
+}
+
+static inline ssize_t sys_read(int file, void *to, size_t size)
+{
+    return syscall(SYS_read, file, to, size);
+}
+
+static inline ssize_t sys_write(int file, const void *from, size_t size)
+{
+    return syscall(SYS_write, file, from, size);
+}
+
+static inline ssize_t sys_pread(int file, void *to, size_t size, uint64_t at)
+{
+    return syscall(SYS_pread64, file, to, size, at);
+}
+
+static inline ssize_t sys_pwrite(int file, const void *from, size_t size, uint64_t at)
+{
+    return syscall(SYS_pwrite64, file, from, size, at);
+}
+
+static inline int sys_fallocate(int file, uint64_t from, uint64_t size)
+{
+    return (int)syscall(SYS_fallocate, file, 0, from, size);
+}
+
+#endif
