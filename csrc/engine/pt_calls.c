@@ -270,6 +270,8 @@ static uint64_t align_up(uint64_t n, uint64_t to)
 static uint64_t align_mapped(pt *h, pt_mapped *m)
 {
     uint64_t mem = pt_mapped_mem(h, m), spot = align_up(mem, h->op.align);
+    if (spot != mem && spot - mem < bytes_of(h, MIN_UNITS))
+        spot += h->op.align;
     if (spot != mem)
         pt_move_mapped(h, m, m->base, m->total, m->front + spot - mem);
     return done(h, pt_mapped_mem(h, m));
