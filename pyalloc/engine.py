@@ -12,7 +12,7 @@ from typing import Any, Final
 from pyalloc._engine import ffi, lib
 from pyalloc.errors import ArgumentError, EngineBug, EngineBusy, EngineLimit
 
-PENDING: Final = 1
+PENDING: Final[int] = lib.PA_PENDING
 """In place of a pointer: the call is stopped, policy must answer (``Heap.stop``)."""
 
 STOP_BRK: Final[int] = lib.PA_STOP_BRK

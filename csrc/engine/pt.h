@@ -287,6 +287,13 @@ static inline void set_bk(pt *h, pa_unit c, pa_unit bk)
     touch(h, c + 1);
 }
 
+/* The thread's tcache struct is written to: counts and entries. */
+static inline void touch_tcache(pt *h, const pt_tcache *tc)
+{
+    if (tc->home < MAPPED_REF)
+        touch(h, tc->home + 1);
+}
+
 /* ---- sizes ------------------------------------------------------------------------------------ */
 
 /* request2size(): chunk units for a request; the caller has refused what is too large. */

@@ -33,7 +33,8 @@ static inline void count(pt *h, pt_arena *a, pa_unit c, int by)
 
 void pt_init_bins(pt *h, pt_arena *a)
 {
-    for (uint32_t i = UNSORTED; i < BINS; i++) {
+    /* One head more than there are bins: bin 126's skip-list field overlaps it, and is never 0. */
+    for (uint32_t i = UNSORTED; i <= BINS; i++) {
         pa_unit head = head_of(a, i);
         at(h, head)->fd = at(h, head)->bk = head;
     }

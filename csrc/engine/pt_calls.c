@@ -51,16 +51,23 @@ static bool wants_tcache(pt *h)
     return false;
 }
 
+/* The user's pointer for what int_malloc gave: a chunk or a mapped chunk. */
+static uint64_t pointer_of(pt *h, pa_unit c)
+{
+    if (!c)
+        return 0;
+    return c >= MAPPED_REF ? pt_mapped_mem(h, mapped_ref(h, c)) : mem_of(h, c);
+}
+
 static void install_tcache(pt *h, pa_unit c)
 {
     pt_tcache *tc = &self(h)->tcache;
-    if (!c || c >= MAPPED_REF) { /* no memory for it: go without, try again next time */
+    if (!c) /* no memory for it: go without, try again next time */
         return;
-    }
     memset(tc, 0, sizeof *tc);
     tc->alive = true;
     tc->home = c;
-    heap_touch_range(&h->base, mem_of(h, c), h->pf->tcache_bytes);
+    heap_touch_range(&h->base, pointer_of(h, c), h->pf->tcache_bytes);
 }
 
 static pa_unit pop_tcache(pt *h, uint64_t nb)
@@ -74,16 +81,8 @@ static pa_unit pop_tcache(pt *h, uint64_t nb)
     tc->count[index]--;
     at(h, c)->bk = 0;
     touch(h, c + 1);
-    touch(h, tc->home + 1);
+    touch_tcache(h, tc);
     return c;
-}
-
-/* The user's pointer for what int_malloc gave: a chunk or a mapped chunk. */
-static uint64_t pointer_of(pt *h, pa_unit c)
-{
-    if (!c)
-        return 0;
-    return c >= MAPPED_REF ? pt_mapped_mem(h, mapped_ref(h, c)) : mem_of(h, c);
 }
 
 static uint64_t free_chunk(pt *h, pa_unit c);
@@ -677,7 +676,9 @@ static uint64_t thread_exit(pt *h)
                 return aborted();
         }
     }
-    if (tc.alive && !pt_int_free(h, pt_arena_of(h, tc.home), tc.home, false))
+    if (tc.alive && tc.home >= MAPPED_REF)
+        pt_free_mapped(h, mapped_ref(h, tc.home));
+    else if (tc.alive && !pt_int_free(h, pt_arena_of(h, tc.home), tc.home, false))
         return aborted();
     if (t->arena >= 0) {
         pt_arena *a = &h->arenas[t->arena];

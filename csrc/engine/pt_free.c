@@ -23,9 +23,15 @@ static bool in_tcache(const pt *h, const pt_tcache *tc, pa_unit c, uint32_t inde
     return false;
 }
 
+/* The size field as the library reads it, flag included: a fence of 2 words passes as larger. */
+static uint64_t raw_bytes(const pt *h, pa_unit c)
+{
+    return bytes_of(h, size_of(h, c)) | (at(h, c)->size & P_INUSE);
+}
+
 static bool free_fast(pt *h, pt_arena *a, pa_unit c)
 {
-    uint64_t size = size_of(h, c), next = bytes_of(h, size_of(h, next_of(h, c)));
+    uint64_t size = size_of(h, c), next = raw_bytes(h, next_of(h, c));
     bool checks = h->pf->version >= 204;
     if (checks && (next <= 2 * h->pf->word || next >= a->system_mem))
         return fail(h, "free(): invalid next size (fast)");
@@ -52,7 +58,7 @@ static const char *free_fault(const pt *h, const pt_arena *a, pa_unit c)
         return "double free or corruption (out)";
     if (!prev_in_use(h, next))
         return "double free or corruption (!prev)";
-    uint64_t size = bytes_of(h, size_of(h, next));
+    uint64_t size = raw_bytes(h, next);
     if (size <= 2 * h->pf->word || size >= a->system_mem)
         return "free(): invalid next size (normal)";
     return NULL;

@@ -32,7 +32,7 @@ bool pt_tcache_put(pt *h, pt_thread *t, pa_unit c, uint32_t index)
     touch(h, c + 1);
     tc->entry[index] = c;
     tc->count[index]++;
-    touch(h, tc->home + 1);
+    touch_tcache(h, tc);
     return true;
 }
 
@@ -181,7 +181,7 @@ static pass_end unsorted_pass(pt *h, pt_arena *a, uint64_t nb, pa_unit *out)
     tc->entry[index] = at(h, *out)->fd;
     tc->count[index]--;
     at(h, *out)->bk = 0;
-    touch(h, tc->home + 1);
+    touch_tcache(h, tc);
     touch(h, *out + 1);
     return PASS_TAKEN;
 }
@@ -201,6 +201,11 @@ static pa_unit carve_top(pt *h, pt_arena *a, uint64_t nb)
 {
     pa_unit c = a->top;
     uint64_t rest = size_of(h, c) - nb;
+    uint64_t mapped_end = (h->base.brk + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    if (a->contiguous && !a->index && address_of(h, c + (pa_unit)nb) + h->pf->word >= mapped_end) {
+        heap_abort(&h->base, NULL); /* somebody moved the break below the top */
+        return REF_PENDING;
+    }
     a->top = c + (pa_unit)nb;
     set_head(h, c, nb, P_INUSE | arena_flag(a));
     set_head(h, a->top, rest, P_INUSE);

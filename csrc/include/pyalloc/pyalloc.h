@@ -68,7 +68,7 @@ typedef struct pa_stop {
     uint64_t answer;
 } pa_stop;
 
-#define PA_PENDING 1 /* returned in place of a pointer: the call is stopped, see pa_stop */
+#define PA_PENDING 3 /* no pointer and no result is 3: the call is stopped, see pa_stop */
 
 /* ---- ram and mm (pages) --------------------------------------------------------------------- */
 
