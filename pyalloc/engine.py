@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from pyalloc._engine import ffi, lib
 from pyalloc.errors import ArgumentError, EngineBug, EngineBusy, EngineLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
 
 PENDING: Final[int] = lib.PA_PENDING
 """In place of a pointer: the call is stopped, policy must answer (``Heap.stop``)."""
@@ -196,3 +203,142 @@ class Heap:
     def check(self) -> None:
         """Raise EngineBug unless every invariant holds."""
         check(lib.pa_heap_check(self.handle), "checking a heap")
+
+
+# --- replay
+
+SAMPLE_FIELDS: Final = (
+    "calls",
+    "allocated",
+    "requested",
+    "blocks",
+    "heap",
+    "mapped",
+    "rss",
+    "swap",
+    "minor_faults",
+    "major_faults",
+    "free_tcache",
+    "free_fast",
+    "free_unsorted",
+    "free_small",
+    "free_large",
+    "top",
+    "largest_hole",
+)
+"""The rows of a sample buffer, in the order of ``pa_sample_field``."""
+
+TOUCH_MODES: Final[dict[str, int]] = {
+    "none": lib.PA_TOUCH_NONE,
+    "write": lib.PA_TOUCH_WRITE,
+    "recorded": lib.PA_TOUCH_RECORDED,
+}
+
+_COLUMN_TYPES: Final = {
+    "op": ("uint8_t[]", np.uint8),
+    "block": ("uint32_t[]", np.uint32),
+    "size": ("uint64_t[]", np.uint64),
+    "arg": ("uint64_t[]", np.uint64),
+    "thread": ("uint32_t[]", np.uint32),
+}
+OUTPUTS: Final = ("address", "usable", "brk")
+
+
+class ReplayRun:
+    """A column table of calls being run on a heap.
+
+    The columns and the output arrays are used in place, without a copy.
+
+    Parameters
+    ----------
+    heap
+        The heap the calls act on.
+    columns
+        ``op``, ``block``, ``size`` and, where they hold anything, ``arg`` and ``thread``.
+    outputs
+        Writable uint64 arrays, one value a row, of any of :data:`OUTPUTS`.
+    samples
+        Writable uint64 array of one row a field (:data:`SAMPLE_FIELDS`), one column a sample.
+    every
+        Calls from one sample to the next; 0 for none.
+    touch
+        One of :data:`TOUCH_MODES`.
+    """
+
+    __slots__ = ("_handle", "_keep", "_stop", "heap")
+
+    def __init__(
+        self,
+        heap: Heap,
+        columns: Mapping[str, npt.NDArray[Any]],
+        outputs: Mapping[str, npt.NDArray[np.uint64]],
+        samples: npt.NDArray[np.uint64],
+        every: int,
+        touch: str = "none",
+    ) -> None:
+        self._keep: list[object] = []
+        table = ffi.new("pa_columns *", {"count": len(columns["op"])})
+        for name, (ctype, dtype) in _COLUMN_TYPES.items():
+            if name in columns:
+                setattr(table, name, self._buffer(ctype, columns[name], dtype))
+        out = ffi.new("pa_outputs *")
+        for name, array in outputs.items():
+            setattr(out, name, self._buffer("uint64_t[]", array, np.uint64, writable=True))
+        sampled = ffi.new("pa_samples *", {"room": samples.shape[1], "every": every})
+        flat = samples.reshape(-1)
+        sampled.values = self._buffer("uint64_t[]", flat, np.uint64, writable=True)
+        handle = lib.pa_replay_new(heap.handle, table, out, sampled, TOUCH_MODES[touch])
+        if handle == ffi.NULL:
+            message = "no memory for the table of blocks of a replay"
+            raise MemoryError(message)
+        self.heap = heap
+        self._handle = ffi.gc(handle, lib.pa_replay_drop)
+        self._stop = lib.pa_replay_stop(handle)
+
+    def _buffer(
+        self, ctype: str, array: npt.NDArray[Any], dtype: type, *, writable: bool = False
+    ) -> Any:  # noqa: ANN401 - a cffi pointer
+        if array.dtype != dtype or not array.flags.c_contiguous:
+            message = f"a column of {np.dtype(dtype)} in one piece is needed (got {array.dtype})"
+            raise ArgumentError(message)
+        if not array.size:
+            return ffi.NULL
+        buffer = ffi.from_buffer(ctype, array, require_writable=writable)
+        self._keep.append(buffer)
+        return buffer
+
+    def run(self) -> bool:
+        """Run on; return True at the end of the trace, False at a question."""
+        status = lib.pa_replay_run(self._handle)
+        if status == PENDING:
+            return False
+        check(status, "replaying a trace")
+        return True
+
+    @property
+    def stop(self) -> Stop:
+        """The question it stopped with; ``prot`` is the op of a row that policy performs."""
+        s = self._stop
+        return Stop(s.reason, s.address, s.length, s.old_length, s.prot, s.answer)
+
+    def answer(self, value: int) -> None:
+        """Answer the question; :meth:`run` goes on with it."""
+        lib.pa_replay_answer(self._handle, value)
+
+    def totals(self) -> dict[str, int]:
+        """Return the running totals by the names of ``pa_replay_totals``."""
+        totals = ffi.new("pa_replay_totals *")
+        lib.pa_replay_read_totals(self._handle, totals)
+        return {name: int(getattr(totals, name)) for name, _ in ffi.typeof(totals[0]).fields}
+
+    def blocks(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return last address and requested bytes of each block; 2^64-1 for one not allocated."""
+        count = lib.pa_replay_count_blocks(self._handle)
+        address, size = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+        if count:
+            lib.pa_replay_read_blocks(
+                self._handle,
+                ffi.from_buffer("uint64_t[]", address, require_writable=True),
+                ffi.from_buffer("uint64_t[]", size, require_writable=True),
+            )
+        return address, size

@@ -3,13 +3,18 @@
  * allocators.c -- every allocator by its name: the only place that knows them all.
  */
 #include "pt.h"
+#include "seqfit.h"
 
 pa_heap *pa_heap_new(const char *allocator, uint32_t word, uint64_t brk_start, uint32_t count_cpus)
 {
-    return pt_new(allocator, word, brk_start, count_cpus ? count_cpus : 1);
+    pa_heap *heap = pt_new(allocator, word, brk_start, count_cpus ? count_cpus : 1);
+    return heap ? heap : seqfit_new(allocator, word, brk_start);
 }
 
 const char *pa_allocator_name(uint32_t i)
 {
-    return pt_profile_name(i);
+    uint32_t generations = 0;
+    while (pt_profile_name(generations))
+        generations++;
+    return i < generations ? pt_profile_name(i) : seqfit_name(i - generations);
 }

@@ -151,6 +151,99 @@ int pa_heap_check(const pa_heap *heap);
 
 /* ---- replay --------------------------------------------------------------------------------- */
 
+/* A whole trace on one heap.  All buffers are the caller's and must outlive the replay. */
+typedef struct pa_replay pa_replay;
+
+/* The calls, one a row.  arg and thread may be NULL: all zeros.
+ * A FREE of a block that is not allocated passes its last address (a double free); a REALLOC of a
+ * block that is not allocated is a malloc; block UINT32_MAX is NULL. */
+typedef struct pa_columns {
+    size_t count;
+    const uint8_t *op;
+    const uint32_t *block;
+    const uint64_t *size;
+    const uint64_t *arg;
+    const uint32_t *thread;
+} pa_columns;
+
+/* One value a row each; NULL: not wanted. */
+typedef struct pa_outputs {
+    uint64_t *address; /* what an allocating call returned, 0 for all others            */
+    uint64_t *usable;  /* malloc_usable_size() of it, bytes                             */
+    uint64_t *brk;     /* the break after the call                                      */
+} pa_outputs;
+
+/* What a sample holds, one row of the sample buffer each. */
+typedef enum pa_sample_field {
+    PA_SAMPLE_CALLS = 0, /* calls done                                                  */
+    PA_SAMPLE_ALLOCATED, /* bytes requested so far, freed or not                        */
+    PA_SAMPLE_REQUESTED, /* bytes requested and not given back                          */
+    PA_SAMPLE_BLOCKS,    /* blocks not given back                                       */
+    PA_SAMPLE_HEAP,      /* bytes of the main heap and thread heaps                     */
+    PA_SAMPLE_MAPPED,    /* bytes of mmapped chunks                                     */
+    PA_SAMPLE_RSS,       /* bytes resident in the whole process                         */
+    PA_SAMPLE_SWAP,      /* bytes swapped out                                           */
+    PA_SAMPLE_MINOR,     /* minor faults so far                                         */
+    PA_SAMPLE_MAJOR,     /* major faults so far                                         */
+    PA_SAMPLE_TCACHE,    /* free bytes by where they are kept                           */
+    PA_SAMPLE_FAST,
+    PA_SAMPLE_UNSORTED,
+    PA_SAMPLE_SMALL,
+    PA_SAMPLE_LARGE,
+    PA_SAMPLE_TOP,
+    PA_SAMPLE_HOLE,      /* bytes of the largest free chunk                             */
+    PA_SAMPLE_FIELDS
+} pa_sample_field;
+
+/* values[field * room + i] is a field of sample i; one sample every `every` calls and one at the
+ * end.  every == 0: none. */
+typedef struct pa_samples {
+    uint64_t *values;
+    size_t room;
+    size_t every;
+} pa_samples;
+
+typedef enum pa_touch {
+    PA_TOUCH_NONE = 0, /* the program's own accesses are not modelled       */
+    PA_TOUCH_WRITE,    /* each block is written whole when it is allocated  */
+    PA_TOUCH_RECORDED  /* TOUCH rows say what is accessed                   */
+} pa_touch;
+
+typedef struct pa_replay_totals {
+    uint64_t calls;             /* rows done                                              */
+    uint64_t samples;           /* samples written                                        */
+    uint64_t blocks;            /* blocks allocated and not given back                    */
+    uint64_t blocks_peak;
+    uint64_t failed;            /* requests that returned NULL                            */
+    uint64_t allocated;         /* bytes requested so far, freed or not                   */
+    uint64_t requested;         /* bytes requested and not given back: P                  */
+    uint64_t held;              /* bytes the allocator has from the kernel: A             */
+    uint64_t requested_peak, requested_peak_row;
+    uint64_t held_at_requested_peak;
+    uint64_t held_peak, held_peak_row;
+    uint64_t requested_at_held_peak;
+} pa_replay_totals;
+
+/* NULL: the host has no memory for the block table. */
+pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *out,
+                         const pa_samples *samples, int touch);
+void pa_replay_drop(pa_replay *replay);
+
+/* Run to the end of the trace (PA_OK), or to a question (PA_PENDING: see pa_replay_stop), or until
+ * the model gives up (an error).  Called again it goes on where it stopped.  After PA_STOP_ABORT
+ * there is nothing to go on with. */
+int pa_replay_run(pa_replay *replay);
+
+/* The question.  Reason PA_STOP_TOUCH: an SBRK, MMAP or MUNMAP row; `prot` is its op, address
+ * that of its block, length its size; the answer is the address of an MMAP, ignored otherwise. */
+const pa_stop *pa_replay_stop(const pa_replay *replay);
+void pa_replay_answer(pa_replay *replay, uint64_t answer);
+void pa_replay_read_totals(const pa_replay *replay, pa_replay_totals *out);
+
+/* Last address and requested size of each block; size UINT64_MAX: not allocated. */
+void pa_replay_read_blocks(const pa_replay *replay, uint64_t *address, uint64_t *size);
+size_t pa_replay_count_blocks(const pa_replay *replay);
+
 /* cdef: end */
 
 #endif

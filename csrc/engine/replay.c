@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * replay.c -- a whole trace on one heap, stopped where policy is needed, sampled on the way.
+ *
+ * Workload: a few hundred thousand to some hundred million rows, nearly all of them malloc and free
+ * that an allocator's fast path serves; those never come here (replay_loop.h).  A row that does is
+ * a call through the seam, then its bookkeeping, then the program's own accesses to its memory.
+ * Each of the three may stop the replay, and each is resumed where it stopped:
+ *
+ *     REPLAY_ROWS --call--> REPLAY_CALL --result--> bookkeeping --> REPLAY_WRITE --> REPLAY_ROWS
+ *            \----sbrk, mmap, munmap rows---> REPLAY_POLICY -----------------------------^
+ *
+ *     totals.requested == sum of the sizes of live blocks (checked by pa_replay_check), and of those
+ *     whose number was taken by another block while they were live
+ */
+#include "replay.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LOOP generic_loop
+#define LOOP_MALLOC(heap, bytes) ((uint64_t)0)
+#define LOOP_FREE(heap, pointer) false
+#define LOOP_FETCH(heap, pointer) ((void)0)
+#include "replay_loop.h"
+
+enum { PAGE_SHIFT = 12 };
+
+/* ---- the block table -------------------------------------------------------------------------- */
+
+static replay_block *block_of(pa_replay *r, size_t row)
+{
+    uint32_t number = r->in.block[row];
+    return number == NULL_BLOCK ? NULL : &r->blocks[number];
+}
+
+static bool is_live(const replay_block *b)
+{
+    return b && b->size != NOT_LIVE;
+}
+
+static void forget(pa_replay *r, replay_block *b)
+{
+    if (!is_live(b))
+        return;
+    r->totals.requested -= b->size;
+    r->totals.blocks--;
+    b->size = NOT_LIVE;
+}
+
+/* The row's block is now at `address`. */
+static void take(pa_replay *r, size_t row, uint64_t address)
+{
+    pa_replay_totals *t = &r->totals;
+    replay_block *b = block_of(r, row);
+    uint64_t size = r->in.size[row];
+    if (b)
+        *b = (replay_block){address, size};
+    t->allocated += size;
+    t->requested += size;
+    t->blocks++;
+    if (t->requested > t->requested_peak)
+        replay_new_peak(t, row);
+}
+
+/* ---- totals ----------------------------------------------------------------------------------- */
+
+/* How much the allocator has from the kernel changes only with its system calls. */
+static void read_held(pa_replay *r, size_t row)
+{
+    pa_replay_totals *t = &r->totals;
+    uint64_t calls = r->heap->count_brk_calls + r->heap->count_mmap_calls;
+    if (calls == r->kernel_calls)
+        return;
+    pa_heap_statistics s;
+    r->kernel_calls = calls;
+    pa_heap_read_statistics(r->heap, &s);
+    t->held = s.bytes_system + s.bytes_mapped;
+    if (t->held > t->held_peak) {
+        t->held_peak = t->held;
+        t->held_peak_row = row;
+        t->requested_at_held_peak = t->requested;
+    }
+}
+
+static void put(pa_replay *r, pa_sample_field field, uint64_t value)
+{
+    r->samples.values[(size_t)field * r->samples.room + r->totals.samples] = value;
+}
+
+static void put_free(pa_replay *r, const pa_heap_statistics *s)
+{
+    put(r, PA_SAMPLE_HEAP, s->bytes_system);
+    put(r, PA_SAMPLE_MAPPED, s->bytes_mapped);
+    put(r, PA_SAMPLE_TCACHE, s->bytes_tcache);
+    put(r, PA_SAMPLE_FAST, s->bytes_fast);
+    put(r, PA_SAMPLE_UNSORTED, s->bytes_unsorted);
+    put(r, PA_SAMPLE_SMALL, s->bytes_small);
+    put(r, PA_SAMPLE_LARGE, s->bytes_large);
+    put(r, PA_SAMPLE_TOP, s->bytes_top);
+    put(r, PA_SAMPLE_HOLE, s->bytes_largest_hole);
+}
+
+static void sample(pa_replay *r)
+{
+    if (r->totals.samples >= r->samples.room)
+        return;
+    pa_heap_statistics s;
+    pa_heap_read_statistics(r->heap, &s);
+    put(r, PA_SAMPLE_CALLS, r->row);
+    put(r, PA_SAMPLE_ALLOCATED, r->totals.allocated);
+    put(r, PA_SAMPLE_REQUESTED, r->totals.requested);
+    put(r, PA_SAMPLE_BLOCKS, r->totals.blocks);
+    put_free(r, &s);
+    r->totals.samples++;
+}
+
+/* ---- the program's own accesses --------------------------------------------------------------- */
+
+static bool access_pages(pa_replay *r)
+{
+    while (r->touch_left) {
+        uint64_t done = 0;
+        pa_status s = pa_mm_touch_anon(r->heap->mm, r->touch_vpn, r->touch_left, true, &done);
+        r->touch_vpn += done;
+        r->touch_left -= done;
+        if (s == PA_EXHAUSTED) {
+            r->stop = (pa_stop){.reason = PA_STOP_FRAMES,
+                                .address = r->touch_vpn << PAGE_SHIFT,
+                                .length = r->touch_left << PAGE_SHIFT};
+            r->state = REPLAY_WRITE;
+            return false;
+        }
+    }
+    r->state = REPLAY_ROWS;
+    return true;
+}
+
+static bool write_block(pa_replay *r, uint64_t address, uint64_t bytes)
+{
+    if (!r->heap->mm || !bytes)
+        return true;
+    r->touch_vpn = address >> PAGE_SHIFT;
+    r->touch_left = ((address + bytes - 1) >> PAGE_SHIFT) - r->touch_vpn + 1;
+    return access_pages(r);
+}
+
+/* A TOUCH row: arg bytes into its block, size bytes long. */
+static bool touch_row(pa_replay *r, size_t row)
+{
+    const replay_block *b = block_of(r, row);
+    uint64_t at = r->in.arg ? r->in.arg[row] : 0, bytes = r->in.size[row];
+    if (r->touch != PA_TOUCH_RECORDED || !is_live(b) || at >= b->size)
+        return true;
+    return write_block(r, b->address + at, bytes < b->size - at ? bytes : b->size - at);
+}
+
+/* ---- finishing a row -------------------------------------------------------------------------- */
+
+static bool returns_block(uint32_t op)
+{
+    return op <= PA_OP_PVALLOC && op != PA_OP_FREE;
+}
+
+bool replay_got(pa_replay *r, size_t row, uint64_t address)
+{
+    if (r->out.address)
+        r->out.address[row] = address;
+    if (r->out.usable)
+        r->out.usable[row] = pa_heap_usable_size(r->heap, address);
+    return r->touch != PA_TOUCH_WRITE || write_block(r, address, r->in.size[row]);
+}
+
+/* NULL came back: a realloc to 0 freed its block, any other request failed. */
+static void got_null(pa_replay *r, size_t row)
+{
+    replay_block *b = block_of(r, row);
+    if (r->in.op[row] != PA_OP_REALLOC) {
+        r->totals.failed++;
+        if (b)
+            *b = (replay_block){0, NOT_LIVE};
+    } else if (!r->in.size[row] && is_live(b)) {
+        forget(r, b);
+    } else {
+        r->totals.failed++;
+    }
+}
+
+static bool finish(pa_replay *r, size_t row, uint64_t result)
+{
+    uint32_t op = r->in.op[row];
+    r->state = REPLAY_ROWS;
+    if (op == PA_OP_FREE || (op == PA_OP_REALLOC && result))
+        forget(r, block_of(r, row));
+    if (returns_block(op) && result)
+        take(r, row, result);
+    else if (returns_block(op))
+        got_null(r, row);
+    read_held(r, row);
+    if (r->out.brk)
+        r->out.brk[row] = r->heap->brk;
+    return !(returns_block(op) && result) || replay_got(r, row, result);
+}
+
+/* ---- the long way ----------------------------------------------------------------------------- */
+
+static bool stopped(pa_replay *r)
+{
+    r->stop = r->heap->stop;
+    r->state = r->stop.reason == PA_STOP_ABORT ? REPLAY_DEAD : REPLAY_CALL;
+    return false;
+}
+
+static bool settle(pa_replay *r, size_t row, uint64_t result)
+{
+    bool waits = result == PENDING && r->heap->state != HEAP_IDLE; /* malloc_trim's 1 is a result */
+    return waits ? stopped(r) : finish(r, row, result);
+}
+
+static bool ask_policy(pa_replay *r, size_t row)
+{
+    const replay_block *b = block_of(r, row);
+    r->stop = (pa_stop){.reason = PA_STOP_TOUCH,
+                        .prot = r->in.op[row],
+                        .address = b ? b->address : 0,
+                        .length = r->in.size[row]};
+    r->state = REPLAY_POLICY;
+    return false;
+}
+
+/* Policy has performed the row. */
+static bool answered(pa_replay *r)
+{
+    replay_block *b = block_of(r, r->row);
+    r->state = REPLAY_ROWS;
+    if (b && r->in.op[r->row] == PA_OP_MMAP)
+        *b = (replay_block){r->stop.answer, NOT_LIVE};
+    if (r->out.brk)
+        r->out.brk[r->row] = r->heap->brk;
+    return true;
+}
+
+/* The block whose pointer the call passes: none for a realloc of one that is not allocated. */
+static uint64_t pointer_of(uint32_t op, const replay_block *b)
+{
+    bool passes = b && (op == PA_OP_FREE || (op == PA_OP_REALLOC && is_live(b)));
+    return passes ? b->address : 0;
+}
+
+static uint64_t call_heap(pa_heap *heap, const pa_call *call)
+{
+    heap->thread = call->thread;
+    return heap->vt->call(heap, call);
+}
+
+bool replay_row(pa_replay *r)
+{
+    size_t row = r->row;
+    uint32_t op = r->in.op[row];
+    if (op == PA_OP_TOUCH)
+        return touch_row(r, row);
+    if (op >= PA_OP_SBRK && op <= PA_OP_MUNMAP)
+        return ask_policy(r, row);
+    pa_call call = {.op = op,
+                    .thread = r->in.thread ? r->in.thread[row] : 0,
+                    .pointer = pointer_of(op, block_of(r, row)),
+                    .size = r->in.size[row],
+                    .arg = r->in.arg ? r->in.arg[row] : 0};
+    return settle(r, row, call_heap(r->heap, &call));
+}
+
+/* ---- running ---------------------------------------------------------------------------------- */
+
+/* Go on with the row that stopped.  False: it stopped again. */
+static bool go_on(pa_replay *r)
+{
+    bool done = false;
+    switch (r->state) {
+    case REPLAY_ROWS:
+        return true;
+    case REPLAY_CALL:
+        done = settle(r, r->row, pa_heap_resume(r->heap));
+        break;
+    case REPLAY_POLICY:
+        done = answered(r);
+        break;
+    case REPLAY_WRITE:
+        done = access_pages(r);
+        break;
+    case REPLAY_DEAD:
+        break;
+    }
+    r->row += done;
+    return done;
+}
+
+static size_t next_pause(const pa_replay *r)
+{
+    size_t every = r->samples.every, count = r->in.count;
+    if (!every)
+        return count;
+    size_t next = (r->row / every + 1) * every;
+    return next < count ? next : count;
+}
+
+static bool sample_is_due(const pa_replay *r)
+{
+    return r->samples.every && r->row && (r->row % r->samples.every == 0 || r->row == r->in.count);
+}
+
+/* The next rows up to a sample, the sample included.  False: stopped. */
+static bool run_stretch(pa_replay *r)
+{
+    size_t pause = next_pause(r);
+    bool (*loop)(pa_replay *, size_t) = generic_loop;
+    if (!loop(r, pause))
+        return false;
+    if (sample_is_due(r))
+        sample(r);
+    return true;
+}
+
+int pa_replay_run(pa_replay *r)
+{
+    bool resumed = r->state != REPLAY_ROWS;
+    if (!go_on(r))
+        return r->heap->error != PA_OK ? (int)r->heap->error : PA_PENDING;
+    if (resumed && sample_is_due(r))
+        sample(r);
+    while (r->row < r->in.count && r->heap->error == PA_OK) {
+        if (!run_stretch(r))
+            return PA_PENDING;
+    }
+    return (int)r->heap->error;
+}
+
+/* ---- life and looking ------------------------------------------------------------------------- */
+
+static size_t blocks_named(const pa_columns *in)
+{
+    uint32_t highest = 0;
+    bool any = false;
+    for (size_t i = 0; i < in->count; i++) {
+        bool named = in->block[i] != NULL_BLOCK;
+        any |= named;
+        highest = named && in->block[i] > highest ? in->block[i] : highest;
+    }
+    return any ? (size_t)highest + 1 : 0;
+}
+
+pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *out,
+                         const pa_samples *samples, int touch)
+{
+    pa_replay *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->heap = heap;
+    r->in = *in;
+    r->out = *out;
+    r->samples = *samples;
+    r->touch = (pa_touch)touch;
+    r->count_blocks = blocks_named(in);
+    r->blocks = malloc((r->count_blocks + 1) * sizeof *r->blocks);
+    if (!r->blocks) {
+        free(r);
+        return NULL;
+    }
+    for (size_t i = 0; i < r->count_blocks; i++)
+        r->blocks[i] = (replay_block){0, NOT_LIVE};
+    r->kernel_calls = UINT64_MAX;
+    read_held(r, 0);
+    return r;
+}
+
+void pa_replay_drop(pa_replay *r)
+{
+    if (r) {
+        free(r->blocks);
+        free(r);
+    }
+}
+
+const pa_stop *pa_replay_stop(const pa_replay *r)
+{
+    return &r->stop;
+}
+
+void pa_replay_answer(pa_replay *r, uint64_t answer)
+{
+    r->stop.answer = answer;
+    if (r->state == REPLAY_CALL)
+        pa_heap_answer(r->heap, answer);
+}
+
+void pa_replay_read_totals(const pa_replay *r, pa_replay_totals *out)
+{
+    *out = r->totals;
+    out->calls = r->row;
+}
+
+size_t pa_replay_count_blocks(const pa_replay *r)
+{
+    return r->count_blocks;
+}
+
+void pa_replay_read_blocks(const pa_replay *r, uint64_t *address, uint64_t *size)
+{
+    for (size_t i = 0; i < r->count_blocks; i++) {
+        address[i] = r->blocks[i].address;
+        size[i] = r->blocks[i].size;
+    }
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * replay.h -- a trace under way: what the loop template and replay.c share.
+ */
+#ifndef PA_REPLAY_H
+#define PA_REPLAY_H
+
+#include "heap.h"
+
+#define NULL_BLOCK UINT32_MAX
+#define NOT_LIVE UINT64_MAX
+
+/* A block of the program: where it was last, and how large, or NOT_LIVE. */
+typedef struct replay_block {
+    uint64_t address;
+    uint64_t size;
+} replay_block;
+
+typedef enum replay_state {
+    REPLAY_ROWS = 0, /* between two rows                                      */
+    REPLAY_CALL,     /* the heap asked something during `row`                 */
+    REPLAY_POLICY,   /* `row` is an SBRK, MMAP or MUNMAP that policy performs */
+    REPLAY_WRITE,    /* the program's own accesses of `row` found no frame    */
+    REPLAY_DEAD
+} replay_state;
+
+struct pa_replay {
+    pa_heap *heap;
+    pa_columns in;
+    pa_outputs out;
+    pa_samples samples;
+    pa_touch touch;
+    replay_state state;
+    replay_block *blocks;
+    size_t count_blocks;
+    size_t row; /* rows before it are done */
+    pa_stop stop;
+    uint64_t touch_vpn, touch_left; /* pages still to be accessed by `row`   */
+    uint64_t kernel_calls;          /* the heap's, when totals.held was read */
+    pa_replay_totals totals;
+};
+
+/* Do row replay->row the long way.  False: stopped, see replay->stop. */
+bool replay_row(pa_replay *replay);
+
+/* What every row that got a block does besides its bookkeeping.  False: stopped. */
+bool replay_got(pa_replay *replay, size_t row, uint64_t address);
+
+/* A new maximum of what the program holds. */
+static inline void replay_new_peak(pa_replay_totals *t, size_t row)
+{
+    t->requested_peak = t->requested;
+    t->requested_peak_row = row;
+    t->held_at_requested_peak = t->held;
+}
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * test_replay.c -- a replay gives the same result however often it is stopped on the way.
+ */
+#include "heap.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+enum { ROWS = 20000, BLOCKS = 500, START = 0x10000000 };
+
+typedef struct stream {
+    uint8_t op[ROWS];
+    uint32_t block[ROWS];
+    uint64_t size[ROWS];
+} stream;
+
+static uint32_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+/* Mallocs, reallocs and frees of live blocks only. */
+static stream *make_stream(void)
+{
+    stream *s = calloc(1, sizeof *s);
+    static bool live[BLOCKS];
+    uint64_t seed = 7;
+    for (size_t i = 0; i < ROWS; i++) {
+        uint32_t block = next_random(&seed) % BLOCKS, kind = next_random(&seed) % 8;
+        s->block[i] = block;
+        s->size[i] = next_random(&seed) % (kind == 7 ? 60000 : 900) + 1;
+        s->op[i] = live[block] ? (kind ? PA_OP_FREE : PA_OP_REALLOC) : PA_OP_MALLOC;
+        live[block] = s->op[i] != PA_OP_FREE;
+    }
+    return s;
+}
+
+typedef struct result {
+    uint64_t address[ROWS];
+    uint64_t brk[ROWS];
+    uint64_t stops;
+    pa_replay_totals totals;
+} result;
+
+/* With a lease nothing is asked; without, every growth is. */
+static result *run(const stream *s, const char *allocator, bool leased)
+{
+    result *got = calloc(1, sizeof *got);
+    uint64_t values[PA_SAMPLE_FIELDS * 11];
+    pa_heap *heap = pa_heap_new(allocator, 8, START, 1);
+    CHECK(heap);
+    if (leased)
+        pa_heap_lease(heap, (uint64_t)START + (1u << 30), 0, UINT64_MAX >> 12);
+    pa_columns in = {.count = ROWS, .op = s->op, .block = s->block, .size = s->size};
+    pa_outputs out = {.address = got->address, .brk = got->brk};
+    pa_samples samples = {.values = values, .room = 11, .every = ROWS / 10};
+    pa_replay *replay = pa_replay_new(heap, &in, &out, &samples, PA_TOUCH_NONE);
+    CHECK(replay);
+    while (pa_replay_run(replay) == PA_PENDING) {
+        CHECK(pa_replay_stop(replay)->reason == PA_STOP_BRK);
+        pa_replay_answer(replay, pa_replay_stop(replay)->address);
+        got->stops++;
+    }
+    pa_replay_read_totals(replay, &got->totals);
+    CHECK(pa_heap_check(heap) == PA_OK);
+    pa_replay_drop(replay);
+    pa_heap_drop(heap);
+    return got;
+}
+
+static void stops_change_nothing(const stream *s, const char *allocator)
+{
+    result *free_running = run(s, allocator, true), *stopped = run(s, allocator, false);
+    CHECK(free_running->stops == 0 && stopped->stops > 0);
+    CHECK(memcmp(free_running->address, stopped->address, sizeof stopped->address) == 0);
+    CHECK(memcmp(free_running->brk, stopped->brk, sizeof stopped->brk) == 0);
+    CHECK(memcmp(&free_running->totals, &stopped->totals, sizeof stopped->totals) == 0);
+    CHECK(stopped->totals.calls == ROWS && stopped->totals.samples == 10);
+    free(free_running);
+    free(stopped);
+}
+
+/* requested == sum of what is live, by a second count. */
+static void totals_are_sums(const stream *s)
+{
+    result *got = run(s, "best-fit", true);
+    uint64_t size[BLOCKS] = {0}, sum = 0, peak = 0;
+    for (size_t i = 0; i < ROWS; i++) {
+        uint64_t now = s->op[i] == PA_OP_FREE ? 0 : s->size[i];
+        sum += now - size[s->block[i]];
+        size[s->block[i]] = now;
+        peak = sum > peak ? sum : peak;
+    }
+    CHECK(got->totals.requested == sum);
+    CHECK(got->totals.requested_peak == peak);
+    free(got);
+}
+
+int main(void)
+{
+    static const char *const allocators[] = {"glibc-2.36", "first-fit", "best-fit", "next-fit",
+                                             "worst-fit"};
+    stream *s = make_stream();
+    for (size_t i = 0; i < sizeof allocators / sizeof *allocators; i++)
+        stops_change_nothing(s, allocators[i]);
+    totals_are_sums(s);
+    free(s);
+    return 0;
+}
