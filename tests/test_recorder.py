@@ -17,7 +17,7 @@ import pytest
 
 import pyalloc as pa
 from pyalloc.errors import ArgumentError, RecordError
-from pyalloc.trace import spool
+from pyalloc.trace.blocks import assign_blocks
 from pyalloc.trace.ops import ALLOCATES
 from pyalloc.trace.record import CannotRun, Recording, _library, record
 
@@ -550,7 +550,7 @@ def test_blocks_follow_pointers() -> None:
         (f, 0, 32, 0),  # 1
     ]
     op, _, old, ret = (np.array(c, "u8") for c in zip(*rows, strict=True))
-    found = spool.assign_blocks(op.astype("u1"), old, ret)
+    found = assign_blocks(op.astype("u1"), old, ret)
     null = 0xFFFFFFFF
     assert found.block.tolist() == [0, 1, 0, 0, 2, 3, 0, 0, 3, 4, 4, 4, null, 5, 6, 6, 1]
     assert found.unknown.tolist() == [4, 13, 14]
@@ -584,7 +584,7 @@ def test_blocks_equal_the_obvious_ones() -> None:
             rows.append((pa.Op.FREE, 0, at, 0))
             expected.append(block)
     op, _, old, ret = (np.array(c, "u8") for c in zip(*rows, strict=True))
-    found = spool.assign_blocks(op.astype("u1"), old, ret)
+    found = assign_blocks(op.astype("u1"), old, ret)
     assert found.block.tolist() == expected
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
+from pyalloc.trace.formats import heaptrack, ltrace, mtrace, rep, valgrind
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -32,8 +34,12 @@ class WritableFormat(Format, Protocol):
         """Write ``trace`` to ``file``."""
 
 
-READERS: Final[dict[str, Format]] = {}
-WRITERS: Final[dict[str, WritableFormat]] = {}
+READERS: Final[dict[str, Format]] = {
+    module.NAME: module for module in (mtrace, valgrind, heaptrack, rep, ltrace)
+}
+WRITERS: Final[dict[str, WritableFormat]] = {
+    module.NAME: module for module in (mtrace, ltrace, rep)
+}
 
 
 def names() -> list[str]:
