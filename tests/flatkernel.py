@@ -42,7 +42,13 @@ class FlatKernel:
         if high - PAGE >= length:
             return high - length
         # bottom-up from a third of the task size
-        task = 0x7FFFFFFFF000 if self.bits == 64 else 0xC0000000 if self.top <= 0xC0000000 else 0xFFFFE000
+        task = (
+            0x7FFFFFFFF000
+            if self.bits == 64
+            else 0xC0000000
+            if self.top <= 0xC0000000
+            else 0xFFFFE000
+        )
         low = (task // 3 + PAGE - 1) & -PAGE
         for begin, end in used:
             if end <= low:
@@ -122,3 +128,76 @@ class FlatKernel:
             heap.answer(self.mremap(stop.address, stop.old_length, stop.length))
         elif stop.reason == engine.STOP_MUNMAP:
             self.munmap(stop.address, stop.length)
+
+
+class Died(Exception):
+    """A signal ended the simulated program; ``text``: what the C library said, empty for a fault."""
+
+    def __init__(self, signal: int, text: str) -> None:
+        super().__init__(text)
+        self.signal = signal
+        self.text = text
+
+
+FREE_AGAIN, FENCE = 12, 13
+"""Two calls that only recordings have: free without forgetting, a mapping above the break."""
+
+
+class FlatProcess:
+    """One program on a :class:`FlatKernel`: calls go in, what the library did comes out."""
+
+    def __init__(self, allocator: str, bits: int, brk: int, maps: str, cpus: int = 2) -> None:
+        self.bits = bits
+        self.mask = (1 << bits) - 1
+        self.kernel = FlatKernel(maps, brk, bits)
+        self.heap = engine.Heap(allocator, bits // 8, brk, cpus)
+        self.kernel.lease(self.heap)
+        self.blocks: dict[int, int] = {}
+
+    def finish(self, result: int) -> int:
+        """Answer questions until the call is over."""
+        while result == engine.PENDING:
+            stop = self.heap.stop
+            if stop.reason == engine.STOP_ABORT:
+                raise Died(stop.answer, self.heap.abort_text)
+            self.kernel.serve(self.heap)
+            result = self.heap.resume()
+            self.kernel.lease(self.heap)
+        return result
+
+    def fence(self, distance: int) -> int:
+        """Map a page ``distance`` above the break, if it can be had: the break ends at it."""
+        at = ((self.heap.brk + PAGE - 1) & -PAGE) + distance
+        if at % PAGE or any(begin < at + PAGE and at < end for begin, end in self.kernel.used):
+            return self.mask
+        insort(self.kernel.used, (at, at + PAGE))
+        self.kernel.brk = self.heap.brk
+        self.kernel.lease(self.heap)
+        return at
+
+    def call(self, op: int, block: int, size: int, arg: int) -> int:
+        """Make one call as the recordings number them; return its pointer or result."""
+        old = self.blocks.get(block, 0)
+        if op == FENCE:
+            return self.fence(size)
+        if op in {3, FREE_AGAIN}:
+            if op == 3:
+                self.blocks.pop(block, None)
+            self.finish(self.heap.free(old))
+            return 0
+        if op == 2:
+            value = self.finish(self.heap.realloc(old, size))
+            if value or not size:
+                self.blocks[block] = value
+            return value
+        value = self.finish(self.heap.malloc(size) if op == 0 else self.other(op, size, arg))
+        if op <= 8:
+            self.blocks[block] = value
+        return value
+
+    def other(self, op: int, size: int, arg: int) -> int:
+        """Make a call that is neither malloc, free nor realloc."""
+        if op == 1:
+            size = (size & self.mask) * max(arg, 1)
+            size = min(size, self.mask)
+        return self.heap.other(op, size, arg)
