@@ -131,7 +131,7 @@ class FlatKernel:
 
 
 class Died(Exception):
-    """A signal ended the simulated program; ``text``: what the C library said, empty for a fault."""
+    """A signal ended the simulated program; ``text``: what the C library said, if anything."""
 
     def __init__(self, signal: int, text: str) -> None:
         super().__init__(text)

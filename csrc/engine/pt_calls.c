@@ -12,6 +12,7 @@
 #include <string.h>
 
 static uint64_t run(pt *h, pa_unit c);
+static uint64_t pt_usable(const pa_heap *heap, uint64_t mem);
 
 static pt_thread *self(pt *h)
 {
@@ -86,6 +87,7 @@ static pa_unit pop_tcache(pt *h, uint64_t nb)
 }
 
 static uint64_t free_chunk(pt *h, pa_unit c);
+static uint64_t realloc_chunk(pt *h, pa_unit c);
 static uint64_t finish_memalign(pt *h, pa_unit c);
 static uint64_t finish_realloc(pt *h, pa_unit c);
 
@@ -229,6 +231,8 @@ static uint64_t run(pt *h, pa_unit c)
             install_tcache(h, c);
             if (h->op.kind == PA_OP_FREE)
                 return free_chunk(h, chunk_of(h, h->op.pointer));
+            if (h->op.kind == PA_OP_REALLOC && h->op.old)
+                return realloc_chunk(h, h->op.old);
             c = take_block(h);
             continue;
         case PH_BLOCK:
@@ -328,6 +332,31 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
     return done(h, mem_of(h, c));
 }
 
+/* The newest block of the tcache that happens to be aligned, out of the middle of its list. */
+static pa_unit take_aligned(pt *h, uint64_t nb, uint64_t align)
+{
+    pt_tcache *tc = &self(h)->tcache;
+    uint64_t index = (nb - MIN_UNITS) >> h->align_units_log;
+    if (!tc->alive || index >= h->mp.tcache_bins)
+        return 0;
+    pa_unit before = 0, c = tc->entry[index];
+    while (c && mem_of(h, c) & (align - 1)) {
+        before = c;
+        c = at(h, c)->fd;
+    }
+    if (!c)
+        return 0;
+    if (before)
+        set_fd(h, before, at(h, c)->fd);
+    else
+        tc->entry[index] = at(h, c)->fd;
+    tc->count[index]--;
+    at(h, c)->bk = 0;
+    touch(h, c + 1);
+    touch_tcache(h, tc);
+    return c;
+}
+
 static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
 {
     uint64_t mask = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
@@ -352,7 +381,8 @@ static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
                     .align = align,
                     .nb = request_units(h, bytes)};
     h->op.inner = request_units(h, bytes_of(h, h->op.nb) + align + bytes_of(h, MIN_UNITS));
-    return run(h, 0);
+    pa_unit cached = h->pf->memalign == MEMALIGN_MERGE ? take_aligned(h, h->op.nb, align) : 0;
+    return cached ? done(h, mem_of(h, cached)) : run(h, 0);
 }
 
 /* ---- free ---------------------------------------------------------------------------------------- */
@@ -511,6 +541,15 @@ static uint64_t end_mremap(pt *h)
     return run(h, 0);
 }
 
+/* Since 2.38 a request that all but fills its block leaves it as it is. */
+static bool keeps_block(const pt *h, bool mapped, uint64_t bytes, uint64_t usable)
+{
+    if (h->pf->version < 238 || bytes > usable)
+        return false;
+    uint64_t slack = usable - bytes;
+    return slack < 2 * h->pf->word || (mapped && slack <= PAGE_BYTES);
+}
+
 static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
 {
     if (!mem)
@@ -522,6 +561,8 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
         return heap_abort(&h->base, h->pf->version >= 204 && mem & (h->pf->align - 1)
                                         ? "realloc(): invalid pointer"
                                         : NULL);
+    if (keeps_block(h, m != NULL, bytes, pt_usable(&h->base, mem)))
+        return done(h, mem);
     if (!request_fits(h, bytes))
         return done(h, 0);
     h->op = (pt_op){.kind = PA_OP_REALLOC,
@@ -531,11 +572,11 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
                     .nb = request_units(h, bytes)};
     if (m)
         return realloc_mapped(h, m);
-    pa_unit c = chunk_of(h, mem);
-    uint64_t usable = bytes_of(h, size_of(h, c)) - h->pf->word;
-    if (h->pf->version >= 238 && bytes <= usable && usable - bytes < 2 * h->pf->word)
-        return done(h, mem);
-    return realloc_chunk(h, c);
+    pt_tcache *tc = &self(h)->tcache;
+    h->op.old = chunk_of(h, mem);
+    if (h->pf->birth != BIRTH_CALL || tc->alive || tc->dead)
+        return realloc_chunk(h, h->op.old);
+    return run(h, 0);
 }
 
 /* ---- settings ------------------------------------------------------------------------------------ */
