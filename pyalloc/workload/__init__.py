@@ -1,1 +1,1 @@
-"""..."""
+"""Where calls come from: generated streams (:mod:`~pyalloc.workload.streams`)."""
