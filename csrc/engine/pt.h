@@ -35,7 +35,8 @@ enum {
     BINS = 127,
     UNSORTED = 1,
     FASTBINS = 11,
-    TCACHE_BINS = 64,
+    TCACHE_SMALL = 64,
+    TCACHE_BINS = 76, /* since 2.42: with those above the small ones */
     MAIN_HEADS = 256, /* unit of the main arena's bin heads */
     CONSOLIDATE_BYTES = 65536,
 };
@@ -63,7 +64,7 @@ typedef struct pt_profile {
     uint32_t fast_setting; /* largest M_MXFAST value */
     uint32_t tcache_bytes; /* request size of the tcache struct */
     uint32_t tcache_count;
-    uint32_t tcache_bins;
+    uint32_t tcache_limit; /* bytes: calls use the tcache for chunks smaller than this */
     pt_birth birth;
     pt_memalign memalign;
     uint32_t version; /* 233, 212, ... 243: for the few rules that only say "since" */
@@ -129,9 +130,19 @@ typedef struct pt_params {
     uint64_t n_mmaps, n_mmaps_max, max_n_mmaps, mmapped, max_mmapped;
     uint64_t arena_test, arena_max;
     uint64_t tcache_unsorted_limit;
+    uint64_t tcache_limit; /* bytes */
     uint32_t tcache_count, tcache_bins;
     bool no_dynamic;
 } pt_params;
+
+/* The chunk in hand while the tcache is made in the middle of a search. */
+typedef struct pt_held {
+    pa_unit chunk; /* 0: no search waits */
+    uint32_t arena;
+    bool from_unsorted;
+    uint32_t binned;
+    uint64_t nb;
+} pt_held;
 
 /* A call under way; sys is the part of it that asks the kernel. */
 typedef enum pt_phase { PH_IDLE, PH_TCACHE, PH_BLOCK, PH_RETRY, PH_ARENA, PH_MREMAP } pt_phase;
@@ -196,6 +207,7 @@ typedef struct pt {
     bool threaded;
     pt_op op;
     pt_sys sys;
+    pt_held held;
 } pt;
 
 /* ---- chunks ----------------------------------------------------------------------------------- */
@@ -314,12 +326,7 @@ static inline uint64_t bytes_of(const pt *h, uint64_t units)
     return units << h->unit_shift;
 }
 
-/* Which tcache bin or fastbin a chunk size belongs to. */
-static inline uint32_t tcache_index(const pt *h, uint64_t units)
-{
-    return (uint32_t)((units - MIN_UNITS) >> h->align_units_log);
-}
-
+/* Which fastbin a chunk size belongs to. */
 static inline uint32_t fast_index(uint64_t units)
 {
     return (uint32_t)units - MIN_UNITS;
@@ -345,7 +352,18 @@ pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above);
 
 /* pt_malloc.c: a chunk, 0 (no memory), or REF_PENDING */
 pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb);
-bool pt_tcache_put(pt *h, pt_thread *t, pa_unit c, uint32_t index);
+pa_unit pt_malloc_resume(pt *h);
+
+/* pt_tcache.c: of the thread that calls */
+bool pt_tcache_serves(const pt *h, uint64_t units);
+bool pt_tcache_unborn(const pt *h);
+void pt_tcache_install(pt *h, pa_unit c);
+bool pt_tcache_can_stash(pt *h, uint64_t nb);
+void pt_tcache_stash(pt *h, pa_unit c, uint64_t nb);
+pa_unit pt_tcache_unstash(pt *h, uint64_t nb);
+pa_unit pt_tcache_take(pt *h, uint64_t nb);
+pa_unit pt_tcache_take_aligned(pt *h, uint64_t nb, uint64_t align);
+const char *pt_tcache_give(pt *h, pa_unit c, bool *taken);
 
 /* pt_free.c: false when the library aborts */
 bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal);

@@ -34,18 +34,16 @@ static uint64_t aborted(void)
 
 static bool wants_tcache(pt *h)
 {
-    pt_thread *t = self(h);
-    if (t->tcache.alive || t->tcache.dead)
+    if (!pt_tcache_unborn(h))
         return false;
     bool family = h->op.kind == PA_OP_MEMALIGN;
     switch (h->pf->birth) {
     case BIRTH_CALL:
         return !family;
     case BIRTH_SMALL_MALLOC:
-        return h->op.kind != PA_OP_REALLOC &&
-               bytes_of(h, h->op.nb) < (h->pf->word == 8 ? 1040u : 1020u);
+        return h->op.kind != PA_OP_REALLOC && pt_tcache_serves(h, h->op.nb);
     case BIRTH_FREE:
-        return h->op.kind == PA_OP_FREE;
+        return h->op.kind == PA_OP_FREE && h->mp.tcache_count;
     case BIRTH_NEVER:
         break;
     }
@@ -58,32 +56,6 @@ static uint64_t pointer_of(pt *h, pa_unit c)
     if (!c)
         return 0;
     return c >= MAPPED_REF ? pt_mapped_mem(h, mapped_ref(h, c)) : mem_of(h, c);
-}
-
-static void install_tcache(pt *h, pa_unit c)
-{
-    pt_tcache *tc = &self(h)->tcache;
-    if (!c) /* no memory for it: go without, try again next time */
-        return;
-    memset(tc, 0, sizeof *tc);
-    tc->alive = true;
-    tc->home = c;
-    heap_touch_range(&h->base, pointer_of(h, c), h->pf->tcache_bytes);
-}
-
-static pa_unit pop_tcache(pt *h, uint64_t nb)
-{
-    pt_tcache *tc = &self(h)->tcache;
-    uint64_t index = (nb - MIN_UNITS) >> h->align_units_log;
-    if (!tc->alive || index >= h->mp.tcache_bins || !tc->count[index])
-        return 0;
-    pa_unit c = tc->entry[index];
-    tc->entry[index] = at(h, c)->fd;
-    tc->count[index]--;
-    at(h, c)->bk = 0;
-    touch(h, c + 1);
-    touch_tcache(h, tc);
-    return c;
 }
 
 static uint64_t free_chunk(pt *h, pa_unit c);
@@ -180,7 +152,7 @@ static pa_unit take_block(pt *h)
         return 0;
     bool cache =
         h->op.kind == PA_OP_MALLOC || (h->op.kind == PA_OP_CALLOC && h->pf->calloc_uses_tcache);
-    pa_unit c = cache ? pop_tcache(h, h->op.nb) : 0;
+    pa_unit c = cache ? pt_tcache_take(h, h->op.nb) : 0;
     return c ? c : pt_int_malloc(h, &h->arenas[h->op.arena], h->op.inner);
 }
 
@@ -214,6 +186,7 @@ static uint64_t run(pt *h, pa_unit c)
                 continue;
             if (wants_tcache(h)) {
                 h->op.phase = PH_TCACHE;
+                self(h)->tcache.dead = h->pf->birth == BIRTH_FREE; /* it is tried once only */
                 c = pt_int_malloc(h, &h->arenas[h->op.arena],
                                   request_units(h, h->pf->tcache_bytes));
                 continue;
@@ -228,7 +201,7 @@ static uint64_t run(pt *h, pa_unit c)
                 c = pt_int_malloc(h, &h->arenas[h->op.arena], h->op.inner);
             continue;
         case PH_TCACHE:
-            install_tcache(h, c);
+            pt_tcache_install(h, c);
             if (h->op.kind == PA_OP_FREE)
                 return free_chunk(h, chunk_of(h, h->op.pointer));
             if (h->op.kind == PA_OP_REALLOC && h->op.old)
@@ -273,7 +246,7 @@ static uint64_t align_up(uint64_t n, uint64_t to)
 static uint64_t align_mapped(pt *h, pt_mapped *m)
 {
     uint64_t mem = pt_mapped_mem(h, m), spot = align_up(mem, h->op.align);
-    if (spot != mem && spot - mem < bytes_of(h, MIN_UNITS))
+    if (spot != mem && spot - mem < bytes_of(h, MIN_UNITS) && h->pf->version < 243)
         spot += h->op.align;
     if (spot != mem)
         pt_move_mapped(h, m, m->base, m->total, m->front + spot - mem);
@@ -295,7 +268,8 @@ static bool free_tail(pt *h, pt_arena *a, pa_unit c)
     pa_unit next = next_of(h, c);
     bool give = size > nb + MIN_UNITS;
     if (h->pf->memalign == MEMALIGN_MERGE)
-        give = rest >= MIN_UNITS || (rest && (next == a->top || !prev_in_use(h, next_of(h, next))));
+        give = rest >= MIN_UNITS || (rest && h->pf->version < 243 &&
+                                     (next == a->top || !prev_in_use(h, next_of(h, next))));
     if (!give)
         return true;
     pa_unit tail = c + (pa_unit)nb;
@@ -332,31 +306,6 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
     return done(h, mem_of(h, c));
 }
 
-/* The newest block of the tcache that happens to be aligned, out of the middle of its list. */
-static pa_unit take_aligned(pt *h, uint64_t nb, uint64_t align)
-{
-    pt_tcache *tc = &self(h)->tcache;
-    uint64_t index = (nb - MIN_UNITS) >> h->align_units_log;
-    if (!tc->alive || index >= h->mp.tcache_bins)
-        return 0;
-    pa_unit before = 0, c = tc->entry[index];
-    while (c && mem_of(h, c) & (align - 1)) {
-        before = c;
-        c = at(h, c)->fd;
-    }
-    if (!c)
-        return 0;
-    if (before)
-        set_fd(h, before, at(h, c)->fd);
-    else
-        tc->entry[index] = at(h, c)->fd;
-    tc->count[index]--;
-    at(h, c)->bk = 0;
-    touch(h, c + 1);
-    touch_tcache(h, tc);
-    return c;
-}
-
 static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
 {
     uint64_t mask = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
@@ -372,16 +321,19 @@ static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
             power <<= 1;
         align = power;
     }
-    if (!request_fits(h, bytes) || !request_fits(h, bytes + align + bytes_of(h, MIN_UNITS)) ||
-        bytes > mask - align - bytes_of(h, MIN_UNITS))
+    uint64_t least = bytes_of(h, MIN_UNITS);
+    if (!request_fits(h, bytes) || bytes > mask - align - least)
         return done(h, 0);
     h->op = (pt_op){.kind = PA_OP_MEMALIGN,
                     .thread = h->base.thread,
                     .bytes = bytes,
                     .align = align,
                     .nb = request_units(h, bytes)};
-    h->op.inner = request_units(h, bytes_of(h, h->op.nb) + align + bytes_of(h, MIN_UNITS));
-    pa_unit cached = h->pf->memalign == MEMALIGN_MERGE ? take_aligned(h, h->op.nb, align) : 0;
+    uint64_t inner = bytes_of(h, h->op.nb) + align + least;
+    h->op.hopeless = !request_fits(h, inner);
+    h->op.inner = h->op.hopeless ? 0 : request_units(h, inner);
+    pa_unit cached =
+        h->pf->memalign == MEMALIGN_MERGE ? pt_tcache_take_aligned(h, h->op.nb, align) : 0;
     return cached ? done(h, mem_of(h, cached)) : run(h, 0);
 }
 
@@ -410,7 +362,7 @@ static bool birth_by_free(pt *h, pa_unit c)
 {
     if (h->pf->birth == BIRTH_CALL)
         return true;
-    return h->pf->birth == BIRTH_FREE && tcache_index(h, size_of(h, c)) < h->mp.tcache_bins;
+    return h->pf->birth == BIRTH_FREE && pt_tcache_serves(h, size_of(h, c));
 }
 
 static uint64_t free_chunk(pt *h, pa_unit c)
@@ -432,8 +384,7 @@ static uint64_t pt_free(pt *h, uint64_t mem)
     if (!is_heap(h, mem) || mem & (h->pf->align - 1))
         return free_unknown(h, mem);
     pa_unit c = chunk_of(h, mem);
-    pt_thread *t = self(h);
-    if (!t->tcache.alive && !t->tcache.dead && birth_by_free(h, c)) {
+    if (pt_tcache_unborn(h) && birth_by_free(h, c)) {
         h->op = (pt_op){.kind = PA_OP_FREE, .thread = h->base.thread, .pointer = mem};
         return run(h, 0);
     }
@@ -514,8 +465,7 @@ static uint64_t realloc_chunk(pt *h, pa_unit c)
 /* A mapping is remapped whatever the sizes. */
 static uint64_t realloc_mapped(pt *h, pt_mapped *m)
 {
-    uint64_t extra =
-        h->pf->version >= 243 ? 16 - (h->pf->align > 2 * h->pf->word ? 8 : 0) : h->pf->word;
+    uint64_t extra = h->pf->version >= 243 ? 2 * h->pf->word : h->pf->word;
     uint64_t total = align_up(bytes_of(h, h->op.nb) + m->front + extra, PAGE_BYTES);
     if (total == m->total)
         return done(h, h->op.pointer);
@@ -534,7 +484,9 @@ static uint64_t end_mremap(pt *h)
         return done(h, pt_mapped_mem(h, m));
     }
     uint64_t kept = m->total - m->front - h->pf->word;
-    if (kept >= bytes_of(h, h->op.nb))
+    bool keeps = h->pf->version >= 243 ? h->op.bytes <= pt_usable(&h->base, h->op.pointer)
+                                       : kept >= bytes_of(h, h->op.nb);
+    if (keeps)
         return done(h, h->op.pointer);
     h->op.inner = h->op.nb;
     h->op.phase = PH_IDLE;
@@ -547,7 +499,7 @@ static bool keeps_block(const pt *h, bool mapped, uint64_t bytes, uint64_t usabl
     if (h->pf->version < 238 || bytes > usable)
         return false;
     uint64_t slack = usable - bytes;
-    return slack < 2 * h->pf->word || (mapped && slack <= PAGE_BYTES);
+    return slack < 2 * h->pf->word || (mapped && slack <= PAGE_BYTES && h->pf->version < 243);
 }
 
 static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
@@ -572,9 +524,8 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
                     .nb = request_units(h, bytes)};
     if (m)
         return realloc_mapped(h, m);
-    pt_tcache *tc = &self(h)->tcache;
     h->op.old = chunk_of(h, mem);
-    if (h->pf->birth != BIRTH_CALL || tc->alive || tc->dead)
+    if (h->pf->birth != BIRTH_CALL || !pt_tcache_unborn(h))
         return realloc_chunk(h, h->op.old);
     return run(h, 0);
 }
@@ -653,6 +604,21 @@ typedef struct setting {
     int32_t parameter;
 } setting;
 
+/* Up to 2.41 the largest request; then the smallest chunk that is too large, since 2.43 plus 1. */
+static bool set_tcache_max(pt *h, uint64_t value)
+{
+    const uint64_t largest = h->pf->version >= 242 ? 4u << 20 : h->pf->tcache_limit;
+    if (!h->pf->tcache_bytes || value > largest)
+        return false;
+    uint64_t nb = request_units(h, value), index = (nb - MIN_UNITS) >> h->align_units_log;
+    if (index >= TCACHE_SMALL && h->pf->version < 242)
+        return false;
+    if (index < TCACHE_SMALL)
+        h->mp.tcache_bins = (uint32_t)index + 1;
+    h->mp.tcache_limit = bytes_of(h, nb) + (h->pf->version == 242 ? 0 : 1);
+    return true;
+}
+
 static pa_status pt_tunable(pa_heap *heap, const char *name, uint64_t value)
 {
     static const setting settings[] = {
@@ -663,9 +629,7 @@ static pa_status pt_tunable(pa_heap *heap, const char *name, uint64_t value)
     if (strcmp(name, "tcache_count") == 0 && value <= UINT16_MAX) {
         h->mp.tcache_count = (uint32_t)value;
     } else if (strcmp(name, "tcache_max") == 0) {
-        uint64_t units = request_units(h, value < 4096 ? value : 4096);
-        uint64_t bins = tcache_index(h, units) + 1u;
-        h->mp.tcache_bins = (uint32_t)(bins < TCACHE_BINS ? bins : TCACHE_BINS);
+        return set_tcache_max(h, value) ? PA_OK : PA_ERR_INVALID;
     } else if (strcmp(name, "tcache_unsorted_limit") == 0) {
         h->mp.tcache_unsorted_limit = value;
     } else if (strcmp(name, "perturb") == 0 || strcmp(name, "check") == 0) {
@@ -803,7 +767,7 @@ static uint64_t pt_resume(pa_heap *heap)
     }
     if (h->op.phase == PH_MREMAP)
         return end_mremap(h);
-    return run(h, pt_sys_resume(h));
+    return run(h, pt_malloc_resume(h));
 }
 
 static uint64_t pt_usable(const pa_heap *heap, uint64_t mem)
@@ -887,7 +851,8 @@ static void init_params(pt *h)
         .n_mmaps_max = 65536,
         .arena_test = h->pf->word == 8 ? 8 : 2,
         .tcache_count = h->pf->tcache_count,
-        .tcache_bins = h->pf->tcache_bins,
+        .tcache_limit = h->pf->tcache_limit,
+        .tcache_bins = TCACHE_SMALL,
     };
     h->max_fast = h->pf->has_fastbins ? h->pf->fast_default >> h->unit_shift : 0;
 }

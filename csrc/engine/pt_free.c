@@ -13,16 +13,6 @@ static bool fail(pt *h, const char *text)
     return false;
 }
 
-/* Is c among the entries of its tcache bin?  Asked only when its key says that it may be. */
-static bool in_tcache(const pt *h, const pt_tcache *tc, pa_unit c, uint32_t index)
-{
-    pa_unit e = tc->entry[index];
-    for (uint32_t i = 0; e && i <= h->mp.tcache_count; i++, e = at(h, e)->fd)
-        if (e == c)
-            return true;
-    return false;
-}
-
 /* The size field as the library reads it, flag included: a fence of 2 words passes as larger. */
 static uint64_t raw_bytes(const pt *h, pa_unit c)
 {
@@ -173,32 +163,28 @@ bool pt_merge_free(pt *h, pt_arena *a, pa_unit c)
     return after_large_merge(h, a, merged);
 }
 
-static bool free_cached(pt *h, pa_unit c, bool *done)
+/* Since 2.42 only the lower bound is looked at. */
+static bool has_bad_size(const pt *h, pa_unit c)
 {
-    pt_thread *t = &h->threads[h->base.thread];
-    uint32_t index = tcache_index(h, size_of(h, c));
-    *done = false;
-    if (!t->tcache.alive || index >= h->mp.tcache_bins)
-        return true;
-    if (h->pf->version >= 229 && at(h, c)->bk == TCACHE_KEY && in_tcache(h, &t->tcache, c, index))
-        return fail(h, "free(): double free detected in tcache 2");
-    *done = pt_tcache_put(h, t, c, index);
-    return true;
+    uint64_t size = size_of(h, c);
+    bool ragged = size & ((1u << h->align_units_log) - 1) && h->pf->version < 242;
+    return h->pf->version >= 204 && (size < MIN_UNITS || ragged);
 }
 
 /* _int_free(): internal frees are those the library does itself. */
 bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
 {
-    uint64_t size = size_of(h, c);
-    if (h->pf->version >= 204 && (size < MIN_UNITS || (size & ((1u << h->align_units_log) - 1))))
-        return fail(h, "free(): invalid size");
     if (!internal || h->pf->internal_frees_cached) {
-        bool done;
-        if (!free_cached(h, c, &done))
-            return false;
-        if (done)
+        if (has_bad_size(h, c))
+            return fail(h, "free(): invalid size");
+        bool taken;
+        const char *fault = pt_tcache_give(h, c, &taken);
+        if (fault)
+            return fail(h, fault);
+        if (taken)
             return true;
     }
+    uint64_t size = size_of(h, c);
     if (size <= h->max_fast)
         return free_fast(h, a, c);
     return pt_merge_free(h, a, c);

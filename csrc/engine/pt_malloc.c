@@ -22,33 +22,6 @@ static inline uint32_t arena_flag(const pt_arena *a)
     return a->index ? N_ARENA : 0;
 }
 
-bool pt_tcache_put(pt *h, pt_thread *t, pa_unit c, uint32_t index)
-{
-    pt_tcache *tc = &t->tcache;
-    if (!tc->alive || index >= h->mp.tcache_bins || tc->count[index] >= h->mp.tcache_count)
-        return false;
-    at(h, c)->fd = tc->entry[index];
-    at(h, c)->bk = TCACHE_KEY;
-    touch(h, c + 1);
-    tc->entry[index] = c;
-    tc->count[index]++;
-    touch_tcache(h, tc);
-    return true;
-}
-
-static pt_thread *current(pt *h)
-{
-    return &h->threads[h->base.thread];
-}
-
-/* Only a bin that is reached by requests can be stashed into. */
-static bool can_stash(pt *h, uint64_t nb)
-{
-    pt_tcache *tc = &current(h)->tcache;
-    uint32_t index = tcache_index(h, nb);
-    return tc->alive && index < h->mp.tcache_bins && tc->count[index] < h->mp.tcache_count;
-}
-
 static pa_unit pop_fast(pt *h, pt_arena *a, uint32_t index)
 {
     pa_unit c = a->fast[index];
@@ -66,8 +39,8 @@ static pa_unit from_fastbin(pt *h, pt_arena *a, uint64_t nb)
     pa_unit c = pop_fast(h, a, index);
     if (!c)
         return 0;
-    while (a->fast[index] && can_stash(h, nb))
-        pt_tcache_put(h, current(h), pop_fast(h, a, index), tcache_index(h, nb));
+    while (a->fast[index] && pt_tcache_can_stash(h, nb))
+        pt_tcache_stash(h, pop_fast(h, a, index), nb);
     return c;
 }
 
@@ -85,15 +58,31 @@ static pa_unit pop_small(pt *h, pt_arena *a, pa_unit head)
     return c;
 }
 
-static pa_unit from_small_bin(pt *h, pt_arena *a, uint64_t nb)
+/* c goes to the program, more of its size to the tcache. */
+static pa_unit stash_small(pt *h, pt_arena *a, uint64_t nb, pa_unit c)
 {
     pa_unit head = a->bins + pt_bin_index(h, nb);
-    pa_unit c = pop_small(h, a, head);
+    while (at(h, head)->bk != head && pt_tcache_can_stash(h, nb))
+        pt_tcache_stash(h, pop_small(h, a, head), nb);
+    return c;
+}
+
+static pa_unit make_tcache(pt *h, pt_arena *a, pt_held held);
+
+/* Does this find make the tcache?  In 2.43 an exact fit of the arena does. */
+static bool makes_tcache(const pt *h)
+{
+    return h->pf->birth == BIRTH_FREE && pt_tcache_unborn(h);
+}
+
+static pa_unit from_small_bin(pt *h, pt_arena *a, uint64_t nb)
+{
+    pa_unit c = pop_small(h, a, a->bins + pt_bin_index(h, nb));
     if (!c)
         return 0;
-    while (at(h, head)->bk != head && can_stash(h, nb))
-        pt_tcache_put(h, current(h), pop_small(h, a, head), tcache_index(h, nb));
-    return c;
+    if (makes_tcache(h) && (nb - MIN_UNITS) >> h->align_units_log < h->mp.tcache_bins)
+        return make_tcache(h, a, (pt_held){.chunk = c, .arena = a->index, .nb = nb});
+    return stash_small(h, a, nb, c);
 }
 
 /* Give the low part of c, which is on no list; the rest goes to the unsorted list. */
@@ -133,57 +122,43 @@ static const char *unsorted_fault(const pt *h, const pt_arena *a, pa_unit c)
     return NULL;
 }
 
-typedef enum pass_end { PASS_DONE, PASS_TAKEN, PASS_ABORTED } pass_end;
-
-/* Sort the unsorted list, oldest first, until something fits. */
-static pass_end unsorted_pass(pt *h, pt_arena *a, uint64_t nb, pa_unit *out)
+/* Sort the unsorted list, oldest first, until something fits: a chunk, REF_PENDING or 0.
+ * cached: chunks that fit are in the tcache already; binned: chunks sorted so far. */
+static pa_unit unsorted_pass(pt *h, pt_arena *a, uint64_t nb, uint32_t binned, bool cached)
 {
     pa_unit head = a->bins + UNSORTED;
-    uint32_t index = tcache_index(h, nb), binned = 0;
-    uint64_t stashed = 0;
-    bool cached = false;
     for (pa_unit c; (c = at(h, head)->bk) != head;) {
         const char *fault = unsorted_fault(h, a, c);
         if (fault) {
             heap_abort(&h->base, fault);
-            return PASS_ABORTED;
+            return REF_PENDING;
         }
         uint64_t size = size_of(h, c);
         if (is_small(h, nb) && at(h, c)->bk == head && c == a->last_remainder &&
             size > nb + MIN_UNITS) {
             pt_take_unsorted(h, a, c);
             split(h, a, c, nb, true);
-            *out = c;
-            return PASS_TAKEN;
+            return c;
         }
         pt_take_unsorted(h, a, c);
         if (size == nb) {
             claim(h, a, c);
-            if (can_stash(h, nb)) {
-                pt_tcache_put(h, current(h), c, index);
-                cached = true;
-                continue;
-            }
-            *out = c;
-            return PASS_TAKEN;
+            if (makes_tcache(h))
+                return make_tcache(h, a, (pt_held){c, a->index, true, binned, nb});
+            if (!pt_tcache_can_stash(h, nb))
+                return c;
+            pt_tcache_stash(h, c, nb);
+            cached = true;
+            continue;
         }
         pt_insert(h, a, c);
-        stashed++;
-        if (cached && h->mp.tcache_unsorted_limit && stashed > h->mp.tcache_unsorted_limit)
+        binned++;
+        if (cached && h->mp.tcache_unsorted_limit && binned > h->mp.tcache_unsorted_limit)
             break;
-        if (++binned >= MAX_BINNED && h->pf->version >= 205)
+        if (binned >= MAX_BINNED && h->pf->version >= 205)
             break;
     }
-    if (!cached)
-        return PASS_DONE;
-    pt_tcache *tc = &current(h)->tcache;
-    *out = tc->entry[index];
-    tc->entry[index] = at(h, *out)->fd;
-    tc->count[index]--;
-    at(h, *out)->bk = 0;
-    touch_tcache(h, tc);
-    touch(h, *out + 1);
-    return PASS_TAKEN;
+    return cached ? pt_tcache_unstash(h, nb) : 0;
 }
 
 static pa_unit take_binned(pt *h, pt_arena *a, pa_unit c, uint64_t nb, bool remember)
@@ -212,14 +187,13 @@ static pa_unit carve_top(pt *h, pt_arena *a, uint64_t nb)
     return c;
 }
 
-static pa_unit search(pt *h, pt_arena *a, uint64_t nb)
+static pa_unit search(pt *h, pt_arena *a, uint64_t nb, uint32_t binned, bool cached)
 {
     bool small = is_small(h, nb);
-    for (;;) {
-        pa_unit c = 0;
-        pass_end end = unsorted_pass(h, a, nb, &c);
-        if (end != PASS_DONE)
-            return end == PASS_TAKEN ? c : REF_PENDING;
+    for (;; binned = 0, cached = false) {
+        pa_unit c = unsorted_pass(h, a, nb, binned, cached);
+        if (c)
+            return c;
         if (!small && (c = pt_best_in_own_bin(h, a, nb)))
             return take_binned(h, a, c, nb, false);
         if ((c = pt_scan_bins(h, a, pt_bin_index(h, nb))))
@@ -232,10 +206,45 @@ static pa_unit search(pt *h, pt_arena *a, uint64_t nb)
             return carve_top(h, a, nb);
         }
         if (!a->have_fast || (h->pf->version < 205 && !small))
-            return 0;
+            return pt_sysmalloc(h, a, nb);
         if (!pt_consolidate(h, a))
             return REF_PENDING;
     }
+}
+
+/* The tcache was made or could not be: go on with the chunk in hand. */
+static pa_unit go_on(pt *h, pa_unit made)
+{
+    if (made == REF_PENDING)
+        return REF_PENDING;
+    pt_held held = h->held;
+    pt_arena *a = &h->arenas[held.arena];
+    h->held.chunk = 0;
+    pt_tcache_install(h, made);
+    if (!held.from_unsorted)
+        return stash_small(h, a, held.nb, held.chunk);
+    if (!pt_tcache_can_stash(h, held.nb))
+        return held.chunk;
+    pt_tcache_stash(h, held.chunk, held.nb);
+    return search(h, a, held.nb, held.binned, true);
+}
+
+/* Make the tcache in the middle of a search; while that runs, and if it fails, there is none. */
+static pa_unit make_tcache(pt *h, pt_arena *a, pt_held held)
+{
+    h->held = held;
+    h->threads[h->base.thread].tcache.dead = true;
+    if (!h->mp.tcache_count)
+        return go_on(h, 0);
+    uint64_t chunk = bytes_of(h, request_units(h, h->pf->tcache_bytes));
+    return go_on(h, pt_int_malloc(h, a, request_units(h, chunk)));
+}
+
+/* The kernel's answer has come: a chunk, 0 or REF_PENDING for whoever asked. */
+pa_unit pt_malloc_resume(pt *h)
+{
+    pa_unit c = pt_sys_resume(h);
+    return h->held.chunk ? go_on(h, c) : c;
 }
 
 pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb)
@@ -249,6 +258,5 @@ pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb)
     } else if (a->have_fast && !pt_consolidate(h, a)) {
         return REF_PENDING;
     }
-    c = search(h, a, nb);
-    return c ? c : pt_sysmalloc(h, a, nb);
+    return search(h, a, nb, 0, false);
 }

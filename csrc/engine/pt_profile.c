@@ -21,12 +21,10 @@
 
 #define SINCE_2_6 .has_fastbins = true, .skip_list = true, .dynamic_threshold = true
 #define SINCE_2_19 SINCE_2_6, .trim_quirk = true
-#define SINCE_2_26                                                                                 \
-    SINCE_2_19, .birth = BIRTH_CALL, .tcache_count = 7, .tcache_bins = TCACHE_BINS,                \
-        .internal_frees_cached = true
+#define SINCE_2_26 SINCE_2_19, .birth = BIRTH_CALL, .tcache_count = 7, .internal_frees_cached = true
 #define SINCE_2_30 SINCE_2_26, .ptrdiff_limit = true
-#define TCACHE_64 .tcache_bytes = 640
-#define TCACHE_32 .tcache_bytes = 384
+#define TCACHE_64 .tcache_bytes = 640, .tcache_limit = 1041
+#define TCACHE_32 .tcache_bytes = 384, .tcache_limit = 1025
 
 static const char c233[] = "no tcache, static mmap threshold, unordered large bins";
 static const char c212[] = "dynamic mmap threshold, sorted large bins, larger fastbins";
@@ -143,7 +141,7 @@ static const pt_profile profiles[] = {
      .ptrdiff_limit = true,
      .birth = BIRTH_SMALL_MALLOC,
      .tcache_count = 7,
-     .tcache_bins = TCACHE_BINS - 1,
+     .tcache_limit = 1032,
      .tcache_bytes = 760,
      .memalign = MEMALIGN_MERGE,
      .calloc_uses_tcache = true,
@@ -156,7 +154,7 @@ static const pt_profile profiles[] = {
      .ptrdiff_limit = true,
      .birth = BIRTH_SMALL_MALLOC,
      .tcache_count = 7,
-     .tcache_bins = TCACHE_BINS - 1,
+     .tcache_limit = 1020,
      .tcache_bytes = 456,
      .memalign = MEMALIGN_MERGE,
      .calloc_uses_tcache = true,
@@ -171,7 +169,7 @@ static const pt_profile profiles[] = {
      .ptrdiff_limit = true,
      .birth = BIRTH_FREE,
      .tcache_count = 16,
-     .tcache_bins = TCACHE_BINS,
+     .tcache_limit = 1041,
      .tcache_bytes = 760,
      .memalign = MEMALIGN_MERGE,
      .calloc_uses_tcache = true,
@@ -186,7 +184,7 @@ static const pt_profile profiles[] = {
      .ptrdiff_limit = true,
      .birth = BIRTH_FREE,
      .tcache_count = 16,
-     .tcache_bins = TCACHE_BINS,
+     .tcache_limit = 1025,
      .tcache_bytes = 456,
      .memalign = MEMALIGN_MERGE,
      .calloc_uses_tcache = true,

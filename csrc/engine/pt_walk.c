@@ -10,9 +10,12 @@
 static void add_tcache(const pt *h, const pt_tcache *tc, pa_heap_statistics *out)
 {
     for (uint32_t i = 0; tc->alive && i < TCACHE_BINS; i++) {
-        uint64_t units = MIN_UNITS + ((uint64_t)i << h->align_units_log);
         out->count_tcache += tc->count[i];
-        out->bytes_tcache += tc->count[i] * bytes_of(h, units);
+        for (pa_unit c = tc->entry[i]; c && i >= TCACHE_SMALL; c = at(h, c)->fd)
+            out->bytes_tcache += bytes_of(h, size_of(h, c));
+        uint64_t units = MIN_UNITS + ((uint64_t)i << h->align_units_log);
+        if (i < TCACHE_SMALL)
+            out->bytes_tcache += tc->count[i] * bytes_of(h, units);
     }
 }
 
