@@ -184,12 +184,15 @@ static pa_unit begin_break(pt *h)
 
 /* ---- a mapping in place of the break --------------------------------------------------------------- */
 
-/* 2.35 to 2.37 pass the minimum where the page size belongs, and the other way round. */
+/* 2.35 to 2.37 pass the minimum where the page size belongs, and the other way round; since 2.43
+ * the old top is not counted in. */
 static uint64_t fallback_size(const pt *h, bool contiguous)
 {
     const uint64_t mib = 1 << 20;
     uint64_t size = h->sys.size;
-    if (contiguous)
+    if (h->pf->version >= 243)
+        size = page_up(bytes_of(h, h->sys.nb + MIN_UNITS) + h->mp.top_pad);
+    else if (contiguous)
         size = h->pf->swapped_fallback
                    ? (size + bytes_of(h, h->sys.old_size) + mib - 1) & ~(mib - 1)
                    : page_up(size + bytes_of(h, h->sys.old_size));
