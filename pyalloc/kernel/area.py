@@ -1,0 +1,61 @@
+"""One virtual memory area: a range of pages with one set of rights on one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyalloc.kernel.abi import VM_MAYSHARE, VM_SHARED
+from pyalloc.kernel.anon import AnonVma
+from pyalloc.kernel.files import OpenFile
+from pyalloc.units import PAGE
+
+
+@dataclass(eq=False, slots=True)
+class Vma:
+    """A ``vm_area_struct``: bytes from ``start`` up to ``end``, both page-aligned.
+
+    ``flags`` are the kernel's VM flags and ``pgoff`` the page offset into ``file`` (or, for an
+    anonymous area, the page number of its first address when it was mapped).  ``name`` is set for
+    areas that the kernel names itself, such as ``[vdso]``.
+    """
+
+    start: int
+    end: int
+    flags: int
+    pgoff: int
+    file: OpenFile | None = None
+    name: str | None = None
+    anon_vma: AnonVma | None = None
+    chain: tuple[AnonVma, ...] = ()
+
+    @property
+    def pages(self) -> int:
+        """Its length in pages."""
+        return (self.end - self.start) // PAGE
+
+    @property
+    def private(self) -> bool:
+        """Whether a write goes to a page of its own."""
+        return not self.flags & VM_SHARED
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it has no object behind it at all."""
+        return self.file is None and self.name is None
+
+    @property
+    def permissions(self) -> str:
+        """The four letters of ``/proc/PID/maps``."""
+        flags = self.flags
+        return (
+            ("r" if flags & 1 else "-")
+            + ("w" if flags & 2 else "-")
+            + ("x" if flags & 4 else "-")
+            + ("s" if flags & VM_MAYSHARE else "p")
+        )
+
+    def pages_before_end_of_object(self) -> int:
+        """Return how many of its pages, from ``start``, lie inside the object (all, if none)."""
+        if self.file is None:
+            return self.pages
+        return min(max(self.file.inode.pages - self.pgoff, 0), self.pages)

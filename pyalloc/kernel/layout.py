@@ -1,0 +1,340 @@
+"""The address space a program starts with: from a maps text, or as exec would lay it out.
+
+Sources: ``arch/x86/mm/mmap.c`` and ``fs/binfmt_elf.c`` of Linux 6.12, ``arch/i386/mm/mmap.c`` and
+``fs/binfmt_elf.c`` of 2.6.11 and 2.6.18.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from pyalloc.errors import ArgumentError
+from pyalloc.kernel.abi import (
+    VM_ACCOUNT,
+    VM_DONTEXPAND,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_IO,
+    VM_MAY,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_PFNMAP,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
+from pyalloc.kernel.area import Vma
+from pyalloc.kernel.files import Inode, OpenFile
+from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.profiles import KernelProfile
+from pyalloc.units import PAGE
+
+_LINE: Final = re.compile(
+    r"([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([sp])"
+    r"(?: +([0-9a-f]+)(?: +([0-9a-f]+):([0-9a-f]+) +(\d+))?)?(?: +(\S.*?))?\s*"
+)
+_ELF32: Final = 0x08048000
+_ELF64: Final = 0x400000
+
+
+@dataclass(slots=True)
+class Layout:
+    """Where everything of a new address space is; all addresses in bytes.
+
+    ``mmap_base`` is the upper end of the mapping area, ``legacy_base`` where bottom-up searches
+    begin.  ``written`` lists the areas that already hold private pages.
+    """
+
+    task_size: int
+    mmap_base: int
+    legacy_base: int
+    top_down: bool
+    start_brk: int
+    brk: int
+    start_stack: int
+    areas: list[Vma] = field(default_factory=list)
+    written: list[Vma] = field(default_factory=list)
+    start_code: int = 0
+    end_code: int = 0
+    start_data: int = 0
+    end_data: int = 0
+    gate: str = ""
+
+
+def page_ceil(address: int) -> int:
+    """Return ``address`` rounded up to a page."""
+    return -(-address // PAGE) * PAGE
+
+
+def mmap_base(
+    profile: KernelProfile,
+    limits: Limits,
+    task_size: int | None = None,
+    *,
+    randomized: bool = False,
+    shift: int = 0,
+) -> int:
+    """Return the top of the mapping area of a process whose stack may grow to its limit.
+
+    ``randomized`` reserves the room a randomised stack top needs (6.x), ``shift`` is the random
+    part of the base itself; both are 0 for a program run with ``setarch -R``.
+    """
+    top = profile.task_size if task_size is None else task_size
+    gap = limits.stack
+    if profile.modern:
+        pad = profile.stack_guard_gap + (profile.stack_random if randomized else 0)
+        gap = gap + pad if gap + pad < 1 << (8 * profile.word) else gap
+    gap = max(profile.stack_gap_low, min(gap, top // 6 * 5))
+    if not profile.modern:
+        gap = gap // PAGE * PAGE
+    return page_ceil(top - gap - shift)
+
+
+# --- from text ---------------------------------------------------------------------------------
+
+
+def layout_from_maps(
+    text: str,
+    profile: KernelProfile,
+    *,
+    brk: int | None = None,
+    top_down: bool | None = None,
+    limits: Limits | None = None,
+) -> Layout:
+    """Return the layout that a ``/proc/PID/maps`` text shows.
+
+    What the text does not say is inferred: the top of the mapping area is the end of the highest
+    area below the stack, the break ends the ``[heap]`` (or the last area of the program), and
+    private writable areas have been written to.
+
+    Parameters
+    ----------
+    text
+        The file, whole; areas in address order.
+    profile
+        The kernel that is to run the process.
+    brk
+        The break, if known; its page-rounded value is also where the heap starts if there is none.
+    top_down
+        False for the legacy layout; None lets the text decide.
+    limits
+        Only RLIMIT_STACK matters, and only for a text without areas below the stack.
+
+    Raises
+    ------
+    ArgumentError
+        A line is not a line of such a file; the text names its number.
+    """
+    areas, gate = _parse(text, profile)
+    stack = _stack(areas, profile)
+    task_size = _task_size(profile, areas)
+    start_stack = stack.end - 8 if stack else task_size
+    if stack:
+        stack.flags |= VM_GROWSDOWN
+        stack.name = None
+    below = [vma.end for vma in areas if vma is not stack and vma.end <= start_stack]
+    top = max(below, default=0)
+    if top_down is None:
+        top_down = profile.top_down and not (task_size // 3 <= top < task_size // 2)
+    base = top if top_down and top > task_size // 2 else 0
+    start_brk, end_brk = _breaks(areas, brk)
+    layout = Layout(
+        task_size,
+        base or mmap_base(profile, limits or Limits(), task_size),
+        page_ceil(task_size // 3),
+        top_down,
+        start_brk,
+        end_brk,
+        start_stack,
+        areas,
+        gate=gate or profile.gate,
+    )
+    layout.written = [vma for vma in areas if _was_written(vma)]
+    _segments(layout)
+    return layout
+
+
+def _parse(text: str, profile: KernelProfile) -> tuple[list[Vma], str]:
+    areas: list[Vma] = []
+    files: dict[tuple[str, int, int, int], OpenFile] = {}
+    gate = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if not match:
+            message = f"line {number} is not a line of /proc/PID/maps: {line.strip()[:80]!r}"
+            raise ArgumentError(message)
+        if int(match[1], 16) >= profile.task_size:
+            gate = line.rstrip("\n")
+            continue
+        vma = _area(match, files)
+        if vma.file is None and profile.anon_offset_shown:
+            vma.pgoff = int(match[7] or "0", 16) // PAGE
+        if vma.start >= vma.end or (vma.start | vma.end) % PAGE:
+            message = f"line {number}: {match[1]}-{match[2]} is no range of pages"
+            raise ArgumentError(message)
+        if areas and vma.start < areas[-1].end:
+            message = f"line {number}: {match[1]} lies below the end of the line before"
+            raise ArgumentError(message)
+        areas.append(vma)
+    return areas, gate
+
+
+def _area(match: re.Match[str], files: dict[tuple[str, int, int, int], OpenFile]) -> Vma:
+    start, end = int(match[1], 16), int(match[2], 16)
+    offset = int(match[7] or "0", 16)
+    name = match[11]
+    flags = VM_MAY
+    for group, bit in ((3, VM_READ), (4, VM_WRITE), (5, VM_EXEC)):
+        flags |= bit if match[group] != "-" else 0
+    shared = match[6] == "s"
+    if shared:
+        flags |= VM_SHARED | VM_MAYSHARE
+    elif flags & VM_WRITE:
+        flags |= VM_ACCOUNT
+    if not name or name.startswith("["):
+        return _special(Vma(start, end, flags, start // PAGE, name=name))
+    key = (name, int(match[8] or "0", 16), int(match[9] or "0", 16), int(match[10] or 0))
+    if key not in files:
+        inode = Inode(name, number=key[3], major=key[1], minor=key[2])
+        if name.endswith(" (deleted)"):
+            inode.name, inode.deleted = name.removesuffix(" (deleted)"), True
+        files[key] = OpenFile(inode, writable=shared)
+    inode = files[key].inode
+    inode.bytes_size = max(inode.bytes_size, offset + end - start)
+    return Vma(start, end, flags, offset // PAGE, files[key])
+
+
+def _stack(areas: list[Vma], profile: KernelProfile) -> Vma | None:
+    """Return the stack; a kernel without labels has it at the top of the space."""
+    for vma in reversed(areas):
+        if vma.name == "[stack]":
+            return vma
+    if areas and profile.maps_labels == "none":
+        last = areas[-1]
+        return last if last.end == profile.task_size and last.file is None else None
+    return None
+
+
+def _special(vma: Vma) -> Vma:
+    """Give the areas that the kernel itself installs the flags it gives them."""
+    if vma.name == "[vdso]":
+        vma.flags = VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_DONTEXPAND
+        vma.pgoff = 0
+    elif vma.name and vma.name.startswith("[vvar"):
+        vma.flags = VM_READ | VM_MAYREAD | VM_IO | VM_DONTEXPAND | VM_PFNMAP
+        vma.pgoff = 0
+    return vma
+
+
+def _task_size(profile: KernelProfile, areas: Iterable[Vma]) -> int:
+    """Return the size of the space: a 32-bit program may have been given 3 GiB of it."""
+    small = 0xC0000000
+    highest = max((vma.end for vma in areas), default=profile.task_size)
+    if profile.task_size < 1 << 32 and highest <= small:
+        return min(small, profile.task_size)
+    return profile.task_size
+
+
+def _breaks(areas: list[Vma], brk: int | None) -> tuple[int, int]:
+    """Return where the heap starts and where the break is.
+
+    Without a ``[heap]`` line the heap starts behind the program's last area.
+    """
+    heap = next((vma for vma in areas if vma.name == "[heap]"), None)
+    if heap is not None:
+        heap.name = None
+        return heap.start, heap.end if brk is None else brk
+    named = [i for i, vma in enumerate(areas) if vma.file is not None]
+    last = named[0] if named else 0
+    if named:
+        program = areas[last].file
+        last = max(i for i in named if areas[i].file is program)
+        while (
+            last + 1 < len(areas)
+            and areas[last + 1].start == areas[last].end
+            and areas[last + 1].file is None
+            and areas[last + 1].name is None
+        ):
+            last += 1
+    end = areas[last].end if areas else 0
+    start = page_ceil(brk) if brk is not None else end
+    return start, start if brk is None else brk
+
+
+def _was_written(vma: Vma) -> bool:
+    return bool(vma.flags & VM_WRITE) and vma.private
+
+
+def _segments(layout: Layout) -> None:
+    """Find the program's text and data: its first file's executable and writable areas."""
+    program = next((vma.file for vma in layout.areas if vma.file is not None), None)
+    for vma in layout.areas:
+        if program is None or vma.file is not program:
+            continue
+        if vma.flags & VM_EXEC and not layout.end_code:
+            layout.start_code, layout.end_code = vma.start, vma.end
+        if vma.flags & VM_WRITE:
+            layout.start_data = layout.start_data or vma.start
+            layout.end_data = vma.end
+
+
+# --- built in ----------------------------------------------------------------------------------
+
+
+def default_layout(
+    profile: KernelProfile, limits: Limits | None = None, *, top_down: bool | None = None
+) -> Layout:
+    """Return the layout of a small static program, not randomised.
+
+    It has a page of text, one of data and one of bss; its stack and the kernel's own areas are
+    those the profile prescribes.
+    """
+    limits = limits or Limits()
+    down = profile.top_down if top_down is None else top_down
+    legacy = page_ceil(profile.task_size // 3)
+    base = mmap_base(profile, limits)
+    file = OpenFile(Inode("/prog", number=1, bytes_size=2 * PAGE))
+    start = _ELF64 if profile.arch == "x86_64" else _ELF32
+    text = Vma(start, start + PAGE, VM_READ | VM_EXEC | VM_MAY, 0, file)
+    rights = VM_READ | VM_WRITE | VM_MAY | VM_ACCOUNT
+    data = Vma(text.end, text.end + PAGE, rights, 1, file)
+    bss = Vma(data.end, data.end + PAGE, rights, data.end // PAGE)
+    top = profile.task_size
+    stack_start = top - (profile.extra_stack_pages + 1) * PAGE
+    stack = Vma(
+        stack_start, top, rights | VM_GROWSDOWN, top // PAGE - 1 - profile.extra_stack_pages
+    )
+    own = _own_areas(profile, base if down else legacy, down)
+    return Layout(
+        profile.task_size,
+        base,
+        legacy,
+        down,
+        bss.end,
+        bss.end,
+        top - 8,
+        [text, data, bss, *own, stack],
+        [data, bss, stack],
+        start_code=text.start,
+        end_code=text.end,
+        start_data=data.start,
+        end_data=data.end,
+        gate=profile.gate,
+    )
+
+
+def _own_areas(profile: KernelProfile, at: int, down: bool) -> list[Vma]:
+    """Return the kernel's own areas, ending or beginning at ``at``."""
+    start = at - sum(pages for _, pages in profile.vdso) * PAGE if down else at
+    areas = []
+    for name, pages in profile.vdso:
+        areas.append(_special(Vma(start, start + pages * PAGE, 0, start // PAGE, name=name)))
+        start += pages * PAGE
+    return areas

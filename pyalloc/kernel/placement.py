@@ -1,0 +1,253 @@
+"""Where a mapping goes that did not say where.
+
+Linux 6.x keeps no state: it looks for the highest hole below ``mmap_base``, then for the lowest one
+above the bottom-up base.  2.6 remembers where it last looked (``free_area_cache``), 2.6.18 also the
+largest hole it stepped over (``cached_hole_size``); those two make its choices depend on history.
+
+Sources: ``mm/mmap.c`` of 2.6.11, 2.6.18 and 6.12, ``arch/i386/mm/mmap.c``,
+``arch/x86/kernel/sys_x86_64.c``, ``mm/huge_memory.c``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyalloc.kernel.abi import MAP, VM_GROWSDOWN, VM_SHARED
+from pyalloc.kernel.area import Vma
+from pyalloc.kernel.areas import Areas
+from pyalloc.kernel.files import OpenFile
+from pyalloc.kernel.profiles import KernelProfile
+from pyalloc.units import PAGE
+
+HUGE: Final = 2 << 20
+"""What one entry of the second level maps on x86."""
+
+_FORGOTTEN: Final = 1 << 64
+_MAP_32BIT: Final = int(MAP.MAP_32BIT)
+
+
+def guarded_start(vma: Vma, guard: int) -> int:
+    """Return the first address an area keeps others from: below a stack lies its guard gap."""
+    if vma.flags & VM_GROWSDOWN:
+        return max(vma.start - guard, 0)
+    return vma.start
+
+
+class Placement:
+    """The search of one address space; for 2.6, also what it remembers.
+
+    ``base`` is mmap_base, ``bottom`` where bottom-up searches begin, ``cache`` and ``hole`` are
+    2.6's free_area_cache and cached_hole_size in bytes.
+    """
+
+    __slots__ = ("base", "bottom", "cache", "hole", "profile", "task_size", "top_down")
+
+    def __init__(
+        self, profile: KernelProfile, task_size: int, base: int, bottom: int, top_down: bool
+    ) -> None:
+        self.profile = profile
+        self.task_size = task_size
+        self.base = base
+        self.bottom = bottom
+        self.top_down = top_down
+        self.cache = base if top_down else bottom
+        self.hole = 0
+
+    def forked(self) -> Placement:
+        """Return the child's search: 2.6 forgets where it looked."""
+        child = Placement(self.profile, self.task_size, self.base, self.bottom, self.top_down)
+        child.hole = _FORGOTTEN
+        return child
+
+    def place(
+        self,
+        areas: Areas,
+        hint: int,
+        length: int,
+        flags: int,
+        vm: int,
+        file: OpenFile | None,
+        offset: int,
+    ) -> int | None:
+        """Return the address for ``length`` bytes, None if there is no hole."""
+        if not self.profile.modern:
+            return self._place_old(areas, hint, length)
+        low = max(PAGE, self.profile.mmap_min_addr)
+        hint = hint // PAGE * PAGE
+        if hint:
+            hint = max(hint, low)
+            above = areas.find(hint)
+            end = hint + length
+            if end <= self.task_size and (
+                above is None or end <= guarded_start(above, self.profile.stack_guard_gap)
+            ):
+                return hint
+        if self.profile.thp_align and self._wants_huge(hint, length, vm, file, offset):
+            found = self._search(areas, length + HUGE, flags)
+            if found is not None:
+                shift = (offset - found) % HUGE
+                return found + (shift or (HUGE if self.top_down else 0))
+        return self._search(areas, length, flags)
+
+    def _wants_huge(
+        self, hint: int, length: int, vm: int, file: OpenFile | None, offset: int
+    ) -> bool:
+        """Return whether a mapping is to be aligned so that huge pages fit into it."""
+        if file is None:
+            return not vm & VM_SHARED and not hint and length % HUGE == 0
+        first = -(-offset // HUGE) * HUGE
+        return not file.inode.shmem and offset + length - first >= HUGE
+
+    def _search(self, areas: Areas, length: int, flags: int) -> int | None:
+        if self.top_down and not flags & _MAP_32BIT:
+            found = self.highest_hole(areas, length)
+            if found is not None:
+                return found
+        return self.lowest_hole(areas, length, flags)
+
+    def highest_hole(self, areas: Areas, length: int) -> int | None:
+        """Return the highest address with ``length`` free bytes below mmap_base, or None.
+
+        A hole that reaches into a guard gap is searched again from the gap's start on, which is
+        how the kernel passes over holes that lie in between.
+        """
+        starts, vmas = areas.starts, areas.vmas
+        bottom = max(PAGE, self.profile.mmap_min_addr)
+        limit = self.base
+        index = areas.index(limit)
+        while limit > bottom:
+            if index < len(vmas) and starts[index] < limit:
+                limit = starts[index]
+            low = max(vmas[index - 1].end if index else bottom, bottom)
+            if limit - low < length:
+                if not index:
+                    return None
+                index -= 1
+                continue
+            if index == len(vmas):
+                return limit - length
+            fence = guarded_start(vmas[index], self.profile.stack_guard_gap)
+            if fence >= limit:
+                return limit - length
+            limit = fence
+            index = areas.index(limit)
+        return None
+
+    def lowest_hole(self, areas: Areas, length: int, flags: int = 0) -> int | None:
+        """Return the lowest address with ``length`` free bytes above the base, or None."""
+        starts, vmas = areas.starts, areas.vmas
+        at, top = self.bottom, self.task_size
+        if flags & _MAP_32BIT and self.profile.arch == "x86_64":
+            at, top = 0x40000000, 0x80000000
+        index = areas.index(at)
+        while at + length <= top:
+            if index == len(vmas):
+                return at
+            if starts[index] - at >= length:
+                fence = guarded_start(vmas[index], self.profile.stack_guard_gap)
+                if at + length <= fence:
+                    return at
+            at = max(at, vmas[index].end)
+            index += 1
+        return None
+
+    # --- 2.6 ----------------------------------------------------------------------------
+
+    def _place_old(self, areas: Areas, hint: int, length: int) -> int | None:
+        if length > self.task_size:
+            return None
+        hint = -(-hint // PAGE) * PAGE
+        if hint:
+            above = areas.find(hint)
+            if hint + length <= self.task_size and (above is None or hint + length <= above.start):
+                return hint
+        keep_hole = self.profile.placement == "cache+hole"
+        if not self.top_down:
+            return self._upward(areas, length, keep_hole)
+        found = self._downward_hole(areas, length) if keep_hole else self._downward(areas, length)
+        if found is not None:
+            return found
+        self.cache, self.hole = self.bottom, _FORGOTTEN
+        found = self._upward(areas, length, keep_hole)
+        self.cache, self.hole = self.base, _FORGOTTEN
+        return found
+
+    def _upward(self, areas: Areas, length: int, keep_hole: bool) -> int | None:
+        """Search upward from the cache, once more from the bottom if that fails."""
+        if keep_hole and length <= self.hole:
+            self.cache, self.hole = self.bottom, 0
+        start = at = self.cache
+        index = areas.index(at)
+        while True:
+            if at > self.task_size - length:
+                if start == self.bottom:
+                    return None
+                start = at = self.bottom
+                self.hole = 0
+                index = areas.index(at)
+                continue
+            if index == len(areas.vmas) or at + length <= areas.starts[index]:
+                self.cache = at + length
+                return at
+            self.hole = max(self.hole, areas.starts[index] - at)
+            at = areas.vmas[index].end
+            index += 1
+
+    def _downward(self, areas: Areas, length: int) -> int | None:
+        """Search downward as 2.6.11: from the cache, then once more from mmap_base."""
+        for attempt in range(2):
+            self.cache = min(self.cache, self.base) if not attempt else self.base
+            at = self.cache - length
+            while at >= 0:
+                index = areas.index(at)
+                if index == len(areas.vmas):
+                    return at
+                above = areas.vmas[index]
+                below = areas.vmas[index - 1].end if index else 0
+                if at + length <= above.start and below <= at:
+                    self.cache = at
+                    return at
+                if self.cache == above.end:
+                    self.cache = above.start
+                at = above.start - length
+        return None
+
+    def _downward_hole(self, areas: Areas, length: int) -> int | None:
+        """Search downward as 2.6.18, noting the largest hole stepped over."""
+        if length <= self.hole:
+            self.hole, self.cache = 0, self.base
+        if self.cache > length:
+            index = areas.index(self.cache - length)
+            if index == len(areas.vmas) or self.cache <= areas.starts[index]:
+                self.cache -= length
+                return self.cache
+        if self.base < length:
+            return None
+        at = self.base - length
+        while True:
+            index = areas.index(at)
+            if index == len(areas.vmas) or at + length <= areas.starts[index]:
+                self.cache = at
+                return at
+            above = areas.starts[index]
+            self.hole = max(self.hole, above - at)
+            at = above - length
+            if length >= above:
+                return None
+
+    def freed(self, vma: Vma, floor: int, ceiling: int, *, top: bool) -> None:
+        """Let the search know that ``vma`` is gone, between ``floor`` and ``ceiling``.
+
+        ``top`` tells that no area lies above.
+        """
+        if self.profile.placement == "gaps":
+            return
+        if self.profile.placement == "cache":
+            if self.top_down:
+                self.cache = max(self.cache, vma.end)
+            elif self.bottom <= vma.start < self.cache:
+                self.cache = vma.start
+        elif self.top_down:
+            self.cache = min(max(self.cache, self.base if top else ceiling), self.base)
+        elif self.bottom <= floor < self.cache:
+            self.cache, self.hole = floor, _FORGOTTEN
