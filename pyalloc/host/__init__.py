@@ -1,1 +1,7 @@
-"""..."""
+"""The real machine through the same eyes: its C library, its kernel, its live processes.
+
+===============================  ==================================================
+:mod:`~pyalloc.host.glibc`       make the calls of a trace on the real library
+:mod:`~pyalloc.host.compile`     the small C programs that this takes, built on demand
+===============================  ==================================================
+"""
