@@ -44,12 +44,13 @@ def check(status: int, doing: str) -> None:
     """Raise for ``status`` unless it is PA_OK; ``doing`` completes 'while ...'."""
     if status:
         text = ffi.string(lib.pa_status_text(status)).decode()
-        raise _EXCEPTIONS[status](f"{text} (while {doing})")
+        message = f"{text} (while {doing})"
+        raise _EXCEPTIONS[status](message)
 
 
 def allocator_names() -> list[str]:
     """Return the name of every allocator in the engine."""
-    names = []
+    names: list[str] = []
     while (name := lib.pa_allocator_name(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
     return names
@@ -95,8 +96,8 @@ class HeapStatistics:
 class Heap:
     """One process's allocator.
 
-    Calls return a pointer (0: NULL) or ``PENDING``; then ``stop`` has the question, ``answer`` takes
-    the reply and ``resume`` goes on.
+    Calls return a pointer (0: NULL) or ``PENDING``; then ``stop`` has the question, ``answer``
+    takes the reply and ``resume`` goes on.
     """
 
     def __init__(self, allocator: str, word: int, brk_start: int, cpus: int) -> None:
@@ -110,21 +111,21 @@ class Heap:
             raise MemoryError
         self._take(handle)
 
-    def _take(self, handle: Any) -> None:
+    def _take(self, handle: Any) -> None:  # noqa: ANN401 - a cffi pointer
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
 
-    def copy(self, mm: Any = None) -> Heap:
-        """Return an identical heap on the pages ``mm`` (a handle), or on none."""
-        handle = lib.pa_heap_copy(self.handle, ffi.NULL if mm is None else mm)
+    def copy(self, pages: Pages | None = None) -> Heap:
+        """Return an identical heap on ``pages``, or on none."""
+        handle = lib.pa_heap_copy(self.handle, ffi.NULL if pages is None else pages.handle)
         if handle == ffi.NULL:
             raise MemoryError
         heap = Heap.__new__(Heap)
         heap._take(handle)  # noqa: SLF001
         return heap
 
-    def attach(self, mm: Any) -> None:
-        """Model touches on the pages ``mm`` (a handle), or on none."""
-        lib.pa_heap_attach(self.handle, ffi.NULL if mm is None else mm)
+    def attach(self, pages: Pages | None) -> None:
+        """Model touches on ``pages``, or on none; they must outlive the heap's next call."""
+        lib.pa_heap_attach(self.handle, ffi.NULL if pages is None else pages.handle)
 
     def malloc(self, size: int) -> int:
         """Call malloc."""
@@ -203,6 +204,292 @@ class Heap:
     def check(self) -> None:
         """Raise EngineBug unless every invariant holds."""
         check(lib.pa_heap_check(self.handle), "checking a heap")
+
+
+# --- physical memory and pages
+
+SHAPES: Final[dict[str, int]] = {
+    "i386": lib.PA_SHAPE_I386,
+    "i386-pae": lib.PA_SHAPE_PAE,
+    "x86_64": lib.PA_SHAPE_X86_64,
+}
+"""Page-table shapes by architecture."""
+
+RULES: Final[dict[str, int]] = {
+    "new_anon_active": lib.PA_NEW_ANON_ACTIVE,
+    "reclaim_mapped": lib.PA_RECLAIM_MAPPED,
+    "second_look": lib.PA_SECOND_LOOK,
+    "zero_is_file": lib.PA_ZERO_IS_FILE,
+    "frees_discarded": lib.PA_FREES_DISCARDED,
+}
+"""How reclaim and page tables behave, by name; a kernel profile lists those that hold."""
+
+UNLIMITED: Final = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RamSettings:
+    """What a machine's memory is like; all counts in pages.
+
+    ``shape`` is one of :data:`SHAPES`, ``rules`` a set of :data:`RULES`.
+    """
+
+    count_frames: int
+    count_slots: int = 0
+    count_reserved: int = 0
+    watermark_min: int = 0
+    watermark_low: int = 0
+    watermark_high: int = 0
+    shape: str = "x86_64"
+    rules: frozenset[str] = frozenset()
+    swappiness: int = 60
+    page_cluster: int = 3
+
+
+def _settings_struct(settings: RamSettings) -> Any:  # noqa: ANN401 - a cffi struct
+    if settings.shape not in SHAPES:
+        message = f"no page-table shape {settings.shape!r}; there are {', '.join(SHAPES)}"
+        raise ArgumentError(message)
+    struct = ffi.new("pa_ram_settings *")
+    for name in RamSettings.__slots__:
+        if name not in {"shape", "rules"}:
+            setattr(struct, name, getattr(settings, name))
+    struct.shape = SHAPES[settings.shape]
+    struct.rules = sum(RULES[rule] for rule in settings.rules)
+    return struct
+
+
+def _as_dict(struct: Any) -> dict[str, int]:  # noqa: ANN401 - a cffi struct
+    return {
+        name: int(getattr(struct, name))
+        for name, field in ffi.typeof(struct[0]).fields
+        if field.type.kind == "primitive"
+    }
+
+
+class Ram:
+    """Physical memory and swap of one machine; counts in pages, places in page numbers.
+
+    Calls that may run out of frames return ``(pages done, exhausted)``: policy makes room and
+    calls again for the rest.
+    """
+
+    __slots__ = ("handle", "settings")
+
+    def __init__(self, settings: RamSettings) -> None:
+        self.settings = settings
+        self._take(lib.pa_ram_new(_settings_struct(settings)))
+
+    def _take(self, handle: Any) -> None:  # noqa: ANN401
+        if handle == ffi.NULL:
+            message = f"settings outside their domain, or no memory for them: {self.settings}"
+            raise ArgumentError(message)
+        self.handle = ffi.gc(handle, lib.pa_ram_drop)
+
+    def copy(self) -> Ram:
+        """Return an identical memory; processes keep their numbers (:meth:`pages`)."""
+        twin = Ram.__new__(Ram)
+        twin.settings = self.settings
+        handle = lib.pa_ram_copy(self.handle)
+        if handle == ffi.NULL:
+            raise MemoryError
+        twin._take(handle)  # noqa: SLF001
+        return twin
+
+    def configure(self, settings: RamSettings) -> None:
+        """Change everything but frames, slots and shape."""
+        check(lib.pa_ram_configure(self.handle, _settings_struct(settings)), "setting up memory")
+        self.settings = settings
+
+    def counters(self) -> dict[str, int]:
+        """Return pages now and events so far, by the names of ``pa_ram_counters``."""
+        counters = ffi.new("pa_ram_counters *")
+        lib.pa_ram_read(self.handle, counters)
+        return _as_dict(counters)
+
+    def check(self) -> None:
+        """Raise EngineBug unless every invariant holds."""
+        check(lib.pa_ram_check(self.handle), "checking physical memory")
+
+    def add_group(self, parent: int, limit: int = UNLIMITED, swap: int = UNLIMITED) -> int:
+        """Make a memory cgroup below group ``parent`` (0: the root); return its number."""
+        number = int(lib.pa_ram_add_group(self.handle, parent, limit, swap))
+        if number < 0:
+            message = "a machine has at most 1024 memory cgroups"
+            raise EngineLimit(message)
+        return number
+
+    def limit_group(self, group: int, limit: int, swap: int) -> bool:
+        """Set a group's limits; False if reclaim cannot get it below them."""
+        status = lib.pa_ram_limit_group(self.handle, group, limit, swap)
+        return self._fits(status, "limiting a memory cgroup")
+
+    def group(self, group: int) -> dict[str, int]:
+        """Return a group's pages and events, by the names of ``pa_group_counters``."""
+        counters = ffi.new("pa_group_counters *")
+        lib.pa_ram_read_group(self.handle, group, counters)
+        return _as_dict(counters)
+
+    def charge_kernel(self, group: int, pages: int) -> bool:
+        """Charge memory of the kernel itself; False if there is no room."""
+        status = lib.pa_ram_charge_kernel(self.handle, group, pages)
+        return self._fits(status, "charging kernel memory")
+
+    @staticmethod
+    def _fits(status: int, doing: str) -> bool:
+        if status != lib.PA_EXHAUSTED:
+            check(status, doing)
+        return bool(status == lib.PA_OK)
+
+    def add_object(self, pages: int, *, shmem: bool) -> int:
+        """Make a file in the page cache, or shared memory; return its number."""
+        number = int(lib.pa_ram_add_object(self.handle, pages, shmem))
+        if number < 0:
+            message = "a machine has at most 8192 files and shared memories at once"
+            raise EngineLimit(message)
+        return number
+
+    def resize_object(self, number: int, pages: int) -> None:
+        """Truncate or extend an object; pages past its new end are dropped, mapped or not."""
+        lib.pa_ram_resize_object(self.handle, number, pages)
+
+    def drop_object(self, number: int) -> None:
+        """Forget an object and its pages."""
+        lib.pa_ram_drop_object(self.handle, number)
+
+    def object_resident(self, number: int) -> int:
+        """Return how many pages of an object are in frames."""
+        return int(lib.pa_ram_object_resident(self.handle, number))
+
+    def access_object(
+        self, group: int, number: int, first: int, count: int, *, write: bool
+    ) -> tuple[int, bool]:
+        """Read or write whole pages of an object, as read() and write() do."""
+        done = ffi.new("uint64_t *")
+        status = lib.pa_ram_access_object(self.handle, group, number, first, count, write, done)
+        return int(done[0]), not self._fits(status, "reading or writing a file")
+
+    def new_pages(self, group: int = 0) -> Pages:
+        """Return the empty page table of a new process in ``group``."""
+        handle = lib.pa_mm_new(self.handle, group)
+        if handle == ffi.NULL:
+            message = "a machine has at most 8192 processes at once"
+            raise EngineLimit(message)
+        return Pages(self, handle)
+
+    def pages(self, number: int) -> Pages:
+        """Return the pages of the process with this number."""
+        handle = lib.pa_ram_mm(self.handle, number)
+        if handle == ffi.NULL:
+            message = f"no process has number {number}"
+            raise ArgumentError(message)
+        return Pages(self, handle)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An area that shows an object: its first page and size, and the object's page shown there."""
+
+    vpn: int
+    count: int
+    index: int
+    number: int
+    shared: bool
+    around: int = 1
+
+
+class Pages:
+    """One process's page table; all arguments in pages and virtual page numbers."""
+
+    __slots__ = ("_done", "handle", "ram")
+
+    def __init__(self, ram: Ram, handle: Any) -> None:  # noqa: ANN401
+        self.ram = ram
+        self.handle = handle
+        self._done = ffi.new("uint64_t *")
+
+    @property
+    def number(self) -> int:
+        """Its number in the machine."""
+        return int(lib.pa_mm_number(self.handle))
+
+    def drop(self) -> None:
+        """Give everything back; the object is dead afterwards."""
+        lib.pa_mm_drop(self.handle)
+        self.handle = ffi.NULL
+
+    def counters(self) -> dict[str, int]:
+        """Return pages and faults by the names of ``pa_mm_counters``, ``tables`` in all."""
+        counters = ffi.new("pa_mm_counters *")
+        lib.pa_mm_read(self.handle, counters)
+        return {
+            **_as_dict(counters),
+            "leaf_tables": int(counters.tables[0]),
+            "tables": sum(int(counters.tables[i]) for i in range(4)),
+        }
+
+    def range_counters(self, vpn: int, count: int) -> dict[str, int]:
+        """Return what lies in a range, by the names of ``pa_range_counters``."""
+        counters = ffi.new("pa_range_counters *")
+        lib.pa_mm_read_range(self.handle, vpn, count, counters)
+        return _as_dict(counters)
+
+    def _outcome(self, status: int, doing: str) -> tuple[int, bool]:
+        if status == lib.PA_EXHAUSTED:
+            return int(self._done[0]), True
+        check(status, doing)
+        return int(self._done[0]), False
+
+    def touch_anon(self, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
+        """Access pages of a private anonymous area."""
+        status = lib.pa_mm_touch_anon(self.handle, vpn, count, write, self._done)
+        return self._outcome(status, "touching memory")
+
+    def touch_object(
+        self, view: View, vpn: int, count: int, *, write: bool
+    ) -> tuple[int, bool, bool]:
+        """Access pages of an area that shows an object.
+
+        The third value says that the next page lies past the object's end.
+        """
+        struct = ffi.new(
+            "pa_view *",
+            (view.vpn, view.count, view.index, view.number, view.around, view.shared),
+        )
+        status = lib.pa_mm_touch_object(self.handle, struct, vpn, count, write, self._done)
+        if status == lib.PA_ERR_INVALID:
+            return int(self._done[0]), False, True
+        return (*self._outcome(status, "touching a mapped object"), False)
+
+    def discard(self, vpn: int, count: int) -> None:
+        """MADV_DONTNEED."""
+        lib.pa_mm_discard(self.handle, vpn, count)
+
+    def lazy_free(self, vpn: int, count: int) -> None:
+        """MADV_FREE."""
+        lib.pa_mm_lazy_free(self.handle, vpn, count)
+
+    def unmap(self, vpn: int, count: int, floor: int, ceiling: int) -> None:
+        """Drop pages, and the tables that lie whole in [floor, ceiling)."""
+        lib.pa_mm_unmap(self.handle, vpn, count, floor, ceiling)
+
+    def move(self, vpn: int, new_vpn: int, count: int) -> tuple[int, bool]:
+        """Mremap: move the entries."""
+        status = lib.pa_mm_move(self.handle, vpn, new_vpn, count, self._done)
+        return self._outcome(status, "moving pages")
+
+    def protect(self, vpn: int, count: int, *, writable: bool) -> None:
+        """Mprotect."""
+        lib.pa_mm_protect(self.handle, vpn, count, writable)
+
+    def lock(self, vpn: int, count: int, *, lock: bool) -> None:
+        """Mlock or munlock what is present."""
+        lib.pa_mm_lock(self.handle, vpn, count, lock)
+
+    def share(self, parent: Pages, vpn: int, count: int, *, shared: bool) -> tuple[int, bool]:
+        """Fork: take over the parent's entries of a range."""
+        status = lib.pa_mm_share(self.handle, parent.handle, vpn, count, shared, self._done)
+        return self._outcome(status, "copying page tables")
 
 
 # --- replay

@@ -160,7 +160,7 @@ class SequentialFit:
             self.split(i, need)
             self.release(i + 1)
 
-    def realloc(self, pointer: int, size: int) -> int:
+    def realloc(self, pointer: int, size: int) -> int:  # noqa: PLR0911 - a case a line
         if not pointer:
             return self.malloc(size)
         i = self.find_used(pointer)

@@ -69,7 +69,7 @@ void heap_touch_range(pa_heap *heap, uint64_t address, uint64_t bytes)
     if (!heap->mm || !bytes)
         return;
     uint64_t first = address >> 12, last = (address + bytes - 1) >> 12;
-    for (; first <= last && pa_mm_is_hot(heap->mm, first); first++)
+    for (; first <= last && mm_is_hot(heap->mm, first); first++)
         ;
     if (first <= last)
         heap_log(heap, EFFECT_TOUCH, first, last - first + 1);
@@ -79,7 +79,8 @@ void heap_touch_range(pa_heap *heap, uint64_t address, uint64_t bytes)
 static bool apply_touch(pa_heap *heap, pa_effect *e)
 {
     uint64_t done = 0;
-    pa_status s = pa_mm_touch_anon(heap->mm, e->at, e->count, e->kind == EFFECT_TOUCH, &done);
+    pa_status s =
+        (pa_status)pa_mm_touch_anon(heap->mm, e->at, e->count, e->kind == EFFECT_TOUCH, &done);
     e->at += done;
     e->count -= done;
     if (s == PA_OK)

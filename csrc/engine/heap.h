@@ -114,7 +114,7 @@ bool heap_move_break(pa_heap *heap, uint64_t brk);
 /* The page of `address` is written to. */
 static inline void heap_touch(pa_heap *heap, uint64_t address)
 {
-    if (heap->mm && !pa_mm_is_hot(heap->mm, address >> 12))
+    if (heap->mm && !mm_is_hot(heap->mm, address >> 12))
         heap_log(heap, EFFECT_TOUCH, address >> 12, 1);
 }
 

@@ -1,27 +1,57 @@
 /* SPDX-License-Identifier: MIT
  *
- * mm.h -- what a heap needs of the page layer, and no more.
+ * mm.h -- one process's pages, and the look that spares most page-table walks.
  *
- * A heap's memory is private, anonymous and writable, so touching it needs no VMA look-up: the
- * page table alone decides whether an access faults.
+ * Nearly every access of an allocator goes to a page that it has just written.  `hot` remembers
+ * such pages: hot[vpn % HOT_PAGES] == vpn says that a write to vpn would change nothing at all
+ * (present, writable, dirty, accessed).  Whoever takes a page away, protects it or clears its
+ * accessed bit forgets it here.
  */
 #ifndef PA_MM_H
 #define PA_MM_H
 
+#include "pagetable.h"
 #include "pyalloc/pyalloc.h"
 
-/* Touch pages [vpn, vpn + count) of a private anonymous writable area.  Returns PA_OK, or
- * PA_EXHAUSTED when no frame could be had; *done counts the pages that were touched, so that
- * the caller goes on at vpn + *done once policy has made room. */
-pa_status pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done);
+enum { HOT_PAGES = 256 };
 
-/* True if a write to this page would change nothing at all (present, dirty, referenced). */
-bool pa_mm_is_hot(const pa_mm *mm, uint64_t vpn);
+struct pa_mm {
+    uint64_t hot[HOT_PAGES];
+    pa_ram *ram;
+    pa_pagetable table;
+    uint32_t number, group;
+    uint64_t anon, file, shmem, swap, locked;
+    uint64_t resident_peak; /* brought up to date before the resident pages get fewer */
+    uint64_t minor_faults, major_faults;
+};
 
-/* madvise(MADV_DONTNEED): drop the pages, free tables that are empty, keep the area. */
-void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
+static inline bool mm_is_hot(const pa_mm *mm, uint64_t vpn)
+{
+    return mm->hot[vpn & (HOT_PAGES - 1)] == vpn;
+}
 
-/* munmap: drop the pages and free each table that lies whole in [floor_vpn, ceiling_vpn). */
-void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn);
+static inline void mm_set_hot(pa_mm *mm, uint64_t vpn)
+{
+    mm->hot[vpn & (HOT_PAGES - 1)] = vpn;
+}
+
+static inline void mm_cool(pa_mm *mm, uint64_t vpn)
+{
+    if (mm_is_hot(mm, vpn))
+        mm->hot[vpn & (HOT_PAGES - 1)] = UINT64_MAX;
+}
+
+static inline uint64_t mm_resident(const pa_mm *mm)
+{
+    return mm->anon + mm->file + mm->shmem;
+}
+
+static inline void mm_note_peak(pa_mm *mm)
+{
+    if (mm_resident(mm) > mm->resident_peak)
+        mm->resident_peak = mm_resident(mm);
+}
+
+void mm_cool_range(pa_mm *mm, uint64_t vpn, uint64_t count);
 
 #endif

@@ -101,6 +101,17 @@ static void put_free(pa_replay *r, const pa_heap_statistics *s)
     put(r, PA_SAMPLE_HOLE, s->bytes_largest_hole);
 }
 
+static void put_pages(pa_replay *r)
+{
+    pa_mm_counters c = {0};
+    if (r->heap->mm)
+        pa_mm_read(r->heap->mm, &c);
+    put(r, PA_SAMPLE_RSS, (c.anon + c.file + c.shmem) << PAGE_SHIFT);
+    put(r, PA_SAMPLE_SWAP, c.swap << PAGE_SHIFT);
+    put(r, PA_SAMPLE_MINOR, c.minor_faults);
+    put(r, PA_SAMPLE_MAJOR, c.major_faults);
+}
+
 static void sample(pa_replay *r)
 {
     if (r->totals.samples >= r->samples.room)
@@ -112,6 +123,7 @@ static void sample(pa_replay *r)
     put(r, PA_SAMPLE_REQUESTED, r->totals.requested);
     put(r, PA_SAMPLE_BLOCKS, r->totals.blocks);
     put_free(r, &s);
+    put_pages(r);
     r->totals.samples++;
 }
 
@@ -121,7 +133,7 @@ static bool access_pages(pa_replay *r)
 {
     while (r->touch_left) {
         uint64_t done = 0;
-        pa_status s = pa_mm_touch_anon(r->heap->mm, r->touch_vpn, r->touch_left, true, &done);
+        int s = pa_mm_touch_anon(r->heap->mm, r->touch_vpn, r->touch_left, true, &done);
         r->touch_vpn += done;
         r->touch_left -= done;
         if (s == PA_EXHAUSTED) {

@@ -4,17 +4,9 @@
  */
 #include "heap.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "check.h"
 
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
+#include <string.h>
 
 enum { ROWS = 20000, BLOCKS = 500, START = 0x10000000 };
 
@@ -23,12 +15,6 @@ typedef struct stream {
     uint32_t block[ROWS];
     uint64_t size[ROWS];
 } stream;
-
-static uint32_t next_random(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*state >> 33);
-}
 
 /* Mallocs, reallocs and frees of live blocks only. */
 static stream *make_stream(void)

@@ -32,7 +32,7 @@
 typedef enum pa_status {
     PA_OK = 0,
     PA_EXHAUSTED,       /* the simulated machine has no frame: ask policy, then go on   */
-    PA_ERR_HOST_NOMEM,  /* the real malloc failed                                       */
+    PA_ERR_HOST_NOMEM = 4, /* the real malloc failed; 3 is PA_PENDING                    */
     PA_ERR_INVALID,     /* argument outside its documented domain                       */
     PA_ERR_LIMIT,       /* the model itself is at its limit                             */
     PA_ERR_CORRUPT,     /* an invariant failed                                          */
@@ -70,11 +70,133 @@ typedef struct pa_stop {
 
 #define PA_PENDING 3 /* no pointer and no result is 3: the call is stopped, see pa_stop */
 
-/* ---- ram and mm (pages) --------------------------------------------------------------------- */
+/* ---- ram ------------------------------------------------------------------------------------ */
+
+typedef struct pa_ram pa_ram;
+typedef struct pa_mm pa_mm;
+
+/* Page tables: i386 two levels, PAE three, x86-64 four. */
+enum pa_shape { PA_SHAPE_I386 = 0, PA_SHAPE_PAE, PA_SHAPE_X86_64 };
+
+/* How page reclaim decides; data of a kernel profile. */
+enum pa_reclaim_rule {
+    PA_NEW_ANON_ACTIVE = 1, /* a new anonymous page starts on the active list (before 5.9)     */
+    PA_RECLAIM_MAPPED = 2,  /* 2.6: mapped pages leave the active list only in distress         */
+    PA_SECOND_LOOK = 4,     /* a page is activated at the second look that finds it referenced  */
+    PA_ZERO_IS_FILE = 8,    /* a mapped zero page counts as a resident file page (2.6.18)       */
+    PA_FREES_DISCARDED = 16 /* MADV_DONTNEED frees the page tables it empties (6.14 and later)  */
+};
+
+/* All in pages.  Reserved pages belong to the kernel and nobody can have them. */
+typedef struct pa_ram_settings {
+    uint64_t count_frames, count_slots, count_reserved;
+    uint64_t watermark_min, watermark_low, watermark_high;
+    uint32_t shape;        /* pa_shape                                         */
+    uint32_t rules;        /* pa_reclaim_rule bits                             */
+    uint32_t swappiness;   /* 0 to 200                                         */
+    uint32_t page_cluster; /* swap is read 1 << page_cluster pages at a time   */
+} pa_ram_settings;
+
+/* Pages now, and events so far, of a whole machine. */
+typedef struct pa_ram_counters {
+    uint64_t free, reserved, tables, kernel;
+    uint64_t active_anon, inactive_anon, active_file, inactive_file, unevictable;
+    uint64_t anon_mapped, file_mapped, shmem, file, dirty, swap_cached;
+    uint64_t slots, slots_free;
+    uint64_t faults, major_faults, swapped_in, swapped_out, file_read, file_written;
+    uint64_t scanned, stolen, activated, deactivated;
+} pa_ram_counters;
+
+/* Pages and events of one group (a memory cgroup) and all below it. */
+typedef struct pa_group_counters {
+    uint64_t limit, swap_limit;
+    uint64_t usage, usage_peak, usage_swap, tables, anon, file;
+    uint64_t limit_hits, scanned, stolen;
+} pa_group_counters;
+
+/* NULL: settings outside their domain, or no memory on the host. */
+pa_ram *pa_ram_new(const pa_ram_settings *settings);
+pa_ram *pa_ram_copy(const pa_ram *ram);
+void pa_ram_drop(pa_ram *ram);
+void pa_ram_read_settings(const pa_ram *ram, pa_ram_settings *out);
+/* Everything but frames, slots and shape can be changed. */
+int pa_ram_configure(pa_ram *ram, const pa_ram_settings *settings);
+void pa_ram_read(const pa_ram *ram, pa_ram_counters *out);
+int pa_ram_check(pa_ram *ram);
+
+/* Group 0 is the root.  A new group's number, or -1. */
+int pa_ram_add_group(pa_ram *ram, uint32_t parent, uint64_t pages, uint64_t pages_swap);
+/* PA_EXHAUSTED: reclaim cannot bring the group below its new limit; the limit stands. */
+int pa_ram_limit_group(pa_ram *ram, uint32_t group, uint64_t pages, uint64_t pages_swap);
+void pa_ram_read_group(const pa_ram *ram, uint32_t group, pa_group_counters *out);
+/* Memory of the kernel itself, charged to a group; pages < 0 gives back. */
+int pa_ram_charge_kernel(pa_ram *ram, uint32_t group, int64_t pages);
+
+/* Objects: a file in the page cache, or shared memory (shmem).  A new object's number, or -1. */
+int pa_ram_add_object(pa_ram *ram, uint64_t pages, bool shmem);
+void pa_ram_resize_object(pa_ram *ram, uint32_t object, uint64_t pages);
+void pa_ram_drop_object(pa_ram *ram, uint32_t object);
+/* read() or write() of whole pages by a process of `group`; *done of them were served. */
+int pa_ram_access_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t first,
+                         uint64_t count, bool write, uint64_t *done);
+uint64_t pa_ram_object_resident(const pa_ram *ram, uint32_t object);
+
+/* ---- mm: the pages of one process ----------------------------------------------------------- */
+
+/* A view of an object: page `index` of it is at page `vpn`; the area has `count` pages. */
+typedef struct pa_view {
+    uint64_t vpn, count, index;
+    uint32_t object;
+    uint32_t around; /* pages mapped around a read fault: 1, or a power of two */
+    bool shared;
+} pa_view;
+
+/* Pages now, and faults so far, of one process. */
+typedef struct pa_mm_counters {
+    uint64_t anon, file, shmem, swap, locked;
+    uint64_t resident_peak;
+    uint64_t tables[4]; /* leaves, tables of leaves, ... */
+    uint64_t minor_faults, major_faults;
+} pa_mm_counters;
+
+/* What lies in a range of pages, in pages. */
+typedef struct pa_range_counters {
+    uint64_t anon, file, shmem, swap, zero, dirty, referenced, shared, locked;
+} pa_range_counters;
+
+/* NULL: 8191 processes, or no memory on the host. */
+pa_mm *pa_mm_new(pa_ram *ram, uint32_t group);
+void pa_mm_drop(pa_mm *mm);
+uint32_t pa_mm_number(const pa_mm *mm);
+/* The process that had this number in the machine that `ram` is a copy of. */
+pa_mm *pa_ram_mm(pa_ram *ram, uint32_t number);
+void pa_mm_read(const pa_mm *mm, pa_mm_counters *out);
+void pa_mm_read_range(pa_mm *mm, uint64_t vpn, uint64_t count, pa_range_counters *out);
+
+/* One access to each page of [vpn, vpn + count).  PA_EXHAUSTED: no frame could be had; *done counts
+ * the pages that were touched, so that the caller goes on at vpn + *done once policy has made
+ * room.  PA_ERR_INVALID: the page vpn + *done lies past the object's end (SIGBUS). */
+int pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done);
+int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count, bool write,
+                       uint64_t *done);
+
+/* MADV_DONTNEED: drop the pages, keep the area.  [floor, ceiling) is the area itself. */
+void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
+/* MADV_FREE: reclaim may drop these pages unless they are written again. */
+void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count);
+/* munmap: drop the pages, and each table that lies whole in [floor_vpn, ceiling_vpn). */
+void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn);
+/* mremap: entries move to new_vpn; *done of them have. */
+int pa_mm_move(pa_mm *mm, uint64_t vpn, uint64_t new_vpn, uint64_t count, uint64_t *done);
+/* mprotect: the next write to each page must be looked at again, or (writable) need not be. */
+void pa_mm_protect(pa_mm *mm, uint64_t vpn, uint64_t count, bool writable);
+void pa_mm_lock(pa_mm *mm, uint64_t vpn, uint64_t count, bool lock);
+/* fork: the child shares the parent's pages of this range; private ones copy on write. */
+int pa_mm_share(pa_mm *child, pa_mm *parent, uint64_t vpn, uint64_t count, bool shared,
+                uint64_t *done);
 
 /* ---- heap ----------------------------------------------------------------------------------- */
 
-typedef struct pa_mm pa_mm;
 typedef struct pa_heap pa_heap;
 
 /* Where the bytes of a heap are, and how many chunks they are in. */

@@ -1,0 +1,609 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * ram.c -- frames: taken in runs, charged to groups, kept in lists; and the machine as a whole.
+ */
+#include "ram.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+/* ---- lists ------------------------------------------------------------------------------------ */
+
+void lru_add(pa_ram *ram, lru *list, uint32_t f)
+{
+    frame *page = &ram->frame[f];
+    page->newer = NO_FRAME;
+    page->older = list->newest;
+    if (list->newest != NO_FRAME)
+        ram->frame[list->newest].newer = f;
+    else
+        list->oldest = f;
+    list->newest = f;
+    list->count++;
+}
+
+void lru_remove(pa_ram *ram, lru *list, uint32_t f)
+{
+    const frame *page = &ram->frame[f];
+    if (page->newer != NO_FRAME)
+        ram->frame[page->newer].older = page->older;
+    else
+        list->newest = page->older;
+    if (page->older != NO_FRAME)
+        ram->frame[page->older].newer = page->newer;
+    else
+        list->oldest = page->newer;
+    list->count--;
+}
+
+static bool is_file(const pa_ram *ram, uint64_t owner)
+{
+    return owner_kind(owner) == KIND_OBJECT && !ram->objects[owner_id(owner)].shmem;
+}
+
+lru_list ram_list_of(const pa_ram *ram, uint64_t owner)
+{
+    if (owner & OWNER_LOCKED)
+        return LRU_UNEVICTABLE;
+    lru_list list = is_file(ram, owner) ? LRU_INACTIVE_FILE : LRU_INACTIVE_ANON;
+    return owner & OWNER_ACTIVE ? list + 1 : list;
+}
+
+static lru *home_of(pa_ram *ram, uint32_t f)
+{
+    uint64_t owner = ram->frame[f].owner;
+    return &ram->groups[owner_group(owner)].lists[ram_list_of(ram, owner)];
+}
+
+/* ---- what is in use, by kind ------------------------------------------------------------------ */
+
+static void count_kind(pa_ram *ram, uint64_t owner, int64_t n)
+{
+    uint64_t *counter = owner_kind(owner) == KIND_ANON   ? &ram->count_anon
+                        : owner_kind(owner) == KIND_SLOT ? &ram->count_cached
+                        : is_file(ram, owner)            ? &ram->count_file
+                                                         : &ram->count_shmem;
+    *counter += (uint64_t)n;
+    if (owner & OWNER_DIRTY)
+        ram->count_dirty += (uint64_t)n;
+}
+
+void ram_put(pa_ram *ram, uint32_t f, uint64_t owner)
+{
+    ram->frame[f].owner = owner;
+    count_kind(ram, owner, 1);
+    lru_add(ram, home_of(ram, f), f);
+}
+
+void ram_unput(pa_ram *ram, uint32_t f)
+{
+    lru_remove(ram, home_of(ram, f), f);
+    count_kind(ram, ram->frame[f].owner, -1);
+}
+
+void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear)
+{
+    uint64_t owner = ram->frame[f].owner;
+    ram_unput(ram, f);
+    ram_put(ram, f, (owner & ~clear) | set);
+}
+
+void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owner)
+{
+    lru *list = &ram->groups[owner_group(owner)].lists[ram_list_of(ram, owner)];
+    uint32_t older = list->newest, f = (uint32_t)first;
+    if (older != NO_FRAME)
+        ram->frame[older].newer = f;
+    else
+        list->oldest = f;
+    for (uint64_t i = 0; i < count; i++, f++) {
+        ram->frame[f] = (frame){f + 1, older, owner + i};
+        older = f;
+    }
+    ram->frame[older].newer = NO_FRAME;
+    list->newest = older;
+    list->count += count;
+    ram->count_anon += count;
+}
+
+/* ---- charging --------------------------------------------------------------------------------- */
+
+int64_t ram_available(const pa_ram *ram)
+{
+    return (int64_t)(ram->frames.count_free - ram->tables - ram->kernel -
+                     ram->settings.count_reserved);
+}
+
+bool ram_is_below(const pa_ram *ram, uint32_t group_id, uint32_t ancestor)
+{
+    while (group_id != ancestor && group_id != NO_GROUP)
+        group_id = ram->groups[group_id].parent;
+    return group_id == ancestor;
+}
+
+/* The ancestor (or the group itself) that is nearest to its limit. */
+static uint32_t tightest(const pa_ram *ram, uint32_t group_id)
+{
+    uint32_t found = group_id;
+    uint64_t least = UINT64_MAX;
+    for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent) {
+        const group *level = &ram->groups[g];
+        uint64_t room = level->limit > level->usage ? level->limit - level->usage : 0;
+        if (room < least) {
+            least = room;
+            found = g;
+        }
+    }
+    return found;
+}
+
+uint64_t ram_room(const pa_ram *ram, uint32_t group_id)
+{
+    const group *g = &ram->groups[tightest(ram, group_id)];
+    return g->limit > g->usage ? g->limit - g->usage : 0;
+}
+
+static void charge(pa_ram *ram, uint32_t group_id, uint64_t count)
+{
+    for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent) {
+        group *level = &ram->groups[g];
+        level->usage += count;
+        if (level->usage > level->usage_peak)
+            level->usage_peak = level->usage;
+    }
+}
+
+static void uncharge(pa_ram *ram, uint32_t group_id, uint64_t count)
+{
+    for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
+        ram->groups[g].usage -= count;
+}
+
+/* Room for one page at least: in the group first, then on the machine. */
+static bool make_room(pa_ram *ram, uint32_t group_id)
+{
+    while (!ram_room(ram, group_id)) {
+        uint32_t full = tightest(ram, group_id);
+        ram->groups[full].limit_hits++;
+        if (!reclaim(ram, full, RECLAIM_BATCH))
+            return false;
+    }
+    while (ram_available(ram) <= (int64_t)ram->settings.watermark_min) {
+        if (!reclaim(ram, 0, RECLAIM_BATCH))
+            return false;
+    }
+    return true;
+}
+
+/* kswapd: below the low mark it works in the background until the high mark is reached. */
+static void balance(pa_ram *ram)
+{
+    if (ram_available(ram) >= (int64_t)ram->settings.watermark_low)
+        return;
+    while (ram_available(ram) < (int64_t)ram->settings.watermark_high) {
+        if (!reclaim(ram, 0, RECLAIM_BATCH))
+            return;
+    }
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first)
+{
+    if (!make_room(ram, group_id))
+        return 0;
+    uint64_t machine = (uint64_t)(ram_available(ram) - (int64_t)ram->settings.watermark_min);
+    want = least(want, least(machine, ram_room(ram, group_id)));
+    uint64_t got = bitmap_take(&ram->frames, want, first);
+    charge(ram, group_id, got);
+    if (!ram->reclaiming)
+        balance(ram);
+    return got;
+}
+
+void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id)
+{
+    ram->frame[f].owner = 0;
+    bitmap_clear(&ram->frames, f, 1);
+    uncharge(ram, group_id, 1);
+}
+
+void ram_release(pa_ram *ram, uint32_t f)
+{
+    ram_unput(ram, f);
+    ram_give(ram, f, owner_group(ram->frame[f].owner));
+}
+
+bool ram_charge_tables(pa_ram *ram, uint32_t group_id, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        if (!make_room(ram, group_id)) {
+            ram_uncharge_tables(ram, group_id, i);
+            return false;
+        }
+        ram->tables++;
+        ram->groups[group_id].tables++;
+        charge(ram, group_id, 1);
+    }
+    return true;
+}
+
+void ram_uncharge_tables(pa_ram *ram, uint32_t group_id, uint64_t count)
+{
+    ram->tables -= count;
+    ram->groups[group_id].tables -= count;
+    uncharge(ram, group_id, count);
+}
+
+int pa_ram_charge_kernel(pa_ram *ram, uint32_t group_id, int64_t pages)
+{
+    if (group_id >= ram->count_groups || (pages < 0 && (uint64_t)-pages > ram->kernel))
+        return PA_ERR_INVALID;
+    if (pages < 0) {
+        ram->kernel -= (uint64_t)-pages;
+        uncharge(ram, group_id, (uint64_t)-pages);
+        return PA_OK;
+    }
+    for (int64_t i = 0; i < pages; i++) {
+        if (!make_room(ram, group_id)) {
+            pa_ram_charge_kernel(ram, group_id, -i);
+            return PA_EXHAUSTED;
+        }
+        ram->kernel++;
+        charge(ram, group_id, 1);
+    }
+    return PA_OK;
+}
+
+/* ---- groups ----------------------------------------------------------------------------------- */
+
+static void init_group(group *g, uint32_t parent, uint64_t pages, uint64_t pages_swap)
+{
+    *g = (group){.parent = parent, .limit = pages, .swap_limit = pages_swap, .prev_priority = 12};
+    for (unsigned i = 0; i < LRU_LISTS; i++)
+        g->lists[i] = (lru){NO_FRAME, NO_FRAME, 0};
+}
+
+int pa_ram_add_group(pa_ram *ram, uint32_t parent, uint64_t pages, uint64_t pages_swap)
+{
+    if (ram->count_groups == MAX_GROUPS || parent >= ram->count_groups)
+        return -1;
+    group *more = realloc(ram->groups, (ram->count_groups + 1) * sizeof *more);
+    if (!more)
+        return -1;
+    ram->groups = more;
+    init_group(&more[ram->count_groups], parent, pages, pages_swap);
+    return (int)ram->count_groups++;
+}
+
+int pa_ram_limit_group(pa_ram *ram, uint32_t group_id, uint64_t pages, uint64_t pages_swap)
+{
+    if (group_id >= ram->count_groups)
+        return PA_ERR_INVALID;
+    group *g = &ram->groups[group_id];
+    g->limit = pages;
+    g->swap_limit = pages_swap;
+    while (g->usage > g->limit) {
+        if (!reclaim(ram, group_id, g->usage - g->limit))
+            return PA_EXHAUSTED;
+    }
+    return PA_OK;
+}
+
+void pa_ram_read_group(const pa_ram *ram, uint32_t group_id, pa_group_counters *out)
+{
+    *out = (pa_group_counters){0};
+    if (group_id >= ram->count_groups)
+        return;
+    const group *g = &ram->groups[group_id];
+    *out = (pa_group_counters){.limit = g->limit,
+                               .swap_limit = g->swap_limit,
+                               .usage = g->usage,
+                               .usage_peak = g->usage_peak,
+                               .usage_swap = g->usage_swap,
+                               .limit_hits = g->limit_hits,
+                               .scanned = g->scanned,
+                               .stolen = g->stolen};
+    for (uint32_t i = 0; i < ram->count_groups; i++) {
+        if (!ram_is_below(ram, i, group_id))
+            continue;
+        const lru *l = ram->groups[i].lists;
+        out->anon += l[LRU_INACTIVE_ANON].count + l[LRU_ACTIVE_ANON].count;
+        out->file += l[LRU_INACTIVE_FILE].count + l[LRU_ACTIVE_FILE].count;
+        out->tables += ram->groups[i].tables;
+    }
+}
+
+/* ---- the machine ------------------------------------------------------------------------------ */
+
+/* Zeroed memory that costs nothing until it is touched. */
+static void *reserve(uint64_t count, size_t size)
+{
+    void *at = mmap(NULL, count * size + 1, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+static void unreserve(void *at, uint64_t count, size_t size)
+{
+    if (at)
+        munmap(at, count * size + 1);
+}
+
+static bool reserve_arrays(pa_ram *ram)
+{
+    uint64_t frames = ram->settings.count_frames, slots = ram->settings.count_slots;
+    ram->frame = reserve(frames, sizeof *ram->frame);
+    ram->maps = reserve(frames, sizeof *ram->maps);
+    ram->slot_of = reserve(frames, sizeof *ram->slot_of);
+    ram->slot_frame = reserve(slots, sizeof *ram->slot_frame);
+    ram->slot_refs = reserve(slots, sizeof *ram->slot_refs);
+    ram->slot_group = reserve(slots, sizeof *ram->slot_group);
+    return ram->frame && ram->maps && ram->slot_of && ram->slot_frame && ram->slot_refs &&
+           ram->slot_group;
+}
+
+static bool is_valid(const pa_ram_settings *s)
+{
+    return s->count_frames < NO_FRAME && s->count_slots < NO_FRAME && s->shape <= PA_SHAPE_X86_64 &&
+           s->swappiness <= 200 && s->page_cluster <= 5 && s->watermark_min <= s->watermark_low &&
+           s->watermark_low <= s->watermark_high && s->count_reserved <= s->count_frames;
+}
+
+static pa_ram *new_ram(const pa_ram_settings *settings)
+{
+    pa_ram *ram = calloc(1, sizeof *ram);
+    if (!ram)
+        return NULL;
+    ram->settings = *settings;
+    if (reserve_arrays(ram))
+        return ram;
+    pa_ram_drop(ram);
+    return NULL;
+}
+
+pa_ram *pa_ram_new(const pa_ram_settings *settings)
+{
+    if (!is_valid(settings))
+        return NULL;
+    pa_ram *ram = new_ram(settings);
+    if (!ram)
+        return NULL;
+    bool fine = bitmap_init(&ram->frames, settings->count_frames) &&
+                bitmap_init(&ram->slots, settings->count_slots);
+    ram->groups = malloc(sizeof *ram->groups);
+    if (!fine || !ram->groups) {
+        pa_ram_drop(ram);
+        return NULL;
+    }
+    init_group(&ram->groups[0], NO_GROUP, UINT64_MAX, UINT64_MAX);
+    ram->count_groups = 1;
+    return ram;
+}
+
+void pa_ram_drop(pa_ram *ram)
+{
+    if (!ram)
+        return;
+    for (uint32_t i = 0; i < ram->count_mms; i++)
+        mm_free(ram->mms[i]);
+    object_drop_all(ram);
+    free(ram->mms);
+    free(ram->groups);
+    bitmap_drop(&ram->frames);
+    bitmap_drop(&ram->slots);
+    uint64_t frames = ram->settings.count_frames, slots = ram->settings.count_slots;
+    unreserve(ram->frame, frames, sizeof *ram->frame);
+    unreserve(ram->maps, frames, sizeof *ram->maps);
+    unreserve(ram->slot_of, frames, sizeof *ram->slot_of);
+    unreserve(ram->slot_frame, slots, sizeof *ram->slot_frame);
+    unreserve(ram->slot_refs, slots, sizeof *ram->slot_refs);
+    unreserve(ram->slot_group, slots, sizeof *ram->slot_group);
+    free(ram);
+}
+
+static bool copy_array(void **to, const void *from, size_t bytes)
+{
+    *to = malloc(bytes + 1);
+    if (*to && bytes)
+        memcpy(*to, from, bytes);
+    return *to != NULL;
+}
+
+static void copy_records(pa_ram *to, const pa_ram *from)
+{
+    uint64_t frames = from->frames.high, slots = from->slots.high;
+    memcpy(to->frame, from->frame, frames * sizeof *to->frame);
+    memcpy(to->maps, from->maps, frames * sizeof *to->maps);
+    memcpy(to->slot_of, from->slot_of, frames * sizeof *to->slot_of);
+    memcpy(to->slot_frame, from->slot_frame, slots * sizeof *to->slot_frame);
+    memcpy(to->slot_refs, from->slot_refs, slots * sizeof *to->slot_refs);
+    memcpy(to->slot_group, from->slot_group, slots * sizeof *to->slot_group);
+}
+
+static bool copy_mms(pa_ram *to, const pa_ram *from)
+{
+    to->mms = calloc(from->count_mms + 1, sizeof *to->mms);
+    if (!to->mms)
+        return false;
+    to->count_mms = from->count_mms;
+    for (uint32_t i = 0; i < from->count_mms; i++) {
+        if (from->mms[i] && !(to->mms[i] = mm_copy(from->mms[i], to)))
+            return false;
+    }
+    return true;
+}
+
+static bool copy_objects(pa_ram *to, const pa_ram *from)
+{
+    to->objects = calloc(from->count_objects + 1, sizeof *to->objects);
+    if (!to->objects)
+        return false;
+    for (uint32_t i = 0; i < from->count_objects; i++) {
+        const object *o = &from->objects[i];
+        object *copy = &to->objects[i];
+        to->count_objects = i + 1;
+        if (!o->used)
+            continue;
+        pa_pagetable pages;
+        void *hints;
+        if (!pt_table_copy(&pages, &o->pages))
+            return false;
+        *copy = *o;
+        copy->pages = pages;
+        copy->hints = NULL;
+        if (!copy_array(&hints, o->hints, o->count_hints * sizeof *o->hints))
+            return false;
+        copy->hints = hints;
+        copy->room_hints = o->count_hints;
+    }
+    return true;
+}
+
+static bool copy_all(pa_ram *to, const pa_ram *from)
+{
+    void *groups;
+    if (!bitmap_copy(&to->frames, &from->frames) || !bitmap_copy(&to->slots, &from->slots))
+        return false;
+    if (!copy_array(&groups, from->groups, from->count_groups * sizeof *from->groups))
+        return false;
+    to->groups = groups;
+    to->count_groups = from->count_groups;
+    to->tables = from->tables;
+    to->kernel = from->kernel;
+    to->count_anon = from->count_anon;
+    to->count_shmem = from->count_shmem;
+    to->count_file = from->count_file;
+    to->count_dirty = from->count_dirty;
+    to->count_cached = from->count_cached;
+    to->events = from->events;
+    copy_records(to, from);
+    return copy_objects(to, from) && copy_mms(to, from);
+}
+
+pa_ram *pa_ram_copy(const pa_ram *ram)
+{
+    pa_ram *copy = new_ram(&ram->settings);
+    if (copy && !copy_all(copy, ram)) {
+        pa_ram_drop(copy);
+        return NULL;
+    }
+    return copy;
+}
+
+void pa_ram_read_settings(const pa_ram *ram, pa_ram_settings *out)
+{
+    *out = ram->settings;
+}
+
+int pa_ram_configure(pa_ram *ram, const pa_ram_settings *settings)
+{
+    const pa_ram_settings *now = &ram->settings;
+    if (!is_valid(settings) || settings->count_frames != now->count_frames ||
+        settings->count_slots != now->count_slots || settings->shape != now->shape)
+        return PA_ERR_INVALID;
+    ram->settings = *settings;
+    return PA_OK;
+}
+
+/* ---- looking ---------------------------------------------------------------------------------- */
+
+static void read_lists(const pa_ram *ram, pa_ram_counters *out)
+{
+    for (uint32_t i = 0; i < ram->count_groups; i++) {
+        const lru *l = ram->groups[i].lists;
+        out->inactive_anon += l[LRU_INACTIVE_ANON].count;
+        out->active_anon += l[LRU_ACTIVE_ANON].count;
+        out->inactive_file += l[LRU_INACTIVE_FILE].count;
+        out->active_file += l[LRU_ACTIVE_FILE].count;
+        out->unevictable += l[LRU_UNEVICTABLE].count;
+    }
+}
+
+void pa_ram_read(const pa_ram *ram, pa_ram_counters *out)
+{
+    *out = ram->events;
+    int64_t free_frames = ram_available(ram);
+    out->free = free_frames > 0 ? (uint64_t)free_frames : 0;
+    out->reserved = ram->settings.count_reserved;
+    out->tables = ram->tables;
+    out->kernel = ram->kernel;
+    out->anon_mapped = ram->count_anon;
+    out->shmem = ram->count_shmem;
+    out->file = ram->count_file;
+    out->dirty = ram->count_dirty;
+    out->swap_cached = ram->count_cached;
+    out->slots = ram->settings.count_slots;
+    out->slots_free = ram->slots.count_free;
+    for (uint32_t i = 0; i < ram->count_mms; i++)
+        out->file_mapped += ram->mms[i] ? ram->mms[i]->file + ram->mms[i]->shmem : 0;
+    read_lists(ram, out);
+}
+
+static bool check_list(const pa_ram *ram, const lru *list, uint32_t group_id, unsigned which)
+{
+    uint64_t n = 0;
+    uint32_t newer = NO_FRAME;
+    for (uint32_t f = list->newest; f != NO_FRAME; f = ram->frame[f].older) {
+        uint64_t owner = ram->frame[f].owner;
+        if (ram->frame[f].newer != newer || !bitmap_is_taken(&ram->frames, f) ||
+            owner_group(owner) != group_id || ram_list_of(ram, owner) != (lru_list)which)
+            return false;
+        newer = f;
+        n++;
+    }
+    return n == list->count && list->oldest == newer;
+}
+
+static bool check_lists(const pa_ram *ram, uint64_t *listed)
+{
+    for (uint32_t g = 0; g < ram->count_groups; g++) {
+        for (unsigned i = 0; i < LRU_LISTS; i++) {
+            if (!check_list(ram, &ram->groups[g].lists[i], g, i))
+                return false;
+            *listed += ram->groups[g].lists[i].count;
+        }
+    }
+    return true;
+}
+
+/* Every entry of every page table, against the frames' counters. */
+static bool check_tables(pa_ram *ram)
+{
+    uint64_t anon = 0, tables = 0, mappers = 0, listed = 0;
+    for (uint32_t i = 0; i < ram->count_mms; i++) {
+        pa_mm *mm = ram->mms[i];
+        if (!mm)
+            continue;
+        pa_range_counters in;
+        pa_mm_read_range(mm, 0, pt_table_end(&mm->table), &in);
+        if (in.anon != mm->anon || in.swap != mm->swap || in.shmem != mm->shmem)
+            return false;
+        mappers += in.anon;
+        tables += pt_table_total(&mm->table);
+    }
+    for (uint64_t f = 0; f < ram->frames.high; f++) {
+        uint64_t owner = ram->frame[f].owner;
+        listed += bitmap_is_taken(&ram->frames, f);
+        anon += owner_kind(owner) == KIND_ANON ? 1u + ram->maps[f] : 0;
+        uint64_t slot = ram->slot_of[f];
+        if (slot && (owner_kind(owner) == KIND_FREE || ram->slot_frame[slot - 1] != f + 1))
+            return false;
+    }
+    return anon == mappers && tables == ram->tables &&
+           listed + ram->frames.count_free == ram->frames.count;
+}
+
+int pa_ram_check(pa_ram *ram)
+{
+    uint64_t listed = 0;
+    bool fine = check_lists(ram, &listed) && check_tables(ram) &&
+                listed + ram->frames.count_free == ram->frames.count &&
+                ram->groups[0].usage == listed + ram->tables + ram->kernel &&
+                ram->count_anon + ram->count_file + ram->count_shmem + ram->count_cached == listed;
+    return fine ? PA_OK : PA_ERR_CORRUPT;
+}

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * ram.h -- physical memory of one machine: frames, who has them, and in which order they may go.
+ *
+ *   frame    16 bytes: two links and the owner          slot    page-sized place in swap
+ *   group    a memory cgroup; its usage includes those below it
+ *   object   a file in the page cache, or shared memory; its own tree says where each page is
+ *
+ *     owner  63     62    61         60     59  58 57   48 47      35 34               0
+ *          | locked|dirty|referenced|active| kind | group  | mm or   | vpn, index of an |
+ *          |       |     |          |      |      |        | object  | object, or slot  |
+ *
+ * Workload: pages are touched in runs, so frames are taken, charged and linked in runs.  Arrays are
+ * reserved for the whole machine and cost host memory only where simulated memory is in use.
+ *
+ * Page tables and kernel memory are counted, not placed: they take frames away without a number.
+ *
+ *     frames.count_free == available + tables + kernel + reserved
+ *     maps[f] == mappers of f - 1 if its kind is ANON, mappers if it is OBJECT or SLOT
+ *     slot_refs[s] == entries (of page tables and objects) that say "swapped to s"
+ *     slot_of[f] == s + 1  <=>  slot_frame[s] == f + 1: frame and slot hold the same page
+ */
+#ifndef PA_RAM_H
+#define PA_RAM_H
+
+#include "bitmap.h"
+#include "mm.h"
+
+typedef enum frame_kind { KIND_FREE = 0, KIND_ANON, KIND_OBJECT, KIND_SLOT } frame_kind;
+
+typedef enum lru_list {
+    LRU_INACTIVE_ANON = 0,
+    LRU_ACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    LRU_ACTIVE_FILE,
+    LRU_UNEVICTABLE,
+    LRU_LISTS
+} lru_list;
+
+#define OWNER_ACTIVE (UINT64_C(1) << 60)
+#define OWNER_REFERENCED (UINT64_C(1) << 61)
+#define OWNER_DIRTY (UINT64_C(1) << 62)
+#define OWNER_LOCKED (UINT64_C(1) << 63)
+
+enum {
+    PLACE_BITS = 35,
+    ID_BITS = 13,
+    GROUP_BITS = 10,
+    MAX_IDS = (1 << ID_BITS) - 1,
+    MAX_GROUPS = 1 << GROUP_BITS,
+    RECLAIM_BATCH = 32
+};
+
+#define NO_FRAME UINT32_MAX
+#define NO_GROUP UINT32_MAX
+#define NO_SLOT UINT64_MAX
+
+typedef struct frame {
+    uint32_t newer, older; /* neighbours in the list; NO_FRAME at its ends */
+    uint64_t owner;
+} frame;
+
+typedef struct lru {
+    uint32_t newest, oldest;
+    uint64_t count;
+} lru;
+
+typedef struct group {
+    lru lists[LRU_LISTS];
+    uint64_t scan_left[LRU_LISTS]; /* 2.6: pages still to be looked at, below one batch */
+    uint64_t limit, swap_limit;
+    uint64_t usage, usage_peak, usage_swap, tables;
+    uint64_t anon_cost, file_cost;
+    uint64_t limit_hits, scanned, stolen;
+    uint32_t parent;
+    int prev_priority; /* 2.6: how hard the last sweep had to try */
+} group;
+
+/* Under which (mm, vpn - index) an object has been mapped: where to look for its mappers. */
+typedef struct view_hint {
+    uint32_t mm;
+    int64_t delta;
+} view_hint;
+
+typedef struct object {
+    pa_pagetable pages; /* index -> frame, or slot */
+    uint64_t count_pages, resident;
+    view_hint *hints;
+    uint32_t count_hints, room_hints;
+    bool used, shmem;
+} object;
+
+struct pa_ram {
+    pa_ram_settings settings;
+    pa_bitmap frames, slots;
+    frame *frame;
+    uint16_t *maps;
+    uint32_t *slot_of, *slot_frame;
+    uint16_t *slot_refs, *slot_group;
+    group *groups;
+    pa_mm **mms; /* NULL where a number is not in use */
+    object *objects;
+    uint32_t count_groups, count_mms, count_objects;
+    uint64_t tables, kernel;
+    uint64_t count_anon, count_shmem, count_file, count_dirty, count_cached;
+    pa_ram_counters events; /* only the fields that count events */
+    bool reclaiming;
+};
+
+/* ---- frame records ---------------------------------------------------------------------------- */
+
+static inline uint64_t owner_of(frame_kind kind, uint32_t group_id, uint32_t id, uint64_t place)
+{
+    return (uint64_t)kind << 58 | (uint64_t)group_id << 48 | (uint64_t)id << PLACE_BITS | place;
+}
+
+static inline frame_kind owner_kind(uint64_t owner)
+{
+    return (frame_kind)(owner >> 58 & 3);
+}
+
+static inline uint32_t owner_group(uint64_t owner)
+{
+    return (uint32_t)(owner >> 48 & (MAX_GROUPS - 1));
+}
+
+static inline uint32_t owner_id(uint64_t owner)
+{
+    return (uint32_t)(owner >> PLACE_BITS & MAX_IDS);
+}
+
+static inline uint64_t owner_place(uint64_t owner)
+{
+    return owner & ((UINT64_C(1) << PLACE_BITS) - 1);
+}
+
+static inline uint64_t owner_moved(uint64_t owner, uint32_t id, uint64_t place)
+{
+    return (owner >> (PLACE_BITS + ID_BITS)) << (PLACE_BITS + ID_BITS) | owner_of(0, 0, id, place);
+}
+
+/* The list a frame with this owner is kept on. */
+lru_list ram_list_of(const pa_ram *ram, uint64_t owner);
+
+static inline uint32_t pte_frame(uint64_t pte)
+{
+    return (uint32_t)(pte >> PTE_SHIFT);
+}
+
+/* ---- taking and giving (ram.c) ---------------------------------------------------------------- */
+
+/* Take up to `want` frames in one run for a group, reclaiming if need be; 0: exhausted.  They are
+ * charged, and on no list yet. */
+uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first);
+/* A frame that belongs to nobody's list: uncharge it and give it back. */
+void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id);
+/* Give the frame its owner and put it at the newest end of the owner's list. */
+void ram_put(pa_ram *ram, uint32_t f, uint64_t owner);
+/* Take it off its list; whoever does puts it somewhere else, or gives it back. */
+void ram_unput(pa_ram *ram, uint32_t f);
+/* Take it off its list, uncharge it, give it back. */
+void ram_release(pa_ram *ram, uint32_t f);
+/* Take `count` frames starting at `first` into use as anonymous pages vpn, vpn + 1 ... */
+void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owner);
+/* Change list-deciding bits of a frame's owner, and its list with them. */
+void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
+
+/* Page tables: charge `count` to a group; false: exhausted. */
+bool ram_charge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
+void ram_uncharge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
+
+/* Frames that a process can still have; negative: the kernel took more than there is. */
+int64_t ram_available(const pa_ram *ram);
+uint64_t ram_room(const pa_ram *ram, uint32_t group_id);
+bool ram_is_below(const pa_ram *ram, uint32_t group_id, uint32_t ancestor);
+
+/* ---- lists (ram.c) ---------------------------------------------------------------------------- */
+
+void lru_add(pa_ram *ram, lru *list, uint32_t f);
+void lru_remove(pa_ram *ram, lru *list, uint32_t f);
+
+/* ---- reclaim (reclaim.c) ---------------------------------------------------------------------- */
+
+/* Free about `target` frames of the group and those below it (0: of all); how many were freed. */
+uint64_t reclaim(pa_ram *ram, uint32_t group_id, uint64_t target);
+
+/* ---- swap (swap.c) ---------------------------------------------------------------------------- */
+
+uint64_t swap_room(const pa_ram *ram, uint32_t group_id);
+/* A slot with no reference yet, or NO_SLOT. */
+uint64_t swap_take(pa_ram *ram, uint32_t group_id);
+void swap_add_ref(pa_ram *ram, uint64_t slot);
+/* Drop one reference; the slot is freed with the last, its cached frame too if nobody maps it. */
+void swap_drop_ref(pa_ram *ram, uint64_t slot);
+/* Frame and slot no longer hold the same page; a slot without references is freed. */
+void swap_detach(pa_ram *ram, uint32_t f);
+/* The frame that holds the slot's page, read in with its neighbours if need be; NO_FRAME: no
+ * frame could be had.  *major says that it was read. */
+uint32_t swap_read(pa_ram *ram, uint32_t group_id, uint64_t slot, bool *major);
+/* More than half of what the group may have is used: slots of pages swapped in are not kept. */
+bool swap_is_full(const pa_ram *ram, uint32_t group_id);
+
+/* ---- who maps a frame (rmap.c) ---------------------------------------------------------------- */
+
+typedef void (*rmap_visit)(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context);
+/* Calls visit for each page-table entry that maps the frame; returns how many there are. */
+uint64_t rmap_each(pa_ram *ram, uint32_t f, rmap_visit visit, void *context);
+uint64_t rmap_count(const pa_ram *ram, uint32_t f);
+
+/* ---- objects (object.c) ----------------------------------------------------------------------- */
+
+bool object_hint(object *o, uint32_t mm, int64_t delta);
+void object_forget_mm(pa_ram *ram, uint32_t mm);
+/* The frame of page `index`, brought in if need be; NO_FRAME: exhausted.  *major: it was read. */
+uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major);
+/* The entry of a page, or NULL. */
+uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
+/* A page of it was looked at (read(), or a fault). */
+void object_mark_accessed(pa_ram *ram, uint32_t f);
+void object_mark_dirty(pa_ram *ram, uint32_t f);
+void object_drop_all(pa_ram *ram);
+
+/* ---- whole mms (mm.c) ------------------------------------------------------------------------- */
+
+pa_mm *mm_copy(const pa_mm *mm, pa_ram *ram);
+void mm_free(pa_mm *mm);
+
+#endif

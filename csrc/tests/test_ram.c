@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * test_ram.c -- faults, copy on write, swap and groups: what must hold whatever the order.
+ */
+#include "ram.h"
+
+#include "check.h"
+
+static const pa_ram_settings small = {.count_frames = 2000,
+                                      .count_slots = 3000,
+                                      .watermark_min = 10,
+                                      .watermark_low = 20,
+                                      .watermark_high = 30,
+                                      .shape = PA_SHAPE_X86_64,
+                                      .rules = PA_SECOND_LOOK | PA_FREES_DISCARDED,
+                                      .swappiness = 60,
+                                      .page_cluster = 3};
+
+static pa_mm_counters counters(const pa_mm *mm)
+{
+    pa_mm_counters c;
+    pa_mm_read(mm, &c);
+    return c;
+}
+
+static void first_touch(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    pa_mm *mm = pa_mm_new(ram, 0);
+    uint64_t done;
+    CHECK(pa_mm_touch_anon(mm, 1000, 600, false, &done) == PA_OK && done == 600);
+    CHECK(counters(mm).anon == 0 && counters(mm).minor_faults == 600); /* the zero page */
+    CHECK(counters(mm).tables[0] == 3 && counters(mm).tables[1] == 1);
+    CHECK(pa_mm_touch_anon(mm, 1000, 600, true, &done) == PA_OK);
+    CHECK(counters(mm).anon == 600 && counters(mm).minor_faults == 1200);
+    CHECK(pa_mm_touch_anon(mm, 1000, 600, true, &done) == PA_OK);
+    CHECK(counters(mm).minor_faults == 1200);
+    pa_mm_discard(mm, 1024, 512); /* exactly one leaf */
+    CHECK(counters(mm).anon == 88 && counters(mm).tables[0] == 2);
+    pa_mm_unmap(mm, 1000, 600, 0, 1 << 20);
+    CHECK(counters(mm).anon == 0 && counters(mm).tables[0] == 0);
+    CHECK(pa_ram_check(ram) == PA_OK);
+    pa_ram_drop(ram);
+}
+
+static void fork_and_write(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    pa_mm *parent = pa_mm_new(ram, 0), *child = pa_mm_new(ram, 0);
+    uint64_t done;
+    pa_ram_counters r;
+    CHECK(pa_mm_touch_anon(parent, 0x100, 100, true, &done) == PA_OK);
+    CHECK(pa_mm_share(child, parent, 0x100, 100, false, &done) == PA_OK);
+    pa_ram_read(ram, &r);
+    CHECK(r.anon_mapped == 100 && counters(child).anon == 100);
+    CHECK(pa_mm_touch_anon(child, 0x100, 40, true, &done) == PA_OK); /* 40 copies */
+    pa_ram_read(ram, &r);
+    CHECK(r.anon_mapped == 140 && pa_ram_check(ram) == PA_OK);
+    CHECK(pa_mm_touch_anon(parent, 0x100, 40, true, &done) == PA_OK); /* sole again: no copy */
+    pa_ram_read(ram, &r);
+    CHECK(r.anon_mapped == 140);
+    pa_mm_drop(parent);
+    pa_ram_read(ram, &r);
+    CHECK(r.anon_mapped == 100 && pa_ram_check(ram) == PA_OK);
+    pa_ram_drop(ram);
+}
+
+static void to_swap_and_back(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    int group_id = pa_ram_add_group(ram, 0, 500, 600);
+    pa_mm *mm = pa_mm_new(ram, (uint32_t)group_id);
+    uint64_t done;
+    CHECK(pa_mm_touch_anon(mm, 0, 1000, true, &done) == PA_OK);
+    CHECK(counters(mm).anon + counters(mm).swap == 1000 && counters(mm).swap >= 500);
+    CHECK(pa_ram_check(ram) == PA_OK);
+    CHECK(pa_mm_touch_anon(mm, 0, 1000, false, &done) == PA_OK);
+    CHECK(counters(mm).major_faults > 60 && pa_ram_check(ram) == PA_OK);
+    CHECK(pa_mm_touch_anon(mm, 1000, 200, true, &done) == PA_EXHAUSTED); /* 500 + 600 at most */
+    CHECK(done < 110 && pa_ram_check(ram) == PA_OK);
+    pa_mm_drop(mm);
+    pa_group_counters g;
+    pa_ram_read_group(ram, (uint32_t)group_id, &g);
+    CHECK(g.usage == 0 && g.usage_swap == 0 && g.usage_peak == 500);
+    pa_ram_drop(ram);
+}
+
+static void files(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    pa_mm *mm = pa_mm_new(ram, 0);
+    uint32_t file = (uint32_t)pa_ram_add_object(ram, 64, false);
+    uint64_t done;
+    CHECK(pa_ram_access_object(ram, 0, file, 0, 64, false, &done) == PA_OK && done == 64);
+    pa_view view = {.vpn = 0x1000, .count = 70, .object = file, .around = 16};
+    CHECK(pa_mm_touch_object(mm, &view, 0x1000, 64, false, &done) == PA_OK);
+    CHECK(counters(mm).minor_faults == 4 && counters(mm).file == 64); /* fault-around */
+    CHECK(pa_mm_touch_object(mm, &view, 0x1000, 66, true, &done) == PA_ERR_INVALID && done == 64);
+    CHECK(counters(mm).file == 0 && counters(mm).anon == 64); /* private copies */
+    pa_ram_resize_object(ram, file, 10);
+    CHECK(pa_ram_object_resident(ram, file) == 10 && pa_ram_check(ram) == PA_OK);
+    pa_ram_drop(ram);
+}
+
+enum { MMS = 4, SPAN = 1500, STEPS = 30000 };
+
+typedef struct world {
+    pa_ram *ram;
+    pa_mm *mm[MMS];
+    uint32_t file, shmem;
+    uint64_t seed;
+} world;
+
+static void random_step(world *w)
+{
+    pa_mm **mm = &w->mm[next_random(&w->seed) % MMS];
+    uint64_t vpn = next_random(&w->seed) % SPAN, count = next_random(&w->seed) % 60 + 1, done;
+    bool write = next_random(&w->seed) % 2;
+    pa_view view = {.vpn = 4096 + vpn, .count = 300, .index = vpn % 200, .around = 16};
+    switch (next_random(&w->seed) % 12) {
+    case 0:
+        pa_mm_unmap(*mm, vpn, count, vpn, vpn + count);
+        break;
+    case 1:
+        pa_mm_discard(*mm, vpn, count * 8);
+        break;
+    case 2:
+        pa_mm_lazy_free(*mm, vpn, count);
+        break;
+    case 3:
+        pa_mm_protect(*mm, vpn, count, write);
+        break;
+    case 4: /* the range moved to must be empty */
+        pa_mm_unmap(*mm, 10000 + vpn, count, 0, 0);
+        pa_mm_move(*mm, vpn, 10000 + vpn, count, &done);
+        break;
+    case 5:
+        pa_mm_lock(*mm, vpn, count % 8, write);
+        break;
+    case 6:
+        if (next_random(&w->seed) % 20 == 0) {
+            pa_mm_drop(*mm);
+            *mm = pa_mm_new(w->ram, 0);
+            pa_mm_share(*mm, w->mm[0] == *mm ? w->mm[1] : w->mm[0], 0, SPAN, false, &done);
+        }
+        break;
+    case 7:
+        view.object = write ? w->file : w->shmem;
+        view.shared = count % 2;
+        pa_mm_unmap(*mm, view.vpn, view.count, 0, 0);
+        pa_mm_touch_object(*mm, &view, view.vpn, count, count % 3 == 0, &done);
+        break;
+    case 8:
+        pa_ram_resize_object(w->ram, w->shmem, next_random(&w->seed) % 300);
+        pa_ram_access_object(w->ram, 0, w->file, vpn % 200, count, write, &done);
+        break;
+    default:
+        pa_mm_touch_anon(*mm, vpn, count, write, &done);
+    }
+}
+
+static void anything_goes(uint32_t rules)
+{
+    pa_ram_settings settings = small;
+    settings.rules = rules;
+    settings.count_frames = 900;
+    settings.count_slots = 1200;
+    world w = {.ram = pa_ram_new(&settings), .seed = rules + 1};
+    for (int i = 0; i < MMS; i++)
+        w.mm[i] = pa_mm_new(w.ram, 0);
+    w.file = (uint32_t)pa_ram_add_object(w.ram, 256, false);
+    w.shmem = (uint32_t)pa_ram_add_object(w.ram, 256, true);
+    for (int i = 0; i < STEPS; i++) {
+        random_step(&w);
+        if (i % 16 == 0)
+            CHECK(pa_ram_check(w.ram) == PA_OK);
+    }
+    pa_ram *copy = pa_ram_copy(w.ram);
+    CHECK(copy && pa_ram_check(copy) == PA_OK);
+    for (int i = 0; i < MMS; i++)
+        pa_mm_drop(w.mm[i]);
+    CHECK(pa_ram_check(w.ram) == PA_OK && pa_ram_check(copy) == PA_OK);
+    pa_ram_counters c;
+    pa_ram_read(w.ram, &c);
+    CHECK(c.anon_mapped == 0 && c.tables == 0);
+    pa_ram_drop(copy);
+    pa_ram_drop(w.ram);
+}
+
+int main(void)
+{
+    first_touch();
+    fork_and_write();
+    to_swap_and_back();
+    files();
+    anything_goes(PA_SECOND_LOOK | PA_FREES_DISCARDED);
+    anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED);
+    anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED | PA_ZERO_IS_FILE);
+    return 0;
+}
