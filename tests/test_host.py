@@ -18,10 +18,11 @@ from flatkernel import FlatKernel
 
 import pyalloc as pa
 from pyalloc import engine
-from pyalloc.errors import ArgumentError
+from pyalloc.errors import ArgumentError, TraceError
 from pyalloc.host import compile as host_compile
-from pyalloc.host import glibc
+from pyalloc.host import faults, glibc, proc
 from pyalloc.host.compile import CompilerMissing, HostError
+from pyalloc.kernel.oom import oom_policy
 from pyalloc.trace import NULL_BLOCK
 from pyalloc.workload.streams import stream
 
@@ -357,3 +358,98 @@ def test_sources_compile_without_a_warning(tmp_path: Path) -> None:
     for source in host_compile.SOURCES.glob("*.c"):
         command = [host_compile.compiler(), *host_compile.FLAGS, *strict, source]
         subprocess.run([*command, "-o", tmp_path / source.stem], check=True)
+
+
+# --- first touch
+
+
+@needs_cc
+def test_each_page_faults_once() -> None:
+    touch = faults.first_touch(1000, repeat=2)
+    assert (touch.pages, touch.minor_faults) == (1000, 1000)
+    assert 10 < touch.nanoseconds_per_page < 1_000_000
+
+
+@needs_cc
+def test_memory_that_cannot_be_had_is_said() -> None:
+    with pytest.raises(HostError, match="refused"):
+        faults.first_touch(1 << 40)
+    with pytest.raises(ArgumentError, match="pages"):
+        faults.first_touch(0)
+
+
+# --- /proc
+
+MAPS = """\
+08048000-08049000 r-xp 00000000 03:02 123        /home/me/my prog
+bffeb000-c0000000 rwxp bffeb000 00:00 0
+7ffff7fbf000-7ffff7fc0000 rw-s 00001000 00:01 1066                       /memfd:x (deleted)
+"""
+
+
+def test_a_line_of_maps_is_a_record() -> None:
+    prog, stack, shared = proc.parse_maps(MAPS)
+    assert prog == proc.Area(0x8048000, 0x8049000, "r-xp", 0, "03:02", 123, "/home/me/my prog")
+    assert (stack.length, stack.name, stack.offset) == (0x15000, "", 0xBFFEB000)
+    assert (shared.permissions, shared.name) == ("rw-s", "/memfd:x (deleted)")
+
+
+def test_a_line_that_is_none_is_named() -> None:
+    with pytest.raises(TraceError, match="line 2"):
+        proc.parse_maps(MAPS.splitlines()[0] + "\nnonsense\n")
+
+
+def test_fields_are_numbers_where_they_are_numbers() -> None:
+    text = "Name:\tab c\nVmRSS:\t    1704 kB\nThreads:\t1\nUid:\t0\t0\t0\t0\n\n"
+    assert proc.parse_fields(text) == {
+        "Name": "ab c",
+        "VmRSS": 1704,
+        "Threads": 1,
+        "Uid": "0\t0\t0\t0",
+    }
+
+
+def test_smaps_belong_to_their_area() -> None:
+    first, second = MAPS.splitlines()[:2]
+    text = f"{first}\nRss: 4 kB\nVmFlags: rd ex\n{second}\nRss: 8 kB\n"
+    (prog, a), (_, b) = proc.parse_smaps(text)
+    assert prog.name == "/home/me/my prog"
+    assert (a, b) == ({"Rss": 4, "VmFlags": "rd ex"}, {"Rss": 8})
+
+
+def test_this_process_is_as_the_kernel_says() -> None:
+    areas = proc.maps()
+    assert any(area.name == "[stack]" for area in areas)
+    status, statm = proc.status(), proc.statm(os.getpid())
+    assert status["Pid"] == os.getpid()
+    assert statm.resident * 4 == pytest.approx(status["VmRSS"], rel=0.1)
+    total = sum(area.length for area in areas if area.name != "[vsyscall]") >> 10
+    assert total == pytest.approx(status["VmSize"], rel=0.01)
+    rss = sum(int(fields["Rss"]) for _, fields in proc.smaps())
+    assert rss == pytest.approx(status["VmRSS"], rel=0.1)
+    assert 0 <= proc.oom_score() <= 2000
+    assert proc.meminfo()["MemTotal"] > proc.meminfo()["MemFree"] > 0
+
+
+def test_live_processes_can_be_judged_by_a_policy() -> None:
+    with subprocess.Popen(["/bin/sleep", "60"]) as child:
+        try:
+            tasks = {task.pid: task for task in proc.tasks()}
+        finally:
+            child.kill()
+    me = tasks[os.getpid()]
+    assert child.pid in me.children
+    assert (me.uid, me.kernel_thread, me.dying) == (os.geteuid(), False, False)
+    assert me.total_vm >= me.rss > 1000
+    assert me.cpu_time <= me.run_time
+    verdict = oom_policy("6.12").choose(list(tasks.values()), proc.meminfo()["MemTotal"] // 4)
+    assert verdict.victim is not None
+
+
+def test_a_process_that_is_gone_is_said() -> None:
+    with subprocess.Popen(["/bin/true"]) as child:
+        child.wait()
+    with pytest.raises(proc.NoSuchProcess, match=str(child.pid)):
+        proc.maps(child.pid)
+    with pytest.raises(ProcessLookupError):
+        proc.statm(child.pid)

@@ -2,6 +2,8 @@
 
 ===============================  ==================================================
 :mod:`~pyalloc.host.glibc`       make the calls of a trace on the real library
+:mod:`~pyalloc.host.faults`      what the kernel takes for the first write to a page
+:mod:`~pyalloc.host.proc`        live ``/proc`` as plain records
 :mod:`~pyalloc.host.compile`     the small C programs that this takes, built on demand
 ===============================  ==================================================
 """

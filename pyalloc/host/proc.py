@@ -1,0 +1,243 @@
+"""Live ``/proc`` as plain records: what this machine's kernel says of itself and its processes.
+
+Numbers are as the file has them: kB in ``status``, ``smaps`` and ``meminfo``, pages in ``statm``.
+The parsers take the text of any machine, also a simulated one's.
+
+Source: ``Documentation/filesystems/proc.rst`` of Linux 6.12.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from pyalloc.errors import PyallocError, TraceError
+from pyalloc.kernel.oom import Task
+from pyalloc.units import PAGE
+
+Pid = int | Literal["self"]
+Fields = dict[str, int | str]
+
+_LINE: Final = re.compile(
+    r"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
+)
+_NUMBER: Final = re.compile(r"(\d+)(?: kB)?")
+_PAGES_A_KB: Final = PAGE >> 10
+_CAP_SYS_ADMIN: Final = 21
+_CAP_SYS_RAWIO: Final = 17
+
+
+class NoSuchProcess(PyallocError, ProcessLookupError):
+    """There is no such process, or it ended while it was looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One line of ``/proc/PID/maps``: addresses and ``offset`` in bytes."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    device: str
+    inode: int
+    name: str
+
+    @property
+    def length(self) -> int:
+        """Its size in bytes."""
+        return self.end - self.start
+
+
+class Statm(NamedTuple):
+    """``/proc/PID/statm``, in pages; ``lib`` and ``dirty`` have been 0 since Linux 2.6."""
+
+    size: int
+    resident: int
+    shared: int
+    text: int
+    lib: int
+    data: int
+    dirty: int
+
+
+# --- texts
+
+
+def parse_maps(text: str) -> tuple[Area, ...]:
+    """Return the areas of the text of a ``/proc/PID/maps``.
+
+    Raises
+    ------
+    TraceError
+        A line is not of that form; the text says which.
+    """
+    return tuple(_area(number, line) for number, line in enumerate(text.splitlines(), 1))
+
+
+def _area(number: int, line: str) -> Area:
+    match = _LINE.fullmatch(line)
+    if not match:
+        message = f"line {number}: not a line of /proc/PID/maps: {line!r}"
+        raise TraceError(message)
+    start, end, permissions, offset, device, inode, name = match.groups()
+    return Area(
+        int(start, 16), int(end, 16), permissions, int(offset, 16), device, int(inode), name
+    )
+
+
+def parse_fields(text: str) -> Fields:
+    """Return the fields of a text of lines ``Name: value``; a number (of kB, too) as an int."""
+    fields: Fields = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            match = _NUMBER.fullmatch(value.strip())
+            fields[name] = int(match[1]) if match else value.strip()
+    return fields
+
+
+def parse_smaps(text: str) -> tuple[tuple[Area, Fields], ...]:
+    """Return each area of the text of a ``/proc/PID/smaps`` with its fields."""
+    found: list[tuple[Area, list[str]]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if _LINE.fullmatch(line):
+            found.append((_area(number, line), []))
+        elif found:
+            found[-1][1].append(line)
+    return tuple((area, parse_fields("\n".join(lines))) for area, lines in found)
+
+
+# --- this machine
+
+
+def _read(pid: Pid, name: str) -> str:
+    try:
+        return Path("/proc", str(pid), name).read_text(encoding="utf-8", errors="surrogateescape")
+    except (FileNotFoundError, ProcessLookupError):
+        message = f"there is no process {pid}, or it has just ended"
+        raise NoSuchProcess(message) from None
+
+
+def maps(pid: Pid = "self") -> tuple[Area, ...]:
+    """Return the areas of process ``pid``; none for a kernel thread.
+
+    Raises
+    ------
+    NoSuchProcess
+        It does not exist.
+    PermissionError
+        It is another user's.
+    """
+    return parse_maps(_read(pid, "maps"))
+
+
+def smaps(pid: Pid = "self") -> tuple[tuple[Area, Fields], ...]:
+    """Return the areas of process ``pid``, each with its fields; raises as :func:`maps`."""
+    return parse_smaps(_read(pid, "smaps"))
+
+
+def status(pid: Pid = "self") -> Fields:
+    """Return ``/proc/PID/status``; sizes in kB."""
+    return parse_fields(_read(pid, "status"))
+
+
+def statm(pid: Pid = "self") -> Statm:
+    """Return ``/proc/PID/statm``, in pages."""
+    return Statm(*map(int, _read(pid, "statm").split()))
+
+
+def oom_score(pid: Pid = "self") -> int:
+    """Return the badness the kernel shows, 0 to 2000."""
+    return int(_read(pid, "oom_score"))
+
+
+def meminfo() -> dict[str, int]:
+    """Return ``/proc/meminfo``, in kB (``HugePages_*`` are counts)."""
+    fields = parse_fields(Path("/proc/meminfo").read_text(encoding="utf-8"))
+    return {name: value for name, value in fields.items() if isinstance(value, int)}
+
+
+def pids() -> list[int]:
+    """Return the processes there are, by number."""
+    names = (path.name for path in Path("/proc").iterdir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+# --- as the OOM killer sees them
+
+
+class _Stat(NamedTuple):
+    parent: int
+    cpu_time: float
+    nice: int
+    start: float
+
+
+def _stat(pid: Pid) -> _Stat:
+    """Return what only ``/proc/PID/stat`` has; times in seconds."""
+    fields = _read(pid, "stat").rpartition(")")[2].split()  # the name may hold anything
+    tick = os.sysconf("SC_CLK_TCK")
+    used = (int(fields[11]) + int(fields[12])) / tick
+    return _Stat(int(fields[1]), used, int(fields[16]), int(fields[19]) / tick)
+
+
+def _uptime() -> float:
+    return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+
+
+def _in_pages(fields: Mapping[str, int | str], name: str) -> int:
+    return int(fields.get(name, 0)) // _PAGES_A_KB
+
+
+def _capable(fields: Mapping[str, int | str]) -> tuple[bool, bool]:
+    effective = int(str(fields.get("CapEff", 0)), 16)
+    return bool(effective >> _CAP_SYS_ADMIN & 1), bool(effective >> _CAP_SYS_RAWIO & 1)
+
+
+def _task(pid: int, uptime: float) -> tuple[Task, int]:
+    """Return the process without its children, and its parent."""
+    fields, stat = status(pid), _stat(pid)
+    task = Task(
+        pid=pid,
+        name=str(fields["Name"]),
+        uid=int(str(fields["Uid"]).split()[1]),
+        total_vm=_in_pages(fields, "VmSize"),
+        rss=_in_pages(fields, "VmRSS"),
+        swapents=_in_pages(fields, "VmSwap"),
+        pgtables_bytes=int(fields.get("VmPTE", 0)) << 10,
+        oom_score_adj=int(_read(pid, "oom_score_adj")),
+        nice=stat.nice,
+        cpu_time=stat.cpu_time,
+        run_time=max(uptime - stat.start, 0.0),
+        capable=_capable(fields),
+        kernel_thread="VmSize" not in fields and not str(fields.get("State", "")).startswith("Z"),
+        dying=str(fields.get("State", ""))[:1] in {"Z", "X"},
+    )
+    return task, stat.parent
+
+
+def _all_tasks() -> Iterator[tuple[Task, int]]:
+    uptime = _uptime()
+    for pid in pids():
+        try:
+            yield _task(pid, uptime)
+        except NoSuchProcess:
+            continue  # it ended since its number was read
+
+
+def tasks() -> list[Task]:
+    """Return every process of this machine as an OOM policy takes it, in order of number.
+
+    A policy can be asked of them whom it would kill now; nothing is locked meanwhile, so the
+    numbers are of slightly different moments.
+    """
+    found = list(_all_tasks())
+    children: dict[int, list[int]] = {}
+    for task, parent in found:
+        children.setdefault(parent, []).append(task.pid)
+    return [replace(task, children=tuple(children.get(task.pid, ()))) for task, _ in found]
