@@ -6,8 +6,9 @@ Source: ``include/uapi/asm-generic/mman-common.h``, ``arch/x86/include/uapi/asm/
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum, IntFlag
-from typing import Final
+from typing import Final, NoReturn
 
 
 class PROT(IntFlag):
@@ -113,3 +114,8 @@ VM_MAY: Final = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
 VM_DATA: Final = VM_READ | VM_WRITE | VM_MAY
 """What the break and a writable private anonymous mapping have."""
+
+
+def fail(number: int) -> NoReturn:
+    """Raise the OSError of an errno, as a system call that returns it."""
+    raise OSError(number, os.strerror(number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyalloc.kernel.abi import VM_MAYSHARE, VM_SHARED
+from pyalloc.kernel.abi import VM_MAYSHARE, VM_SHARED, VM_SPECIAL
 from pyalloc.kernel.anon import AnonVma
 from pyalloc.kernel.files import OpenFile
 from pyalloc.units import PAGE
@@ -41,7 +41,7 @@ class Vma:
     @property
     def anonymous(self) -> bool:
         """Whether it has no object behind it at all."""
-        return self.file is None and self.name is None
+        return self.file is None and not self.flags & VM_SPECIAL
 
     @property
     def permissions(self) -> str:
@@ -54,8 +54,10 @@ class Vma:
             + ("s" if flags & VM_MAYSHARE else "p")
         )
 
-    def pages_before_end_of_object(self) -> int:
-        """Return how many of its pages, from ``start``, lie inside the object (all, if none)."""
+    @property
+    def object_end(self) -> int:
+        """The address where its object ends and SIGBUS begins; ``end`` if it does not."""
         if self.file is None:
-            return self.pages
-        return min(max(self.file.inode.pages - self.pgoff, 0), self.pages)
+            return self.end
+        inside = self.file.inode.pages - self.pgoff
+        return min(self.start + max(inside, 0) * PAGE, self.end)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyalloc.kernel.abi import MAP, VM_GROWSDOWN, VM_SHARED
+from pyalloc.kernel.abi import MAP, VM_GROWSDOWN
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.areas import Areas
 from pyalloc.kernel.files import OpenFile
@@ -23,6 +23,7 @@ HUGE: Final = 2 << 20
 """What one entry of the second level maps on x86."""
 
 _FORGOTTEN: Final = 1 << 64
+_MAP_SHARED: Final = int(MAP.SHARED)
 _MAP_32BIT: Final = int(MAP.MAP_32BIT)
 
 
@@ -65,7 +66,6 @@ class Placement:
         hint: int,
         length: int,
         flags: int,
-        vm: int,
         file: OpenFile | None,
         offset: int,
     ) -> int | None:
@@ -74,27 +74,32 @@ class Placement:
             return self._place_old(areas, hint, length)
         low = max(PAGE, self.profile.mmap_min_addr)
         hint = hint // PAGE * PAGE
-        if hint:
-            hint = max(hint, low)
-            above = areas.find(hint)
-            end = hint + length
-            if end <= self.task_size and (
-                above is None or end <= guarded_start(above, self.profile.stack_guard_gap)
-            ):
+        hint = max(hint, low) if hint else 0
+        if self.profile.thp_align and self._wants_huge(hint, length, flags, file, offset):
+            if hint and self._fits(areas, hint, length + HUGE):
                 return hint
-        if self.profile.thp_align and self._wants_huge(hint, length, vm, file, offset):
             found = self._search(areas, length + HUGE, flags)
             if found is not None:
                 shift = (offset - found) % HUGE
                 return found + (shift or (HUGE if self.top_down else 0))
+        if hint and self._fits(areas, hint, length):
+            return hint
         return self._search(areas, length, flags)
 
+    def _fits(self, areas: Areas, at: int, length: int) -> bool:
+        """Return whether ``length`` bytes at ``at`` are free and clear of a guard gap."""
+        end = at + length
+        above = areas.find(at)
+        return end <= self.task_size and (
+            above is None or end <= guarded_start(above, self.profile.stack_guard_gap)
+        )
+
     def _wants_huge(
-        self, hint: int, length: int, vm: int, file: OpenFile | None, offset: int
+        self, hint: int, length: int, flags: int, file: OpenFile | None, offset: int
     ) -> bool:
         """Return whether a mapping is to be aligned so that huge pages fit into it."""
         if file is None:
-            return not vm & VM_SHARED and not hint and length % HUGE == 0
+            return not flags & _MAP_SHARED and not hint and length % HUGE == 0
         first = -(-offset // HUGE) * HUGE
         return not file.inode.shmem and offset + length - first >= HUGE
 

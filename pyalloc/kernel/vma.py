@@ -14,12 +14,12 @@ Sources: ``mm/mmap.c``, ``mm/vma.c``, ``mm/mprotect.c`` of Linux 6.12 and 6.18; 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
-from typing import Final, NoReturn, Protocol
+from typing import Final, Protocol
 
 from pyalloc.errors import EngineBug, MemoryFault
-from pyalloc.kernel import anon
+from pyalloc.kernel import advice as advising
+from pyalloc.kernel import anon, locking, remap
 from pyalloc.kernel.abi import (
     MAP,
     PROT,
@@ -37,10 +37,11 @@ from pyalloc.kernel.abi import (
     VM_MAYWRITE,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
+    VM_PFNMAP,
     VM_SHARED,
-    VM_SPECIAL,
     VM_WIPEONFORK,
     VM_WRITE,
+    fail,
 )
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.areas import Areas
@@ -108,11 +109,6 @@ class NoPages:
         """Do nothing."""
 
 
-def fail(number: int) -> NoReturn:
-    """Raise the OSError of an errno."""
-    raise OSError(number, os.strerror(number))
-
-
 class AddressSpace:
     """The areas of one process (``mm_struct``), and the calls on them.
 
@@ -143,12 +139,13 @@ class AddressSpace:
         self.areas = Areas(profile.anon_rule)
         self.total_vm = self.exec_vm = self.stack_vm = self.data_vm = 0
         self.shared_vm = self.reserved_vm = self.locked_vm = 0
+        self.locked_lost = 0
         self.peak_vm = 0
         self.lock_future = 0
         self.next_object = 1
         for vma in layout.areas:
             self.areas.insert(vma)
-            self._count(vma.flags, vma.file, vma.pages)
+            self.count(vma.flags, vma.file, vma.pages)
             if vma.flags & VM_ACCOUNT:
                 self.commit.charge(vma.pages)
         for vma in layout.written:
@@ -190,7 +187,7 @@ class AddressSpace:
 
     # --- counting -----------------------------------------------------------------------
 
-    def _count(self, flags: int, file: OpenFile | None, pages: int) -> None:
+    def count(self, flags: int, file: OpenFile | None, pages: int) -> None:
         """Add ``pages`` of such an area to the totals (``vm_stat_account``)."""
         self.total_vm += pages
         if flags & VM_LOCKED:
@@ -270,7 +267,7 @@ class AddressSpace:
         if len(self.areas) > self.profile.max_map_count:
             fail(errno.ENOMEM)
         vm = self._vm_flags(prot, flags)
-        addr = self._place(addr, length, flags, vm, file, offset)
+        addr = self.place(addr, length, flags, file, offset)
         if flags & _NOREPLACE and self.profile.modern and self.areas.overlaps(addr, addr + length):
             fail(errno.EEXIST)
         if flags & MAP.LOCKED and not (self.limits.memlock or self.limits.ipc_lock):
@@ -328,9 +325,7 @@ class AddressSpace:
                 fail(errno.EINVAL)
         return shared
 
-    def _place(
-        self, addr: int, length: int, flags: int, vm: int, file: OpenFile | None, offset: int
-    ) -> int:
+    def place(self, addr: int, length: int, flags: int, file: OpenFile | None, offset: int) -> int:
         """Return where a mapping goes (``get_unmapped_area``)."""
         if length > self.task_size:
             fail(errno.ENOMEM)
@@ -342,19 +337,19 @@ class AddressSpace:
             if addr < self.profile.mmap_min_addr:
                 fail(errno.EPERM)
             return addr
-        found = self.placement.place(self.areas, addr, length, flags, vm, file, offset)
+        found = self.placement.place(self.areas, addr, length, flags, file, offset)
         if found is None:
             fail(errno.ENOMEM)
         return found
 
     def _map(self, new: Vma) -> Vma:
         """Put ``new`` in place of whatever is there, merged where it can (``mmap_region``)."""
-        old = self._cut_out(new.start, new.end)
+        old = self.cut_out(new.start, new.end)
         replaced = sum(vma.pages for vma in old)
         accounted = sum(vma.pages for vma in old if vma.flags & VM_ACCOUNT)
         locked_object = new.file is None and new.flags & VM_SHARED
         if not self.profile.modern:
-            self._drop(old)
+            self.drop(old)
             replaced = accounted = 0
         if not self.may_expand(new.flags, new.pages - replaced):
             fail(errno.ENOMEM)
@@ -368,14 +363,14 @@ class AddressSpace:
             new.flags |= VM_ACCOUNT
             accounted = 0
         if self.profile.modern:
-            self._drop(old, charged=not accountable)
+            self.drop(old, charged=not accountable)
         if locked_object:
             new.file = self._shared_object(new)
         vma = self.areas.merge_new(new)
         if vma is None:
             self.areas.insert(new)
             vma = new
-        self._count(new.flags, new.file, new.pages)
+        self.count(new.flags, new.file, new.pages)
         return vma
 
     def _shared_object(self, new: Vma) -> OpenFile:
@@ -391,15 +386,24 @@ class AddressSpace:
         if vma.flags & VM_LOCKED or flags & (MAP.POPULATE | MAP.NONBLOCK) == MAP.POPULATE:
             self.populate(addr, addr + length)
 
-    def populate(self, start: int, end: int) -> None:
-        """Fault in every accessible page of a range, for write where that is private."""
+    def populate(self, start: int, end: int) -> bool:
+        """Fault in a range, for write where that is private; False if some page has no memory.
+
+        Areas that refuse every access or lie beyond their object's end are passed over.
+        """
+        whole = True
         for vma in self.areas.covering(start, end):
-            if vma.flags & VM_SPECIAL or not vma.flags & VM_ACCESS:
-                break
-            write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
-            if write:
-                self.areas.prepare_anon(vma)
-            self.pages.populate(vma, max(start, vma.start), min(end, vma.end), write)
+            if vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
+                continue
+            low, high = max(start, vma.start), min(end, vma.end)
+            stop = min(high, vma.object_end)
+            whole &= bool(vma.flags & VM_ACCESS) and stop == high
+            if vma.flags & VM_ACCESS and low < stop:
+                write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
+                if write:
+                    self.areas.prepare_anon(vma)
+                self.pages.populate(vma, low, stop, write)
+        return whole
 
     # --- munmap -------------------------------------------------------------------------
 
@@ -413,10 +417,10 @@ class AddressSpace:
         """
         if addr % PAGE or addr > self.task_size or length > self.task_size - addr or not length:
             fail(errno.EINVAL)
-        self._drop(self._cut_out(addr, addr + page_ceil(length)))
+        self.drop(self.cut_out(addr, addr + page_ceil(length)))
         return 0
 
-    def _cut_out(self, start: int, end: int) -> list[Vma]:
+    def cut_out(self, start: int, end: int) -> list[Vma]:
         """Split at both ends of a range and return the areas that fill it."""
         old = self.areas.covering(start, end)
         if not old:
@@ -435,13 +439,13 @@ class AddressSpace:
             self.areas.split(last, end)
         return old
 
-    def _drop(self, old: list[Vma], *, charged: bool = True) -> None:
+    def drop(self, old: list[Vma], *, charged: bool = True) -> None:
         """Take whole neighbouring areas out; ``charged`` gives their promises back."""
         if not old:
             return
         start, end = old[0].start, old[-1].end
         for vma in old:
-            self._count(vma.flags, vma.file, -vma.pages)
+            self.count(vma.flags, vma.file, -vma.pages)
             if charged and vma.flags & VM_ACCOUNT:
                 self.commit.uncharge(vma.pages)
         index = self.areas.index(start)
@@ -531,8 +535,8 @@ class AddressSpace:
             raise
         if old & VM_ACCOUNT and not flags & VM_ACCOUNT:
             self.commit.uncharge(pages)
-        self._count(old, file, -pages)
-        self._count(flags, file, pages)
+        self.count(old, file, -pages)
+        self.count(flags, file, pages)
         self.pages.protect(start, end, bool(flags & VM_WRITE))
         if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
             self.areas.prepare_anon(part)
@@ -611,7 +615,7 @@ class AddressSpace:
         new = Vma(old_end, new_end, flags, old_end // PAGE)
         if self._extend_heap(new) is None:
             self.areas.insert(new)
-        self._count(flags, None, pages)
+        self.count(flags, None, pages)
         if flags & VM_LOCKED:
             self.populate(old_end, new_end)
         return True
@@ -624,6 +628,48 @@ class AddressSpace:
         if below is None or below.end != new.start or below.start < self.start_brk:
             return None
         return self.areas.merge_new(new, left_only=True)
+
+    # --- mremap, madvise, mlock ---------------------------------------------------------
+
+    def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
+        """Resize or move a mapping and return its address, as ``mremap(2)``.
+
+        Raises
+        ------
+        OSError
+            EINVAL, EFAULT, EAGAIN or ENOMEM; see :mod:`pyalloc.kernel.remap`.
+        """
+        return remap.mremap(self, addr, old, new, int(flags), new_addr)
+
+    def madvise(self, addr: int, length: int, advice: int) -> int:
+        """Take advice about a range and return 0, as ``madvise(2)``.
+
+        Raises
+        ------
+        OSError
+            EINVAL, ENOMEM, EFAULT, EACCES or EAGAIN; see :mod:`pyalloc.kernel.advice`.
+        """
+        return advising.madvise(self, addr, length, int(advice))
+
+    def mlock(self, addr: int, length: int, flags: int = 0) -> int:
+        """Lock a range into memory and return 0, as ``mlock2(2)``.
+
+        Raises
+        ------
+        OSError
+            EPERM, EINVAL, ENOMEM or EAGAIN; see :mod:`pyalloc.kernel.locking`.
+        """
+        return locking.mlock(self, addr, length, flags)
+
+    def munlock(self, addr: int, length: int) -> int:
+        """Unlock a range and return 0, as ``munlock(2)``.
+
+        Raises
+        ------
+        OSError
+            EINVAL or ENOMEM.
+        """
+        return locking.munlock(self, addr, length)
 
     # --- faults -------------------------------------------------------------------------
 
@@ -640,10 +686,8 @@ class AddressSpace:
             raise MemoryFault(SIGSEGV, addr)
         if not vma.flags & (VM_WRITE if write else VM_ACCESS):
             raise MemoryFault(SIGSEGV, addr)
-        if vma.file is not None:
-            inside = vma.pgoff + (addr - vma.start) // PAGE < vma.file.inode.pages
-            if not inside:
-                raise MemoryFault(SIGBUS, addr)
+        if vma.file is not None and addr >= vma.object_end:
+            raise MemoryFault(SIGBUS, addr)
         if write and vma.private and vma.anon_vma is None:
             self.areas.prepare_anon(vma)
         return vma
@@ -672,7 +716,7 @@ class AddressSpace:
         ):
             return False
         self.areas.move_start(vma, start)
-        self._count(vma.flags, vma.file, grow)
+        self.count(vma.flags, vma.file, grow)
         return True
 
     # --- fork and exit ------------------------------------------------------------------
@@ -696,7 +740,7 @@ class AddressSpace:
         child.placement = self.placement.forked()
         child.total_vm = child.exec_vm = child.stack_vm = child.data_vm = 0
         child.shared_vm = child.reserved_vm = child.locked_vm = 0
-        child.lock_future = 0
+        child.lock_future = child.locked_lost = 0
         for vma in self.areas:
             if vma.flags & VM_DONTCOPY:
                 continue
@@ -713,12 +757,12 @@ class AddressSpace:
         if not flags & VM_WIPEONFORK:
             anon.fork(copy, vma, chains=self.profile.modern)
         self.areas.insert(copy)
-        self._count(flags, vma.file, vma.pages)
+        self.count(flags, vma.file, vma.pages)
 
     def exit(self) -> None:
         """Give everything back: areas, promises, pages."""
         for vma in self.areas:
-            self._count(vma.flags, vma.file, -vma.pages)
+            self.count(vma.flags, vma.file, -vma.pages)
             if vma.flags & VM_ACCOUNT:
                 self.commit.uncharge(vma.pages)
         self.areas.remove_range(0, self.task_size)
@@ -745,7 +789,8 @@ class AddressSpace:
         for name in names:
             setattr(probe, name, 0)
         for vma in self.areas:
-            probe._count(vma.flags, vma.file, vma.pages)  # noqa: SLF001
+            probe.count(vma.flags, vma.file, vma.pages)
+        probe.locked_vm += self.locked_lost
         want = [getattr(probe, name) for name in names]
         if have != want:
             message = f"counters {dict(zip(names, have, strict=True))} should be {want}"

@@ -1,0 +1,167 @@
+"""``madvise``.  Sources: ``mm/madvise.c`` and ``mm/gup.c`` of Linux 6.12, 2.6.11 and 2.6.18."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from pyalloc.kernel.abi import (
+    MADV,
+    VM_DONTCOPY,
+    VM_DONTDUMP,
+    VM_HUGEPAGE,
+    VM_IO,
+    VM_LOCKED,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_MERGEABLE,
+    VM_NOHUGEPAGE,
+    VM_PFNMAP,
+    VM_RAND_READ,
+    VM_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_SPECIAL,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    fail,
+)
+from pyalloc.kernel.area import Vma
+from pyalloc.kernel.layout import page_ceil
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.kernel.vma import AddressSpace
+
+_FLAGS: Final = {
+    MADV.NORMAL: (VM_RAND_READ | VM_SEQ_READ, 0),
+    MADV.SEQUENTIAL: (VM_RAND_READ, VM_SEQ_READ),
+    MADV.RANDOM: (VM_SEQ_READ, VM_RAND_READ),
+    MADV.DONTFORK: (0, VM_DONTCOPY),
+    MADV.DOFORK: (VM_DONTCOPY, 0),
+    MADV.WIPEONFORK: (0, VM_WIPEONFORK),
+    MADV.KEEPONFORK: (VM_WIPEONFORK, 0),
+    MADV.DONTDUMP: (0, VM_DONTDUMP),
+    MADV.DODUMP: (VM_DONTDUMP, 0),
+    MADV.HUGEPAGE: (VM_NOHUGEPAGE, VM_HUGEPAGE),
+    MADV.NOHUGEPAGE: (VM_HUGEPAGE, VM_NOHUGEPAGE),
+    MADV.MERGEABLE: (0, VM_MERGEABLE),
+    MADV.UNMERGEABLE: (VM_MERGEABLE, 0),
+}
+"""Advice that only changes flags: those it clears, those it sets."""
+
+_OLD: Final = frozenset({MADV.NORMAL, MADV.RANDOM, MADV.SEQUENTIAL, MADV.WILLNEED, MADV.DONTNEED})
+_OLD_18: Final = _OLD | {MADV.REMOVE, MADV.DONTFORK, MADV.DOFORK}
+
+
+def madvise(space: AddressSpace, addr: int, length: int, advice: int) -> int:
+    """Apply ``advice`` to a range; a hole is passed over and reported as ENOMEM at the end.
+
+    Raises
+    ------
+    OSError
+        EINVAL for unknown advice, a bad range or an area it does not fit; ENOMEM, EACCES, EFAULT,
+        EBADF (2.6) or EAGAIN.
+    """
+    known = _known(space, advice)
+    end = addr + page_ceil(length)
+    if known is None or addr % PAGE or end >= 1 << (8 * space.profile.word):
+        fail(errno.EINVAL)
+    if known in (MADV.POPULATE_READ, MADV.POPULATE_WRITE):
+        return _populate(space, addr, end, write=known == MADV.POPULATE_WRITE)
+    at, hole = addr, False
+    while at < end:
+        vma = space.find(at)
+        if vma is None or vma.start >= end:
+            fail(errno.ENOMEM)
+        hole |= at < vma.start
+        at = max(at, vma.start)
+        stop = min(vma.end, end)
+        _advise(space, vma, at, stop, known)
+        at = stop
+    if hole:
+        fail(errno.ENOMEM)
+    return 0
+
+
+def _known(space: AddressSpace, advice: int) -> MADV | None:
+    try:
+        known = MADV(advice)
+    except ValueError:
+        return None
+    if space.profile.modern:
+        return known
+    return known if known in (_OLD if space.profile.name == "2.6.11" else _OLD_18) else None
+
+
+def _populate(space: AddressSpace, start: int, end: int, *, write: bool) -> int:
+    """Fault in a range up to the first page that cannot be had, and fail there."""
+    at = start
+    while at < end:
+        vma = space.at(at)
+        if vma is None:
+            fail(errno.ENOMEM)
+        allowed = vma.flags & (VM_WRITE if write else VM_READ)
+        if not allowed or vma.flags & (VM_IO | VM_PFNMAP):
+            fail(errno.EINVAL)
+        stop = min(vma.end, end)
+        inside = min(stop, vma.object_end)
+        if at < inside:
+            if write and vma.private:
+                space.areas.prepare_anon(vma)
+            space.pages.populate(vma, at, inside, write)
+        if inside < stop:
+            fail(errno.EFAULT)
+        at = stop
+    return 0
+
+
+def _advise(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV) -> None:
+    """Apply advice to a part of one area (``madvise_vma_behavior``)."""
+    if advice in _FLAGS:
+        _set_flags(space, vma, start, end, advice)
+    elif advice in (MADV.DONTNEED, MADV.DONTNEED_LOCKED):
+        kept = VM_PFNMAP | (VM_LOCKED if advice == MADV.DONTNEED else 0)
+        if vma.flags & kept:
+            fail(errno.EINVAL)
+        space.pages.discard(start, end)
+    elif advice == MADV.FREE:
+        if vma.flags & (VM_LOCKED | VM_PFNMAP) or not vma.anonymous or vma.flags & VM_SHARED:
+            fail(errno.EINVAL)
+        space.pages.lazyfree(start, end)
+    elif advice in (MADV.COLD, MADV.PAGEOUT):
+        if vma.flags & (VM_LOCKED | VM_PFNMAP):
+            fail(errno.EINVAL)
+    elif advice == MADV.REMOVE:
+        _remove(space, vma, start, end)
+    elif advice == MADV.WILLNEED and not space.profile.modern and vma.file is None:
+        fail(errno.EBADF)
+
+
+def _remove(space: AddressSpace, vma: Vma, start: int, end: int) -> None:
+    if vma.flags & VM_LOCKED or vma.file is None:
+        fail(errno.EINVAL)
+    if vma.flags & (VM_SHARED | VM_MAYWRITE) != VM_SHARED | VM_MAYWRITE:
+        fail(errno.EACCES)
+    space.pages.discard(start, end)
+
+
+def _set_flags(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV) -> None:
+    old = vma.flags
+    refused = {
+        MADV.DOFORK: old & VM_IO,
+        MADV.WIPEONFORK: vma.file is not None or old & VM_SHARED,
+        MADV.DODUMP: old & VM_SPECIAL,
+    }
+    if refused.get(advice):
+        fail(errno.EINVAL)
+    clear, put = _FLAGS[advice]
+    if advice == MADV.MERGEABLE and old & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL):
+        return
+    flags = old & ~clear | put
+    if flags == old:
+        return
+    try:
+        space.modify(vma, start, end, flags)
+    except OSError:
+        fail(errno.EAGAIN)

@@ -1,0 +1,85 @@
+"""``mlock`` and ``munlock``.  Source: ``mm/mlock.c`` of Linux 6.12."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pyalloc.kernel.abi import VM_LOCKED, VM_LOCKONFAULT, VM_SPECIAL, fail
+from pyalloc.kernel.area import Vma
+from pyalloc.kernel.layout import page_ceil
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.kernel.vma import AddressSpace
+
+MLOCK_ONFAULT = 1
+
+
+def mlock(space: AddressSpace, addr: int, length: int, flags: int) -> int:
+    """Lock every page of a range and fault them in.
+
+    Raises
+    ------
+    OSError
+        EPERM without any right to lock; ENOMEM over RLIMIT_MEMLOCK, for a hole (what lies before
+        it is locked all the same) or for pages that cannot be had; EINVAL for unknown flags.
+    """
+    if flags & ~MLOCK_ONFAULT:
+        fail(errno.EINVAL)
+    limits = space.limits
+    if not limits.memlock and not limits.ipc_lock:
+        fail(errno.EPERM)
+    start, end = _range(addr, length)
+    if not limits.ipc_lock:
+        locked = space.locked_vm + (end - start) // PAGE
+        if locked > limits.memlock // PAGE:
+            locked -= _locked_already(space, start, end)
+        if locked > limits.memlock // PAGE:
+            fail(errno.ENOMEM)
+    _apply(space, start, end, VM_LOCKED | (VM_LOCKONFAULT if flags else 0))
+    if not space.populate(start, end):
+        fail(errno.ENOMEM)
+    return 0
+
+
+def munlock(space: AddressSpace, addr: int, length: int) -> int:
+    """Unlock every page of a range; ENOMEM for a hole, after unlocking what lies before it."""
+    start, end = _range(addr, length)
+    _apply(space, start, end, 0)
+    return 0
+
+
+def _range(addr: int, length: int) -> tuple[int, int]:
+    start = addr // PAGE * PAGE
+    return start, start + page_ceil(length + addr % PAGE)
+
+
+def _locked_already(space: AddressSpace, start: int, end: int) -> int:
+    return sum(
+        (min(vma.end, end) - max(vma.start, start)) // PAGE
+        for vma in space.areas.covering(start, end)
+        if vma.flags & VM_LOCKED
+    )
+
+
+def _apply(space: AddressSpace, start: int, end: int, lock: int) -> None:
+    if end >= 1 << (8 * space.profile.word):
+        fail(errno.EINVAL)
+    at = start
+    while at < end:
+        vma = space.at(at)
+        if vma is None:
+            fail(errno.ENOMEM)
+        stop = min(vma.end, end)
+        _lock(space, vma, at, stop, vma.flags & ~(VM_LOCKED | VM_LOCKONFAULT) | lock)
+        at = stop
+
+
+def _lock(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> None:
+    old = vma.flags
+    if flags == old or old & VM_SPECIAL:
+        return
+    space.modify(vma, start, end, flags)
+    pages = (end - start) // PAGE
+    space.locked_vm += pages * (bool(flags & VM_LOCKED) - bool(old & VM_LOCKED))
