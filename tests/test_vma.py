@@ -1,8 +1,10 @@
 """Address spaces change as the kernel changes them."""
 
 import errno
+from typing import Any
 
 import pytest
+import vmareplay
 
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.kernel.layout import default_layout, layout_from_maps
@@ -13,6 +15,22 @@ from pyalloc.kernel.vma import AddressSpace
 RW = int(PROT.READ | PROT.WRITE)
 ANON = int(MAP.PRIVATE | MAP.ANONYMOUS)
 PAGE = 4096
+
+
+RECORDED = [
+    pytest.param(sequence, meta, id=sequence["id"])
+    for name in ("vma_x86_64.jsonl.gz", "vma_i386.jsonl.gz")
+    for meta, sequences in [vmareplay.load(name)]
+    for sequence in sequences
+]
+
+
+@pytest.mark.parametrize(("sequence", "meta"), RECORDED)
+def test_a_recorded_process_comes_out_the_same(
+    sequence: dict[str, Any], meta: dict[str, Any]
+) -> None:
+    """Every result, every maps text and every size is the kernel's, call by call."""
+    assert vmareplay.first_difference(sequence, meta) is None
 
 
 @pytest.fixture(params=sorted(PROFILES), ids="-".join)
