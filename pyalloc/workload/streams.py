@@ -30,16 +30,16 @@ kind                      lifetimes
 ``comb``                  rounds of blocks of which every other one dies at once, each round with
                           the sizes of the one before doubled, so that no hole fits the next
                           (after Robson's worst case for first fit); begins again after 10 rounds
-``pins``                  rounds of large temporary blocks with a small long-lived one after each;
-                          the pins keep what is freed in holes, and each round asks for 1/16 more
-                          than the holes of the first; begins again after 32 rounds
+``pins``                  rounds of blocks of which every other one is a small one of 24 bytes; the
+                          others die at once and the small ones a round later, so that the heap
+                          keeps the size of a whole round when hardly a byte of it is in use
 ========================  ========================================================================
 
 Random streams flatter allocators: real programs free in groups (Wilson et al., "Dynamic Storage
 Allocation", IWMM'95), which is what ``bursts`` and ``phases`` are for.  ``random`` is also the
 slot scheme of most published malloc benchmarks: draw one of 2 x ``live`` slots, free what is in
 it or else fill it.  ``comb`` and ``pins`` are meant for blocks of one size, such as ``"64"`` and
-``"4000"``; it is that of their first round.
+``"4000"``; ``comb`` has it in its first round.
 
 Every block has its own number and is freed at most once; the same spec gives the same rows on
 every machine (PCG64).
@@ -85,9 +85,8 @@ _OLD_MEAN: Final = (1 - _YOUNG_SHARE * _YOUNG_MEAN) / (1 - _YOUNG_SHARE)
 _BURSTS_LIVED: Final = 64
 _PHASE_SURVIVORS: Final = 0.05
 _COMB_ROUNDS: Final = 10
-_PIN_ROUNDS: Final = 32
+_PIN_ROUNDS: Final = 2
 _PIN: Final = 24  # bytes: the largest request that the smallest chunk of a 64-bit ptmalloc holds
-_GROWTH: Final = 1 / 16
 
 _CALLS: Final = {
     Op.MALLOC: 0.70,
@@ -327,12 +326,9 @@ def _comb_sizes(size: Bytes, live: int) -> Bytes:
     return size << round_.astype(np.uint64)
 
 
-def _pin_sizes(size: Bytes, live: int) -> Bytes:
-    """Make the blocks that stay pins, and let the others grow from round to round."""
-    number = np.arange(len(size))
-    round_ = number // _round_length(live, _PIN_ROUNDS) % _PIN_ROUNDS
-    grown = (size * (1 + _GROWTH * round_)).astype(np.uint64)
-    return np.where(number % 2 == 0, np.uint64(_PIN), grown)
+def _pin_sizes(size: Bytes, _live: int) -> Bytes:
+    """Make the blocks that stay small."""
+    return np.where(np.arange(len(size)) % 2 == 0, np.uint64(_PIN), size)
 
 
 _RESIZED: Final[dict[str, Callable[[Bytes, int], Bytes]]] = {

@@ -1,0 +1,109 @@
+"""The table at the end: each figure beside its target, real machine and model side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pyalloc.host import compile as host_compile
+from pyalloc.host.compile import CompilerMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    Setup = Callable[[], tuple[tuple[object, ...], dict[str, object]]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table; ``value`` should be at least ``target``, or at most."""
+
+    what: str
+    value: float
+    unit: str
+    target: float
+    at_most: bool = False
+    real: str = ""
+    model: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+    def cells(self) -> tuple[str, ...]:
+        bound = "at most" if self.at_most else "at least"
+        return (
+            self.what,
+            self.real,
+            self.model,
+            f"{self.value:.3g} {self.unit}",
+            f"{bound} {self.target:g}",
+            "yes" if self.good else "no",
+        )
+
+
+HEADS = ("benchmark", "real", "model", "result", "target", "met")
+
+
+@dataclass
+class Figures:
+    lines: list[Figure] = field(default_factory=list)
+
+    def add(self, benchmark: BenchmarkFixture, figure: Figure) -> None:
+        """Keep the figure for the table and for the benchmark's own file."""
+        self.lines.append(figure)
+        benchmark.extra_info.update(
+            result=figure.value, unit=figure.unit, target=figure.target, met=figure.good
+        )
+
+
+KEY = pytest.StashKey[Figures]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[KEY] = Figures()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    return request.config.stash[KEY]
+
+
+@pytest.fixture(scope="session")
+def real_library() -> None:
+    """Skip where the real C library cannot be run for want of a compiler."""
+    try:
+        host_compile.program("calls")
+    except CompilerMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture) -> Callable[..., float | None]:
+    """Return a function that times calls; None as their best time when timing is off."""
+
+    def best(
+        target: Callable[..., object], setup: Setup | None = None, rounds: int = 5
+    ) -> float | None:
+        benchmark.pedantic(target, setup=setup, rounds=rounds)
+        return benchmark.stats.stats.min if benchmark.stats else None
+
+    return best
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    lines = config.stash[KEY].lines
+    if not lines:
+        return
+    rows = [HEADS, *(figure.cells() for figure in lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    terminalreporter.section("real machine and model")
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        terminalreporter.line("  ".join(cells).rstrip())
