@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import _model
 import pytest
-from conftest import Figure, Figures
+from _figures import Figure, Figures
 
 from pyalloc.host import faults
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Figure, Figures
+from _figures import Figure, Figures
 
 import pyalloc as pa
 from pyalloc.workload.streams import stream

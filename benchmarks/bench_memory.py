@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import _model
 import pytest
-from conftest import Figure, Figures
+from _figures import Figure, Figures
 
 from pyalloc.workload.streams import stream
 

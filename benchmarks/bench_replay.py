@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import _model
 import numpy as np
 import pytest
-from conftest import Figure, Figures
+from _figures import Figure, Figures
 
 import pyalloc as pa
 from pyalloc import engine

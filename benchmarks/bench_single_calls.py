@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import _model
 import pytest
-from conftest import Figure, Figures
+from _figures import Figure, Figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable

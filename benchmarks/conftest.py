@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from _figures import Figures
 
 from pyalloc.host import compile as host_compile
 from pyalloc.host.compile import CompilerMissing
@@ -18,47 +18,7 @@ if TYPE_CHECKING:
     Setup = Callable[[], tuple[tuple[object, ...], dict[str, object]]]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table; ``value`` should be at least ``target``, or at most."""
-
-    what: str
-    value: float
-    unit: str
-    target: float
-    at_most: bool = False
-    real: str = ""
-    model: str = ""
-
-    @property
-    def good(self) -> bool:
-        return self.value <= self.target if self.at_most else self.value >= self.target
-
-    def cells(self) -> tuple[str, ...]:
-        bound = "at most" if self.at_most else "at least"
-        return (
-            self.what,
-            self.real,
-            self.model,
-            f"{self.value:.3g} {self.unit}",
-            f"{bound} {self.target:g}",
-            "yes" if self.good else "no",
-        )
-
-
 HEADS = ("benchmark", "real", "model", "result", "target", "met")
-
-
-@dataclass
-class Figures:
-    lines: list[Figure] = field(default_factory=list)
-
-    def add(self, benchmark: BenchmarkFixture, figure: Figure) -> None:
-        """Keep the figure for the table and for the benchmark's own file."""
-        self.lines.append(figure)
-        benchmark.extra_info.update(
-            result=figure.value, unit=figure.unit, target=figure.target, met=figure.good
-        )
 
 
 KEY = pytest.StashKey[Figures]()
