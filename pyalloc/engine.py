@@ -6,6 +6,7 @@ One class a handle.  Status codes become exceptions here and nowhere else; no ``
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from pyalloc._engine import ffi, lib
 from pyalloc.errors import ArgumentError, EngineBug, EngineBusy, EngineLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
 
@@ -93,6 +94,24 @@ class HeapStatistics:
     count_mmap_calls: int
 
 
+CHUNK: Final = np.dtype(
+    [("address", np.uint64), ("size", np.uint64), ("arena", np.uint32), ("state", np.uint32)]
+)
+"""A chunk: address of the user's memory, bytes with header, arena number, state."""
+
+CHUNK_STATES: Final = (
+    "used",
+    "tcache",
+    "fast",
+    "unsorted",
+    "small",
+    "large",
+    "top",
+    "mapped",
+    "fence",
+)
+
+
 class Heap:
     """One process's allocator.
 
@@ -126,6 +145,19 @@ class Heap:
     def attach(self, pages: Pages | None) -> None:
         """Model touches on ``pages``, or on none; they must outlive the heap's next call."""
         lib.pa_heap_attach(self.handle, ffi.NULL if pages is None else pages.handle)
+
+    def entries(self) -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]]:
+        """Return malloc, free and realloc as bare functions: the fastest way in."""
+        return (
+            functools.partial(lib.pa_heap_malloc, self.handle),
+            functools.partial(lib.pa_heap_free, self.handle),
+            functools.partial(lib.pa_heap_realloc, self.handle),
+        )
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a call waits for an answer (a result may happen to equal ``PENDING``)."""
+        return bool(lib.pa_heap_is_stopped(self.handle))
 
     def malloc(self, size: int) -> int:
         """Call malloc."""
@@ -200,6 +232,22 @@ class Heap:
         s = ffi.new("pa_heap_statistics *")
         lib.pa_heap_read_statistics(self.handle, s)
         return HeapStatistics(**{name: int(getattr(s, name)) for name in HeapStatistics.__slots__})
+
+    def chunks(self) -> npt.NDArray[np.void]:
+        """Return every chunk in address order: :data:`CHUNK`, state one of CHUNK_STATES."""
+        count = int(lib.pa_heap_walk(self.handle, ffi.NULL, 0))
+        found = np.zeros(count, CHUNK)
+        if count:
+            room = ffi.from_buffer("pa_chunk[]", found, require_writable=True)
+            lib.pa_heap_walk(self.handle, room, count)
+        return found
+
+    def free_chunks(self) -> npt.NDArray[np.uint64]:
+        """Return the bytes of each free chunk, top included."""
+        chunks = self.chunks()
+        state = chunks["state"]
+        sizes: npt.NDArray[np.uint64] = chunks["size"][(state > 0) & (state <= lib.PA_CHUNK_TOP)]
+        return sizes
 
     def check(self) -> None:
         """Raise EngineBug unless every invariant holds."""
@@ -384,6 +432,11 @@ class Ram:
             message = f"no process has number {number}"
             raise ArgumentError(message)
         return Pages(self, handle)
+
+
+def no_pages(ram: Ram) -> Pages:
+    """Return the pages of a process that has ended."""
+    return Pages(ram, ffi.NULL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,3 +50,7 @@ class EngineLimit(PyallocError, OverflowError):
 
 class EngineBug(PyallocError, AssertionError):
     """An invariant of the engine failed; please report it with the input that did it."""
+
+
+class KernelPanic(PyallocError, RuntimeError):
+    """The simulated kernel has no way on: memory is exhausted and nobody can be killed."""

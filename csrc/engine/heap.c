@@ -104,6 +104,13 @@ static bool tell(pa_heap *heap, const pa_effect *e)
     return false;
 }
 
+/* The break moved down: tables go that hold nothing of what is left below. */
+static void shrink(pa_heap *heap, const pa_effect *e)
+{
+    bool all = e->at <= (heap->brk_start + 4095) >> 12;
+    pa_mm_unmap(heap->mm, e->at, e->count, all ? heap->floor_vpn : e->at, heap->ceiling_vpn);
+}
+
 /* Apply one effect; false when policy must act before the next.  A told effect is then done. */
 static bool apply(pa_heap *heap, pa_effect *e)
 {
@@ -114,7 +121,7 @@ static bool apply(pa_heap *heap, pa_effect *e)
     if (heap->mm && e->kind == EFFECT_DISCARD)
         pa_mm_discard(heap->mm, e->at, e->count);
     else if (heap->mm && e->kind == EFFECT_SHRINK)
-        pa_mm_unmap(heap->mm, e->at, e->count, heap->floor_vpn, heap->ceiling_vpn);
+        shrink(heap, e);
     else if (heap->mm && !apply_touch(heap, e))
         return false;
     heap->next_effect++;
@@ -228,6 +235,11 @@ uint64_t pa_heap_resume(pa_heap *heap)
 void pa_heap_answer(pa_heap *heap, uint64_t answer)
 {
     heap->stop.answer = answer;
+}
+
+bool pa_heap_is_stopped(const pa_heap *heap)
+{
+    return heap->state != HEAP_IDLE;
 }
 
 const pa_stop *pa_heap_stop(const pa_heap *heap)

@@ -59,6 +59,8 @@ static void take(pa_replay *r, size_t row, uint64_t address)
     t->allocated += size;
     t->requested += size;
     t->blocks++;
+    if (t->blocks > t->blocks_peak)
+        t->blocks_peak = t->blocks;
     if (t->requested > t->requested_peak)
         replay_new_peak(t, row);
 }

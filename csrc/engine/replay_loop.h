@@ -41,6 +41,8 @@ static inline bool loop_malloc(pa_replay *r, size_t row, replay_block *b)
     t->allocated += size;
     t->requested += size;
     t->blocks++;
+    if (t->blocks > t->blocks_peak)
+        t->blocks_peak = t->blocks;
     if (t->requested > t->requested_peak)
         replay_new_peak(t, row);
     if (r->out.address)

@@ -6,8 +6,9 @@ Sources: ``mm/mmap.c`` and ``security/commoncap.c`` of Linux 2.6.11 and 2.6.18, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from pyalloc.errors import ArgumentError
 
@@ -133,3 +134,15 @@ class OvercommitModern:
 OVERCOMMIT_2_6_11 = Overcommit26(reserve=False)
 OVERCOMMIT_2_6_18 = Overcommit26(reserve=True)
 OVERCOMMIT_6_12 = OvercommitModern()
+
+_POLICIES: Final[Mapping[str, OvercommitPolicy]] = {
+    "2.6.11": OVERCOMMIT_2_6_11,
+    "2.6.18": OVERCOMMIT_2_6_18,
+    "6.12": OVERCOMMIT_6_12,
+    "6.18": OVERCOMMIT_6_12,
+}
+
+
+def overcommit_policy(kernel: str) -> OvercommitPolicy:
+    """Return the test of a kernel generation."""
+    return _POLICIES[kernel]

@@ -1,1 +1,21 @@
-"""..."""
+"""Machine and Process: the two objects a user holds."""
+
+from __future__ import annotations
+
+from pyalloc.machine.cgroup import Cgroup
+from pyalloc.machine.files import File
+from pyalloc.machine.machine import Machine
+from pyalloc.machine.oom import OomEvent
+from pyalloc.machine.process import Process
+from pyalloc.machine.replay import Replay, ReplayError, ReplaySummary
+
+__all__ = [
+    "Cgroup",
+    "File",
+    "Machine",
+    "OomEvent",
+    "Process",
+    "Replay",
+    "ReplayError",
+    "ReplaySummary",
+]

@@ -251,6 +251,7 @@ uint64_t pa_heap_free(pa_heap *heap, uint64_t pointer);
 uint64_t pa_heap_other(pa_heap *heap, uint32_t op, uint64_t size, uint64_t arg);
 uint64_t pa_heap_resume(pa_heap *heap);
 void pa_heap_answer(pa_heap *heap, uint64_t answer);
+bool pa_heap_is_stopped(const pa_heap *heap);
 const pa_stop *pa_heap_stop(const pa_heap *heap);
 const char *pa_heap_abort_text(const pa_heap *heap);
 int pa_heap_error(const pa_heap *heap);

@@ -1,0 +1,73 @@
+"""How a kernel generation handles pages: watermarks, page tables, faults, reclaim.
+
+Sources: ``mm/page_alloc.c``, ``mm/memory.c`` and ``mm/vmscan.c`` of Linux 2.6.11, 2.6.18 and 6.12;
+page tables freed by MADV_DONTNEED since 6.14.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class PagingRules:
+    """The rules of one generation.
+
+    ``rules`` names how reclaim behaves (see :data:`pyalloc.engine.RULES`); ``fault_around`` is the
+    window of a read fault on a file, in pages; ``most_min_free`` bounds min_free_kbytes.
+    """
+
+    rules: frozenset[str]
+    fault_around: int
+    most_min_free: int
+    low_share: tuple[int, int]
+    """What the low and the high watermark add to the minimum, in quarters of it."""
+    scaled: bool = False
+    """The steps are at least 0.1 % of memory (watermark_scale_factor)."""
+    counts_all_tables: bool = True
+    """VmPTE counts every level; False: leaves only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Free pages at which reclaim must run, is woken, and stops."""
+
+    least: int
+    low: int
+    high: int
+
+
+PAGING: Final[Mapping[str, PagingRules]] = {
+    "2.6.11": PagingRules(
+        frozenset({"new_anon_active", "reclaim_mapped"}), 1, 65536, (1, 2), counts_all_tables=False
+    ),
+    "2.6.18": PagingRules(
+        frozenset({"new_anon_active", "reclaim_mapped", "zero_is_file"}),
+        1,
+        65536,
+        (1, 2),
+        counts_all_tables=False,
+    ),
+    "6.12": PagingRules(frozenset({"second_look"}), 16, 262144, (1, 2), scaled=True),
+    "6.18": PagingRules(
+        frozenset({"second_look", "frees_discarded"}), 16, 262144, (1, 2), scaled=True
+    ),
+}
+
+
+def watermarks(pages: int, rules: PagingRules) -> Watermarks:
+    """Return the watermarks of a machine whose ``pages`` are one zone (``init_per_zone_wmark``).
+
+    >>> watermarks(63986, PAGING["6.12"])
+    Watermarks(least=505, low=631, high=757)
+    """
+    min_free = min(max(math.isqrt(pages * 4 * 16), 128), rules.most_min_free)
+    least = min(min_free // 4, pages // 4)
+    steps = [least * share // 4 for share in rules.low_share]
+    if rules.scaled:
+        step = max(least // 4, pages * 10 // 10000)
+        steps = [step, 2 * step]
+    return Watermarks(least, least + steps[0], least + steps[1])

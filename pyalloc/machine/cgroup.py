@@ -1,0 +1,78 @@
+"""Memory cgroups: limits that a group of processes shares (cgroup v2 ``memory`` controller)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyalloc import engine
+from pyalloc.errors import ArgumentError
+from pyalloc.units import PAGE, parse_size
+
+if TYPE_CHECKING:
+    from pyalloc.machine.machine import Machine
+
+
+def pages_of_limit(value: int | str | None, name: str) -> int:
+    """Return a limit in pages; None and ``"max"`` are no limit."""
+    if value is None or value == "max":
+        return engine.UNLIMITED
+    return parse_size(value, name) // PAGE
+
+
+class Cgroup:
+    """One memory cgroup; made by :meth:`Machine.cgroup <pyalloc.Machine.cgroup>`."""
+
+    def __init__(
+        self, machine: Machine, name: str, number: int, parent: Cgroup | None = None
+    ) -> None:
+        self.machine = machine
+        self.name = name
+        self.number = number
+        self.parent = parent
+
+    @property
+    def path(self) -> str:
+        """Its path below the root of the hierarchy, such as ``/web``."""
+        return f"{self.parent.path if self.parent else ''}/{self.name}"
+
+    def counters(self) -> dict[str, int]:
+        """Return usage and events in pages, those of the cgroups below it included."""
+        return self.machine.ram.group(self.number)
+
+    @property
+    def memory_current(self) -> int:
+        """``memory.current``: bytes charged."""
+        return self.counters()["usage"] * PAGE
+
+    @property
+    def memory_peak(self) -> int:
+        """``memory.peak``: the most bytes ever charged."""
+        return self.counters()["usage_peak"] * PAGE
+
+    @property
+    def swap_current(self) -> int:
+        """``memory.swap.current``: bytes of swap in use."""
+        return self.counters()["usage_swap"] * PAGE
+
+    def set_limits(
+        self, *, memory_max: int | str | None = None, swap_max: int | str | None = None
+    ) -> None:
+        """Change ``memory.max`` and ``memory.swap.max``; None leaves a limit as it is.
+
+        Raises
+        ------
+        ArgumentError
+            The usage cannot be brought below the new limit without killing somebody.
+        """
+        now = self.counters()
+        limit = now["limit"] if memory_max is None else pages_of_limit(memory_max, "memory_max")
+        swap = now["swap_limit"] if swap_max is None else pages_of_limit(swap_max, "swap_max")
+        if not self.machine.ram.limit_group(self.number, limit, swap):
+            message = (
+                f"{self.path} uses {self.memory_current} bytes that cannot be reclaimed;"
+                " raise memory_max, or end a process in it"
+            )
+            raise ArgumentError(message)
+
+    def __repr__(self) -> str:
+        return f"<Cgroup {self.path}>"

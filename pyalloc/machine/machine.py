@@ -1,0 +1,358 @@
+"""Machine: the object that holds everything else.
+
+A machine is deterministic: the same calls give the same result, byte for byte, and
+:meth:`Machine.copy` gives an identical, independent one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pyalloc import engine
+from pyalloc.errors import ArgumentError
+from pyalloc.kernel.files import Inode
+from pyalloc.kernel.layout import default_layout, layout_from_maps
+from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.oom import OomPolicy, oom_policy
+from pyalloc.kernel.overcommit import (
+    ALWAYS,
+    GUESS,
+    MemoryCounts,
+    OvercommitSettings,
+    commit_limit,
+    overcommit_policy,
+)
+from pyalloc.kernel.paging import PAGING, watermarks
+from pyalloc.kernel.profiles import kernel_profile
+from pyalloc.machine.cgroup import Cgroup, pages_of_limit
+from pyalloc.machine.files import File
+from pyalloc.machine.oom import OomEvent
+from pyalloc.machine.process import Process
+from pyalloc.units import PAGE, parse_size
+
+DEFAULT_ALLOCATORS = {"2.6.11": "glibc-2.3.3", "2.6.18": "glibc-2.3.3"}
+MODERN_ALLOCATOR = "glibc-2.36"
+
+
+class Machine:
+    """A Linux machine: memory, swap, one kernel, and the processes on it.
+
+    Parameters
+    ----------
+    ram, swap
+        Bytes, or text such as ``"256M"``; whole pages are used.
+    kernel, arch
+        A kernel generation (``"2.6.11"``, ``"2.6.18"``, ``"6.12"``, ``"6.18"``) and
+        ``"i386"``, ``"i386-pae"`` or ``"x86_64"``.
+    cpus
+        Processors; an allocator limits its arenas by them.
+    overcommit_memory, overcommit_ratio, overcommit_kbytes, admin_reserve_kbytes, \
+user_reserve_kbytes
+        The sysctls under ``vm.``.
+    reserved
+        Bytes of RAM that the kernel and everybody else hold, beyond reclaim.
+    swappiness, page_cluster
+        The sysctls under ``vm.``.
+    policy
+        A name for :func:`pyalloc.oom_policy`, or a policy object; by default the kernel's own.
+    seed
+        Kept for workloads; the machine itself uses no chance.
+
+    Raises
+    ------
+    ArgumentError
+        A value lies outside its domain; the text says which.
+    """
+
+    def __init__(
+        self,
+        ram: int | str = "256M",
+        swap: int | str = "888M",
+        kernel: str = "2.6.18",
+        arch: str = "i386",
+        cpus: int = 1,
+        overcommit_memory: int = 0,
+        overcommit_ratio: int = 50,
+        overcommit_kbytes: int = 0,
+        admin_reserve_kbytes: int = 8192,
+        user_reserve_kbytes: int = 131072,
+        reserved: int | str = 0,
+        swappiness: int = 60,
+        page_cluster: int = 3,
+        policy: str | OomPolicy | None = None,
+        seed: int = 0,
+    ) -> None:
+        if cpus < 1:
+            message = f"cpus must be at least 1 (got {cpus!r})"
+            raise ArgumentError(message)
+        self.profile = kernel_profile(kernel, arch)
+        self.paging = PAGING[kernel]
+        self.cpus = cpus
+        self.seed = seed
+        self.overcommit = OvercommitSettings(
+            overcommit_memory=overcommit_memory,
+            overcommit_ratio=overcommit_ratio,
+            overcommit_kbytes=overcommit_kbytes,
+            admin_reserve_kbytes=admin_reserve_kbytes,
+            user_reserve_kbytes=user_reserve_kbytes,
+        )
+        self._overcommit_policy = overcommit_policy(kernel)
+        self.oom_policy: OomPolicy = (
+            oom_policy(policy or kernel) if isinstance(policy, str | None) else policy
+        )
+        self.ram = engine.Ram(
+            self._settings(
+                parse_size(ram, "ram") // PAGE,
+                parse_size(swap, "swap") // PAGE,
+                parse_size(reserved, "reserved") // PAGE,
+                swappiness,
+                page_cluster,
+            )
+        )
+        self.committed = 0
+        self.clock = 0.0
+        self.processes: dict[int, Process] = {}
+        self.cgroups: dict[str, Cgroup] = {}
+        self.oom_events: list[OomEvent] = []
+        self.objects_changed = False
+        self._objects: dict[Inode, int] = {}
+        self._log: list[str] = []
+        self._next_pid = 1000
+        self._next_inode = 100
+
+    def _settings(
+        self, frames: int, slots: int, reserved: int, swappiness: int, page_cluster: int
+    ) -> engine.RamSettings:
+        if not frames or reserved >= frames:
+            message = f"a machine needs ram beyond what is reserved (got {frames} pages)"
+            raise ArgumentError(message)
+        marks = watermarks(frames - reserved, self.paging)
+        return engine.RamSettings(
+            count_frames=frames,
+            count_slots=slots,
+            count_reserved=reserved,
+            watermark_min=marks.least,
+            watermark_low=marks.low,
+            watermark_high=marks.high,
+            shape=self.profile.arch if self.profile.word == 4 else "x86_64",
+            rules=self.paging.rules,
+            swappiness=swappiness,
+            page_cluster=page_cluster,
+        )
+
+    # --- making things ------------------------------------------------------------------
+
+    def cgroup(
+        self,
+        name: str,
+        memory_max: int | str | None = None,
+        swap_max: int | str | None = None,
+        parent: Cgroup | None = None,
+    ) -> Cgroup:
+        """Make a memory cgroup; limits in bytes or text, None is no limit.
+
+        ``memory.max`` counts page tables, too; ``swap_max`` is cgroup v2's ``memory.swap.max``.
+        """
+        number = self.ram.add_group(
+            parent.number if parent else 0,
+            pages_of_limit(memory_max, "memory_max"),
+            pages_of_limit(swap_max, "swap_max"),
+        )
+        group = Cgroup(self, name, number, parent)
+        self.cgroups[group.path] = group
+        return group
+
+    def spawn(
+        self,
+        name: str = "prog",
+        allocator: str | None = None,
+        uid: int = 1000,
+        nice: int = 0,
+        oom_score_adj: int = 0,
+        oom_adj: int = 0,
+        rlimit_as: int | str | None = None,
+        rlimits: Limits | None = None,
+        cgroup: Cgroup | None = None,
+        maps: str | None = None,
+        brk: int | None = None,
+        tunables: Mapping[str, int | str] | None = None,
+    ) -> Process:
+        """Start a process.
+
+        Parameters
+        ----------
+        name, uid, nice, oom_score_adj, oom_adj
+            Who it is.
+        allocator
+            A name from :func:`pyalloc.allocators`; by default the C library of the kernel's time.
+        rlimit_as
+            RLIMIT_AS in bytes; ``rlimits`` sets all limits.
+        maps, brk
+            Text of a ``/proc/PID/maps`` and a break to begin with; by default a small program.
+        tunables
+            Allocator settings by their glibc names, such as ``{"mmap_threshold": 65536}``.
+        """
+        limits = rlimits or Limits()
+        if rlimit_as is not None:
+            limits = replace(limits, address_space=parse_size(rlimit_as, "rlimit_as"))
+        if not -1000 <= oom_score_adj <= 1000:
+            message = f"oom_score_adj must be -1000 to 1000 (got {oom_score_adj!r})"
+            raise ArgumentError(message)
+        layout = (
+            default_layout(self.profile, limits)
+            if maps is None
+            else layout_from_maps(maps, self.profile, brk=brk, limits=limits)
+        )
+        process = Process(
+            self,
+            self.take_pid(),
+            name,
+            layout=layout,
+            limits=limits,
+            allocator=allocator or DEFAULT_ALLOCATORS.get(self.profile.name, MODERN_ALLOCATOR),
+            cgroup=cgroup,
+            tunables=tunables,
+            uid=uid,
+        )
+        process.nice, process.oom_score_adj, process.oom_adj = nice, oom_score_adj, oom_adj
+        self.processes[process.pid] = process
+        return process
+
+    def take_pid(self) -> int:
+        """Return the next free process number."""
+        self._next_pid += 1
+        return self._next_pid
+
+    def file(self, name: str, size: int | str = 0) -> File:
+        """Make a file of ``size`` bytes; it is on disk until somebody reads it."""
+        self._next_inode += 1
+        inode = Inode(
+            name if name.startswith("/") else f"/{name}",
+            number=self._next_inode,
+            major=8,
+            minor=1,
+            bytes_size=parse_size(size, "size"),
+        )
+        return File(self, inode)
+
+    def object_of(self, inode: Inode) -> int:
+        """Return the engine's number of an inode's pages."""
+        number = self._objects.get(inode)
+        if number is None:
+            number = self._objects[inode] = self.ram.add_object(inode.pages, shmem=inode.shmem)
+        return number
+
+    def drop_dead_objects(self) -> None:
+        """Forget shared memory that nobody maps any more."""
+        if not self.objects_changed:
+            return
+        self.objects_changed = False
+        for inode in [i for i in self._objects if i.shmem and i.deleted and not i.areas]:
+            self.ram.drop_object(self._objects.pop(inode))
+
+    # --- promises -----------------------------------------------------------------------
+
+    @property
+    def total_ram(self) -> int:
+        """``MemTotal`` in pages."""
+        settings = self.ram.settings
+        return settings.count_frames - settings.count_reserved
+
+    @property
+    def total_swap(self) -> int:
+        """``SwapTotal`` in pages."""
+        return self.ram.settings.count_slots
+
+    @property
+    def swappiness(self) -> int:
+        """``vm.swappiness``."""
+        return self.ram.settings.swappiness
+
+    def commit_limit(self) -> int:
+        """``CommitLimit`` in pages."""
+        return commit_limit(self.overcommit, self.total_ram, self.total_swap)
+
+    def may_promise(self, process: Process, pages: int, more_vm: int = 0) -> bool:
+        """Return whether the overcommit policy lets ``process`` have ``pages`` more."""
+        if self.overcommit.overcommit_memory == ALWAYS:
+            return True
+        space = getattr(process, "space", None)
+        counts = MemoryCounts(
+            total_ram=self.total_ram,
+            total_swap=self.total_swap,
+            committed=self.committed,
+            total_vm=(space.total_vm if space else 0) + more_vm,
+        )
+        if self.overcommit.overcommit_memory == GUESS and not self.profile.modern:
+            counters = self.ram.counters()
+            counts = replace(
+                counts,
+                page_cache=counters["file"] + counters["shmem"] + counters["swap_cached"],
+                free_ram=counters["free"],
+                free_swap=counters["slots_free"],
+                total_reserve=self.ram.settings.watermark_high,
+            )
+        root = process.uid == 0
+        return self._overcommit_policy.allows(self.overcommit, counts, pages, root=root)
+
+    def promise_room(self, process: Process, pages: int) -> int:
+        """Return how many of ``pages`` could be promised one by one without a question."""
+        if self.overcommit.overcommit_memory == ALWAYS:
+            return pages
+        if self.overcommit.overcommit_memory == GUESS:
+            return min(pages, self.total_ram + self.total_swap) if self.profile.modern else 0
+        low, high = 0, pages
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.may_promise(process, middle, middle):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    # --- looking ------------------------------------------------------------------------
+
+    def log(self, text: str) -> None:
+        """Append lines to the kernel's log."""
+        self._log.extend(text.splitlines())
+
+    def dmesg(self) -> str:
+        """Return the kernel's log."""
+        return "".join(line + "\n" for line in self._log)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; only the age of processes depends on it."""
+        if seconds < 0:
+            message = f"time does not run backwards (got {seconds!r})"
+            raise ArgumentError(message)
+        self.clock += seconds
+
+    def check(self) -> None:
+        """Raise EngineBug unless every invariant of the machine holds."""
+        self.ram.check()
+        for process in self.processes.values():
+            if process.alive:
+                process.check()
+
+    # --- copying ------------------------------------------------------------------------
+
+    def copy(self) -> Machine:
+        """Return an identical machine; what happens on one does not show on the other."""
+        ram = self.ram.copy()
+        memo: dict[int, Any] = {id(self.ram): ram, id(self.oom_policy): self.oom_policy}
+        for value in (self.profile, self.paging, self._overcommit_policy, self.overcommit):
+            memo[id(value)] = value
+        for process in self.processes.values():
+            table, heap = process.pages.table, process.heap.heap
+            twin = ram.pages(table.number) if process.alive else engine.no_pages(ram)
+            memo[id(table)] = twin
+            memo[id(heap)] = heap.copy(twin if process.alive else None)
+        machine = Machine.__new__(Machine)
+        memo[id(self)] = machine
+        machine.__dict__.update(copy.deepcopy(vars(self), memo))
+        for process in machine.processes.values():
+            process.bind()
+        return machine

@@ -1,0 +1,147 @@
+"""One process's pages and promises: what the address space talks to.
+
+:class:`ProcessPages` turns what system calls did to areas into work of the engine's page layer;
+:class:`Account` asks the machine's overcommit policy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyalloc import engine
+from pyalloc.errors import MemoryFault
+from pyalloc.kernel.abi import VM_LOCKED, VM_SHARED
+from pyalloc.kernel.area import Vma
+from pyalloc.kernel.vma import SIGBUS
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.machine.machine import Machine
+    from pyalloc.machine.process import Process
+
+
+class Account:
+    """The promises of one process, on the machine's account (``vm_committed_as``)."""
+
+    __slots__ = ("machine", "process")
+
+    def __init__(self, machine: Machine, process: Process) -> None:
+        self.machine = machine
+        self.process = process
+
+    @property
+    def strict(self) -> bool:
+        """Whether ``vm.overcommit_memory`` is 2."""
+        return self.machine.overcommit.overcommit_memory == 2
+
+    def charge(self, pages: int) -> bool:
+        """Promise ``pages`` more if the policy allows."""
+        if not self.machine.may_promise(self.process, pages):
+            return False
+        self.machine.committed += pages
+        return True
+
+    def uncharge(self, pages: int) -> None:
+        """Take a promise back."""
+        self.machine.committed -= pages
+
+
+class ProcessPages:
+    """The page layer of one process, in bytes; it runs the OOM killer when frames run out."""
+
+    __slots__ = ("process", "table")
+
+    def __init__(self, process: Process, table: engine.Pages) -> None:
+        self.process = process
+        self.table = table
+
+    # --- what system calls tell ---------------------------------------------------------
+
+    def unmap(self, start: int, end: int, floor: int, ceiling: int) -> None:
+        """Drop pages, and page tables inside (floor, ceiling)."""
+        low, high = -(-floor // PAGE), ceiling // PAGE
+        self.table.unmap(start // PAGE, (end - start) // PAGE, low, high)
+        self.process.machine.objects_changed = True
+
+    def move(self, old: int, new: int, length: int) -> None:
+        """Move pages to where nothing is."""
+        while length:
+            done, dry = self.table.move(old // PAGE, new // PAGE, length // PAGE)
+            old, new, length = old + done * PAGE, new + done * PAGE, length - done * PAGE
+            if dry:
+                self.process.out_of_memory()
+
+    def discard(self, start: int, end: int) -> None:
+        """MADV_DONTNEED."""
+        self.table.discard(start // PAGE, (end - start) // PAGE)
+
+    def lazyfree(self, start: int, end: int) -> None:
+        """MADV_FREE."""
+        self.table.lazy_free(start // PAGE, (end - start) // PAGE)
+
+    def protect(self, start: int, end: int, writable: bool) -> None:
+        """Mprotect."""
+        vma = self.process.space.at(start)
+        plain = vma is not None and not vma.flags & VM_SHARED
+        self.table.protect(start // PAGE, (end - start) // PAGE, writable=writable and plain)
+
+    def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
+        """Fault a range in; what lies past the end of a file is left out."""
+        try:
+            self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
+        except MemoryFault:
+            return
+        finally:
+            if vma.flags & VM_LOCKED:
+                self.table.lock(start // PAGE, (end - start) // PAGE, lock=True)
+
+    # --- faults -------------------------------------------------------------------------
+
+    def access(self, vma: Vma, vpn: int, count: int, *, write: bool) -> None:
+        """Make one access to each of ``count`` pages of ``vma``.
+
+        Raises
+        ------
+        MemoryFault
+            SIGBUS past the end of an object.
+        ProcessKilled
+            The OOM killer chose this process.
+        """
+        view = self._view(vma)
+        while count:
+            past = False
+            if view is not None:
+                done, dry, past = self.table.touch_object(view, vpn, count, write=write)
+            elif vma.name is None:
+                done, dry = self.table.touch_anon(vpn, count, write=write)
+            else:  # the kernel's own pages are there already, and count for nobody
+                return
+            vpn, count = vpn + done, count - done
+            if past:
+                raise MemoryFault(SIGBUS, vpn * PAGE)
+            if dry:
+                self.process.out_of_memory()
+
+    def _view(self, vma: Vma) -> engine.View | None:
+        if vma.file is None:
+            return None
+        machine = self.process.machine
+        return engine.View(
+            vpn=vma.start // PAGE,
+            count=vma.pages,
+            index=vma.pgoff,
+            number=machine.object_of(vma.file.inode),
+            shared=bool(vma.flags & VM_SHARED),
+            around=machine.paging.fault_around,
+        )
+
+    def share(self, vma: Vma, parent: ProcessPages) -> None:
+        """Fork: take over the parent's pages of one area."""
+        vpn, count = vma.start // PAGE, vma.pages
+        while count:
+            done, dry = self.table.share(
+                parent.table, vpn, count, shared=bool(vma.flags & VM_SHARED)
+            )
+            vpn, count = vpn + done, count - done
+            if dry:
+                parent.process.out_of_memory()

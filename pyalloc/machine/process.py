@@ -1,0 +1,458 @@
+"""Process: one program on a simulated machine.
+
+Calls of the C library return what they return in C; a failed system call is :class:`OSError` with
+the kernel's errno.  Whatever is called after the process has ended raises
+:class:`~pyalloc.errors.ProcessKilled`.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from pyalloc import engine
+from pyalloc.errors import ArgumentError, ProcessKilled
+from pyalloc.kernel.abi import MAP, VM_WIPEONFORK, fail
+from pyalloc.kernel.files import OpenFile
+from pyalloc.kernel.layout import Layout
+from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.oom import oom_score
+from pyalloc.kernel.procfs import maps_text
+from pyalloc.kernel.vma import AddressSpace
+from pyalloc.machine.cgroup import Cgroup
+from pyalloc.machine.files import File, open_file
+from pyalloc.machine.heap import ProcessHeap
+from pyalloc.machine.memory import Account, ProcessPages
+from pyalloc.machine.oom import run_oom_killer, task_of
+from pyalloc.machine.replay import Replay, TraceColumns, run_replay
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.machine.machine import Machine
+
+_PENDING: Final = engine.PENDING
+_OP: Final = {
+    "calloc": 1,
+    "memalign": 4,
+    "posix_memalign": 5,
+    "aligned_alloc": 6,
+    "valloc": 7,
+    "pvalloc": 8,
+    "malloc_trim": 9,
+    "mallopt": 10,
+    "thread_exit": 15,
+}
+
+
+class Process:
+    """One process; made by :meth:`Machine.spawn <pyalloc.Machine.spawn>` or :meth:`fork`.
+
+    Attributes
+    ----------
+    pid, name, uid, nice, oom_score_adj, oom_adj
+        As in Linux; ``oom_adj`` is 2.6's.
+    alive
+        False once it has exited or was killed.
+    exit_code, killed_by
+        How it ended: a code, or ``"oom"`` or the name of a signal.
+    cpu_time, started
+        Seconds; only the 2.6 OOM killer asks for them.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        pid: int,
+        name: str,
+        *,
+        layout: Layout,
+        limits: Limits,
+        allocator: str,
+        cgroup: Cgroup | None = None,
+        tunables: Mapping[str, int | str] | None = None,
+        uid: int = 0,
+    ) -> None:
+        self._init_identity(machine, pid, name, uid, cgroup)
+        self.pages = ProcessPages(self, machine.ram.new_pages(cgroup.number if cgroup else 0))
+        self.space = AddressSpace(
+            machine.profile, layout, limits, self.pages, Account(machine, self)
+        )
+        word = 8 if machine.profile.arch == "x86_64" else 4
+        self.heap = ProcessHeap(self, allocator, word, machine.cpus, tunables)
+        self.allocator = allocator
+        self.bind()
+
+    def _init_identity(
+        self, machine: Machine, pid: int, name: str, uid: int, cgroup: Cgroup | None
+    ) -> None:
+        self.machine = machine
+        self.pid = pid
+        self.name = name
+        self.uid = uid
+        self.cgroup = cgroup
+        self.nice = self.oom_score_adj = self.oom_adj = 0
+        self.cpu_time = 0.0
+        self.started = machine.clock
+        self.alive = True
+        self.exit_code: int | None = None
+        self.killed_by: str | None = None
+        self.parent: Process | None = None
+        self.children: list[Process] = []
+        self.files: dict[int, OpenFile] = {}
+
+    def bind(self) -> None:
+        """Tie the three hottest calls to the engine."""
+        if self.alive:
+            self._malloc, self._free, self._realloc = self.heap.heap.entries()
+        else:
+            self._malloc = self._free = self._realloc = self._refuse
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in {"_malloc", "_free", "_realloc"}}
+
+    def __repr__(self) -> str:
+        state = "alive" if self.alive else f"ended ({self.killed_by or self.exit_code})"
+        return f"<Process {self.pid} {self.name} {state}>"
+
+    # --- the C library ------------------------------------------------------------------
+
+    def malloc(self, size: int) -> int:
+        """Return the address of ``size`` new bytes; 0 is NULL."""
+        pointer = self._malloc(size)
+        return pointer if pointer != _PENDING else self.heap.settle(pointer)
+
+    def free(self, address: int) -> None:
+        """Free a block; 0 does nothing.
+
+        Raises
+        ------
+        HeapAbort
+            The library noticed an error and aborted; the process is dead.
+        """
+        if self._free(address) == _PENDING:
+            self.heap.settle(_PENDING)
+
+    def realloc(self, address: int, size: int) -> int:
+        """Resize a block and return its new address; 0 is NULL."""
+        pointer = self._realloc(address, size)
+        return pointer if pointer != _PENDING else self.heap.settle(pointer)
+
+    def calloc(self, count: int, size: int) -> int:
+        """Return the address of ``count * size`` zeroed bytes; 0 is NULL."""
+        total = count * size
+        if total >= 1 << 64:
+            self.require_alive()
+            return 0
+        return self._call("calloc", total)
+
+    def memalign(self, alignment: int, size: int) -> int:
+        """Return the address of ``size`` bytes at a multiple of ``alignment``; 0 is NULL."""
+        return self._call("memalign", size, alignment)
+
+    def posix_memalign(self, alignment: int, size: int) -> int:
+        """Return the address, 0 where the C call returns an error number."""
+        return self._call("posix_memalign", size, alignment)
+
+    def aligned_alloc(self, alignment: int, size: int) -> int:
+        """Return the address of ``size`` bytes at a multiple of ``alignment``; 0 is NULL."""
+        return self._call("aligned_alloc", size, alignment)
+
+    def valloc(self, size: int) -> int:
+        """Return the address of ``size`` bytes on a page of their own; 0 is NULL."""
+        return self._call("valloc", size)
+
+    def pvalloc(self, size: int) -> int:
+        """Return the address of whole pages that hold ``size`` bytes; 0 is NULL."""
+        return self._call("pvalloc", size)
+
+    def malloc_trim(self, pad: int = 0) -> int:
+        """Give free memory back; 1 if any was."""
+        return self._call("malloc_trim", pad)
+
+    def mallopt(self, parameter: int, value: int) -> int:
+        """Set an allocator parameter by its number; 1 if it was taken."""
+        return self._call("mallopt", value & (1 << 64) - 1, parameter & (1 << 64) - 1)
+
+    def usable_size(self, address: int) -> int:
+        """Return ``malloc_usable_size`` in bytes; 0 for NULL."""
+        self.require_alive()
+        return self.heap.heap.usable_size(address)
+
+    def _call(self, name: str, size: int, arg: int = 0) -> int:
+        self.require_alive()
+        heap = self.heap.heap
+        result = heap.other(_OP[name], size, arg)
+        return self.heap.settle(result) if result == _PENDING and heap.is_stopped else result
+
+    def set_thread(self, thread: int) -> None:
+        """Let the next calls be made by thread number ``thread``; the first one is 0."""
+        self.require_alive()
+        self.heap.heap.set_thread(thread)
+
+    def thread_exit(self) -> None:
+        """End the current thread: its cache goes back to the heap."""
+        self._call("thread_exit", 0)
+
+    def replay(
+        self,
+        trace: TraceColumns,
+        *,
+        touch: str = "none",
+        record: Sequence[str] = ("address",),
+        samples: int = 1000,
+    ) -> Replay:
+        """Make every call of ``trace``; see :func:`pyalloc.replay`."""
+        self.require_alive()
+        return run_replay(self, trace, touch=touch, record=record, samples=samples)
+
+    # --- system calls -------------------------------------------------------------------
+
+    def open(self, file: File, mode: str = "rw") -> int:
+        """Open ``file`` for ``"r"``, ``"w"`` or ``"rw"`` and return the lowest free descriptor."""
+        self.require_alive()
+        fd = next(n for n in range(3, len(self.files) + 4) if n not in self.files)
+        self.files[fd] = open_file(file, mode)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor; mappings of it stay."""
+        self._file(fd)
+        del self.files[fd]
+
+    def _file(self, fd: int) -> OpenFile:
+        self.require_alive()
+        if fd not in self.files:
+            fail(errno.EBADF)
+        return self.files[fd]
+
+    def read(self, fd: int, length: int, offset: int = 0) -> int:
+        """Read bytes through the page cache, as ``pread``; return how many there were."""
+        file = self._file(fd)
+        if not file.readable:
+            fail(errno.EBADF)
+        length = max(min(length, file.inode.bytes_size - offset), 0)
+        self._access_file(file, offset, length, write=False)
+        return length
+
+    def write(self, fd: int, length: int, offset: int = 0) -> int:
+        """Write bytes into the page cache, as ``pwrite``; the file grows if need be."""
+        file = self._file(fd)
+        if not file.writable:
+            fail(errno.EBADF)
+        if offset + length > file.inode.bytes_size:
+            file.inode.bytes_size = offset + length
+            number = self.machine.object_of(file.inode)
+            self.machine.ram.resize_object(number, file.inode.pages)
+        self._access_file(file, offset, length, write=True)
+        return length
+
+    def _access_file(self, file: OpenFile, offset: int, length: int, *, write: bool) -> None:
+        if not length:
+            return
+        number = self.machine.object_of(file.inode)
+        first, end = offset // PAGE, -(-(offset + length) // PAGE)
+        group = self.cgroup.number if self.cgroup else 0
+        while first < end:
+            done, dry = self.machine.ram.access_object(
+                group, number, first, end - first, write=write
+            )
+            first += done
+            if dry:
+                self.out_of_memory()
+
+    def mmap(
+        self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0
+    ) -> int:
+        """Map memory and return its address, as ``mmap(2)``."""
+        space = self._space()
+        file = None if flags & MAP.ANONYMOUS else self._file(fd)
+        return self._after(space.mmap(addr, length, prot, flags, file, offset))
+
+    def munmap(self, addr: int, length: int) -> int:
+        """Unmap a range and return 0, as ``munmap(2)``."""
+        return self._after(self._space().munmap(addr, length))
+
+    def mprotect(self, addr: int, length: int, prot: int) -> int:
+        """Change the protection of a range and return 0, as ``mprotect(2)``."""
+        return self._after(self._space().mprotect(addr, length, prot))
+
+    def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
+        """Resize or move a mapping and return its address, as ``mremap(2)``."""
+        return self._after(self._space().mremap(addr, old, new, flags, new_addr))
+
+    def madvise(self, addr: int, length: int, advice: int) -> int:
+        """Give advice and return 0, as ``madvise(2)``."""
+        return self._after(self._space().madvise(addr, length, advice))
+
+    def mlock(self, addr: int, length: int) -> int:
+        """Lock a range into memory and return 0, as ``mlock(2)``."""
+        return self._after(self._space().mlock(addr, length))
+
+    def munlock(self, addr: int, length: int) -> int:
+        """Unlock a range and return 0, as ``munlock(2)``."""
+        space = self._space()
+        result = self._after(space.munlock(addr, length))
+        self.pages.table.lock(addr // PAGE, -(-length // PAGE), lock=False)
+        return result
+
+    def brk(self, addr: int) -> int:
+        """Move the break and return it, as the raw system call: the old one is a refusal."""
+        brk = self._after(self._space().brk(addr))
+        self.heap.heap.set_brk(brk)
+        return brk
+
+    def sbrk(self, increment: int) -> int:
+        """Move the break by ``increment`` bytes and return the old one, as ``sbrk(3)``.
+
+        Raises
+        ------
+        OSError
+            ENOMEM: the break cannot go there.
+        """
+        old = self._space().brk_value
+        if increment and self.brk(old + increment) != old + increment:
+            fail(errno.ENOMEM)
+        return old
+
+    def _space(self) -> AddressSpace:
+        self.require_alive()
+        self.heap.sync()
+        return self.space
+
+    def _after(self, result: int) -> int:
+        self.heap.lease()
+        self.machine.drop_dead_objects()
+        return result
+
+    def fork(self) -> Process:
+        """Return a child that shares every page until one of the two writes to it."""
+        self._space()
+        child = Process.__new__(Process)
+        machine = self.machine
+        child._init_identity(machine, machine.take_pid(), self.name, self.uid, self.cgroup)  # noqa: SLF001
+        for name in ("nice", "oom_score_adj", "oom_adj", "allocator"):
+            setattr(child, name, getattr(self, name))
+        child.parent = self
+        child.files = dict(self.files)
+        table = machine.ram.new_pages(self.cgroup.number if self.cgroup else 0)
+        child.pages = ProcessPages(child, table)
+        child.space = self.space  # for the account, until its own is made
+        try:
+            child.space = self.space.fork(child.pages, Account(machine, child))
+        except OSError:
+            table.drop()
+            raise
+        self._share_pages(child)
+        child.heap = self.heap.forked(child)
+        child.bind()
+        self.children.append(child)
+        machine.processes[child.pid] = child
+        self.heap.lease()
+        return child
+
+    def _share_pages(self, child: Process) -> None:
+        everything = not self.machine.profile.modern and self.machine.profile.name == "2.6.11"
+        for vma in child.space:
+            if vma.flags & VM_WIPEONFORK:
+                continue
+            if everything or vma.anon_vma is not None:
+                child.pages.share(vma, self.pages)
+
+    def touch(self, addr: int, length: int, write: bool = True) -> None:
+        """Access each page of a range once.
+
+        Raises
+        ------
+        MemoryFault
+            The hardware would refuse: SIGSEGV or SIGBUS, at ``.address``.
+        ProcessKilled
+            The OOM killer chose this process on the way.
+        """
+        if length < 0:
+            message = f"length must not be negative (got {length})"
+            raise ArgumentError(message)
+        space = self._space()
+        at, end = addr // PAGE * PAGE, addr + length
+        first = addr
+        while at < end:
+            vma = space.fault(first, write)
+            stop = min(vma.end, -(-end // PAGE) * PAGE)
+            self.pages.access(vma, at // PAGE, (stop - at) // PAGE, write=write)
+            at = first = stop
+        self.heap.lease()
+
+    # --- the end ------------------------------------------------------------------------
+
+    def exit(self, code: int = 0) -> None:
+        """End the process; its memory goes back to the machine."""
+        self.require_alive()
+        self._end()
+        self.exit_code = code
+
+    def kill(self, by: str = "SIGKILL") -> None:
+        """End the process from outside; ``by`` is kept as ``killed_by``."""
+        self.require_alive()
+        self._end()
+        self.killed_by = by
+
+    def die(self, number: int) -> None:
+        """End the process by the signal ``number``."""
+        self.kill(signal.Signals(number).name)
+
+    def _end(self) -> None:
+        self.heap.heap.attach(None)
+        self.space.exit()
+        self.pages.table.drop()
+        self.alive = False
+        self.bind()
+        self.machine.drop_dead_objects()
+
+    def out_of_memory(self) -> None:
+        """Let the OOM killer make room for this process.
+
+        Raises
+        ------
+        ProcessKilled
+            It chose this process.
+        """
+        run_oom_killer(self.machine, self)
+        self.require_alive()
+
+    def require_alive(self) -> None:
+        """Raise ProcessKilled if the process has ended."""
+        if not self.alive:
+            self._refuse()
+
+    def _refuse(self, *_: int) -> NoReturn:
+        how = f"was killed ({self.killed_by})" if self.killed_by else f"exited ({self.exit_code})"
+        message = f"process {self.pid} ({self.name}) {how}"
+        raise ProcessKilled(message)
+
+    # --- looking ------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Let the address space show what the heap has done."""
+        if self.alive:
+            self.heap.sync()
+
+    def maps(self) -> str:
+        """Return the text of ``/proc/PID/maps``."""
+        return maps_text(self._space())
+
+    def oom_score(self) -> int:
+        """Return what ``/proc/PID/oom_score`` shows."""
+        self._space()
+        machine = self.machine
+        return oom_score(task_of(self), machine.total_ram + machine.total_swap)
+
+    def heap_statistics(self) -> engine.HeapStatistics:
+        """Return where the bytes of the heap are."""
+        self.require_alive()
+        return self.heap.heap.statistics()
+
+    def check(self) -> None:
+        """Raise EngineBug unless every invariant of heap and areas holds."""
+        self._space().check()
+        self.heap.heap.check()

@@ -1,0 +1,330 @@
+"""A whole trace on one process, and what comes out of it.
+
+The engine runs the calls; here its questions are answered and its numbers are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from arro3.core import Table
+
+from pyalloc import engine
+from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault, ProcessKilled
+from pyalloc.kernel.abi import MAP, PROT
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.machine.process import Process
+
+U64 = npt.NDArray[np.uint64]
+
+_OP_SBRK: Final = 11
+_OP_MMAP: Final = 12
+_PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
+
+
+class TraceColumns(Protocol):
+    """What a replay needs of a trace."""
+
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The columns by name; ``op``, ``block`` and ``size`` are always there."""
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayError:
+    """Something that ended a replay before its last row.
+
+    ``kind`` is ``"abort"`` (the C library noticed an error), ``"fault"`` (a signal) or
+    ``"killed"`` (the OOM killer); ``message`` is the library's own, or the kernel's.
+    """
+
+    row: int
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """A replay in numbers; bytes unless the name says otherwise.
+
+    P is what the program holds (requested and not freed), A what the allocator has from the
+    kernel (heaps and mapped chunks).  ``jw1`` to ``jw4`` are the four measures of Johnstone and
+    Wilson, "The Memory Fragmentation Problem: Solved?" (ISMM 1998), in percent above 100: the mean
+    of A/P over bytes allocated; A/P when P is highest; A/P when A is highest; highest A over
+    highest P.  ``bohra`` is 100 (A/P - 1) at the end (Bohra and Gabber, Freenix 2001).
+    ``sawicki`` is 1 - sum(free^2) / (sum free)^2 over free chunks, ``hole_index`` the part of the
+    free bytes that is not in the largest hole.  None where it is not defined (P is 0).
+    """
+
+    calls: int
+    failed: int
+    blocks: int
+    peak_blocks: int
+    allocated: int
+    requested: int
+    peak_requested: int
+    peak_requested_row: int
+    held: int
+    peak_held: int
+    peak_held_row: int
+    heap: int
+    mapped: int
+    free_tcache: int
+    free_fast: int
+    free_unsorted: int
+    free_small: int
+    free_large: int
+    top: int
+    free: int
+    largest_hole: int
+    brk_calls: int
+    mmap_calls: int
+    arenas: int
+    rss: int
+    peak_rss: int
+    swap: int
+    minor_faults: int
+    major_faults: int
+    page_tables: int
+    jw1: float | None
+    jw2: float | None
+    jw3: float | None
+    jw4: float | None
+    bohra: float | None
+    utilization: float | None
+    hole_index: float | None
+    sawicki: float | None
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Return every figure by its name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Replay:
+    """The outcome of a replay.
+
+    Attributes
+    ----------
+    address
+        uint64, one a call: the pointer an allocating call returned, 0 for NULL and other calls.
+    usable, brk
+        uint64 of the same length: ``malloc_usable_size`` of it, the break after the call.  Only
+        those named in ``record`` are there.
+    summary, errors
+        The figures, and what went wrong where.
+    process
+        The process afterwards.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        outputs: Mapping[str, U64],
+        samples: Mapping[str, U64],
+        summary: ReplaySummary,
+        errors: tuple[ReplayError, ...],
+    ) -> None:
+        self.process = process
+        self._outputs = dict(outputs)
+        self._samples = dict(samples)
+        self.summary = summary
+        self.errors = errors
+
+    def __getattr__(self, name: str) -> U64:
+        outputs = self.__dict__.get("_outputs", {})
+        if name in outputs:
+            column: U64 = outputs[name]
+            return column
+        if name in engine.OUTPUTS:
+            message = f"{name!r} was not recorded; ask for it with record=({name!r},)"
+            raise AttributeError(message)
+        raise AttributeError(name)
+
+    @cached_property
+    def timeline(self) -> Table:
+        """An Arrow table sampled over the run: one row a sample, columns in bytes and counts."""
+        return Table.from_pydict({name: values.copy() for name, values in self._samples.items()})
+
+    def sampled(self, name: str) -> U64:
+        """Return one column of the timeline as a numpy array."""
+        return self._samples[name]
+
+    def __repr__(self) -> str:
+        s = self.summary
+        return (
+            f"<Replay {s.calls} calls, peak {s.peak_requested} bytes requested, {s.peak_held} held>"
+        )
+
+
+def run_replay(
+    process: Process,
+    trace: TraceColumns,
+    *,
+    touch: str,
+    record: Sequence[str],
+    samples: int,
+) -> Replay:
+    """Make the calls of ``trace`` on ``process``."""
+    _check_arguments(touch, record, samples)
+    columns = {name: array for name, array in trace.columns.items() if name in _ENGINE_COLUMNS}
+    count = len(trace)
+    outputs = {name: np.zeros(count, np.uint64) for name in record}
+    every = max(-(-count // samples), 1) if samples else 0
+    buffer = np.zeros((len(engine.SAMPLE_FIELDS), samples + 1 if samples else 0), np.uint64)
+    run = engine.ReplayRun(process.heap.heap, columns, outputs, buffer, every, touch)
+    before = process.pages.table.counters()
+    process.heap.lease()
+    errors = _run(process, run)
+    totals = run.totals()
+    sampled = {name: buffer[i, : totals["samples"]] for i, name in enumerate(engine.SAMPLE_FIELDS)}
+    summary = _summary(process, totals, sampled, before)
+    return Replay(process, outputs, sampled, summary, errors)
+
+
+_ENGINE_COLUMNS: Final = ("op", "block", "size", "arg", "thread")
+
+
+def _check_arguments(touch: str, record: Sequence[str], samples: int) -> None:
+    if touch not in engine.TOUCH_MODES:
+        message = f"touch must be one of {', '.join(engine.TOUCH_MODES)} (got {touch!r})"
+        raise ArgumentError(message)
+    for name in record:
+        if name not in engine.OUTPUTS:
+            message = f"record takes {', '.join(engine.OUTPUTS)} (got {name!r})"
+            raise ArgumentError(message)
+    if samples < 0:
+        message = f"samples must not be negative (got {samples!r})"
+        raise ArgumentError(message)
+
+
+def _run(process: Process, run: engine.ReplayRun) -> tuple[ReplayError, ...]:
+    kind = "killed"
+    try:
+        while not run.run():
+            stop = run.stop
+            if stop.reason == engine.STOP_TOUCH:
+                _perform(process, run, stop)
+            else:
+                process.heap.serve(stop, run.answer)
+        process.heap.sync()
+    except HeapAbort as error:
+        kind, message = "abort", str(error)
+    except MemoryFault as error:
+        kind, message = "fault", str(error)
+    except ProcessKilled as error:
+        message = str(error)
+    else:
+        return ()
+    return (ReplayError(run.totals()["calls"], kind, message),)
+
+
+def _perform(process: Process, run: engine.ReplayRun, stop: engine.Stop) -> None:
+    """Make an SBRK, MMAP or MUNMAP row of the program's own."""
+    process.heap.sync()
+    try:
+        if stop.prot == _OP_SBRK:
+            step = stop.length - (1 << 64) if stop.length >> 63 else stop.length
+            process.sbrk(step)
+        elif stop.prot == _OP_MMAP:
+            prot = PROT.READ | PROT.WRITE
+            run.answer(process.space.mmap(0, stop.length, prot, _PRIVATE))
+        else:
+            process.space.munmap(stop.address, stop.length)
+    except OSError:
+        run.answer(0)
+    process.heap.lease()
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def _percent(a: float, p: float) -> float | None:
+    return 100.0 * (a / p - 1) if p else None
+
+
+def _time_average(sampled: Mapping[str, U64]) -> float | None:
+    """Return the mean of A/P over bytes allocated, in percent above 100."""
+    allocated = sampled["allocated"].astype(float)
+    held = (sampled["heap"] + sampled["mapped"]).astype(float)
+    live = sampled["requested"].astype(float)
+    weight = np.diff(allocated, prepend=0.0)
+    usable = (live > 0) & (weight > 0)
+    if not usable.any():
+        return None
+    mean = np.average(held[usable] / live[usable], weights=weight[usable])
+    return float(100.0 * (mean - 1))
+
+
+def _sawicki(heap: engine.Heap) -> float | None:
+    sizes = heap.free_chunks().astype(float)
+    total = sizes.sum()
+    return float(1 - (sizes**2).sum() / total**2) if total else None
+
+
+def _summary(
+    process: Process,
+    totals: Mapping[str, int],
+    sampled: Mapping[str, U64],
+    before: Mapping[str, int],
+) -> ReplaySummary:
+    heap = process.heap.heap
+    s = heap.statistics()
+    pages = process.pages.table.counters() if process.alive else dict.fromkeys(before, 0)
+    free = (
+        s.bytes_tcache
+        + s.bytes_fast
+        + s.bytes_unsorted
+        + s.bytes_small
+        + s.bytes_large
+        + s.bytes_top
+    )
+    held = s.bytes_system + s.bytes_mapped
+    return ReplaySummary(
+        calls=totals["calls"],
+        failed=totals["failed"],
+        blocks=totals["blocks"],
+        peak_blocks=totals["blocks_peak"],
+        allocated=totals["allocated"],
+        requested=totals["requested"],
+        peak_requested=totals["requested_peak"],
+        peak_requested_row=totals["requested_peak_row"],
+        held=held,
+        peak_held=totals["held_peak"],
+        peak_held_row=totals["held_peak_row"],
+        heap=s.bytes_system,
+        mapped=s.bytes_mapped,
+        free_tcache=s.bytes_tcache,
+        free_fast=s.bytes_fast,
+        free_unsorted=s.bytes_unsorted,
+        free_small=s.bytes_small,
+        free_large=s.bytes_large,
+        top=s.bytes_top,
+        free=free,
+        largest_hole=s.bytes_largest_hole,
+        brk_calls=s.count_brk_calls,
+        mmap_calls=s.count_mmap_calls,
+        arenas=s.count_arenas,
+        rss=(pages["anon"] + pages["file"] + pages["shmem"]) * PAGE,
+        peak_rss=pages["resident_peak"] * PAGE,
+        swap=pages["swap"] * PAGE,
+        minor_faults=max(pages["minor_faults"] - before["minor_faults"], 0),
+        major_faults=max(pages["major_faults"] - before["major_faults"], 0),
+        page_tables=pages["tables"] * PAGE,
+        jw1=_time_average(sampled),
+        jw2=_percent(totals["held_at_requested_peak"], totals["requested_peak"]),
+        jw3=_percent(totals["held_peak"], totals["requested_at_held_peak"]),
+        jw4=_percent(totals["held_peak"], totals["requested_peak"]),
+        bohra=_percent(held, totals["requested"]),
+        utilization=totals["requested_peak"] / totals["held_peak"] if totals["held_peak"] else None,
+        hole_index=1 - s.bytes_largest_hole / free if free else None,
+        sawicki=_sawicki(heap),
+    )
