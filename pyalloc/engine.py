@@ -193,6 +193,10 @@ class Heap:
         s = lib.pa_heap_stop(self.handle)
         return Stop(s.reason, s.address, s.length, s.old_length, s.prot, s.answer)
 
+    def set_program(self, name: str) -> None:
+        """Tell what the program is called in the library's last words (``argv[0]``)."""
+        lib.pa_heap_set_program(self.handle, name.encode())
+
     @property
     def abort_text(self) -> str:
         """What the C library said when it aborted; empty for a fault."""

@@ -151,6 +151,7 @@ class FlatProcess:
         self.mask = (1 << bits) - 1
         self.kernel = FlatKernel(maps, brk, bits)
         self.heap = engine.Heap(allocator, bits // 8, brk, cpus)
+        self.heap.set_program("prog")
         self.kernel.lease(self.heap)
         self.blocks: dict[int, int] = {}
 
@@ -198,6 +199,7 @@ class FlatProcess:
     def other(self, op: int, size: int, arg: int) -> int:
         """Make a call that is neither malloc, free nor realloc."""
         if op == 1:
-            size = (size & self.mask) * max(arg, 1)
-            size = min(size, self.mask)
+            size = (size & self.mask) * (max(arg, 1) & self.mask)
+            if size > self.mask:
+                return 0
         return self.heap.other(op, size, arg)

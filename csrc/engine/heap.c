@@ -4,6 +4,7 @@
  */
 #include "heap.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@ void heap_init(pa_heap *heap, const pa_allocator *vt, uint64_t brk_start)
     heap->vt = vt;
     heap->brk_start = heap->brk = heap->brk_highest = heap->lease = brk_start;
     heap->ceiling_vpn = UINT64_MAX >> 12;
+    pa_heap_set_program(heap, "<unknown>");
 }
 
 void heap_drop(pa_heap *heap)
@@ -128,9 +130,9 @@ static bool apply(pa_heap *heap, pa_effect *e)
     return true;
 }
 
-uint64_t heap_finish(pa_heap *heap, uint64_t result)
+/* Apply what is logged, then put the question that waits, if any. */
+static uint64_t drain(pa_heap *heap)
 {
-    heap->result = result;
     while (heap->next_effect < heap->count_effects) {
         if (!apply(heap, &heap->effects[heap->next_effect])) {
             heap->state = HEAP_DRAINING;
@@ -138,8 +140,20 @@ uint64_t heap_finish(pa_heap *heap, uint64_t result)
         }
     }
     heap->count_effects = heap->next_effect = 0;
+    if (heap->question.reason != PA_STOP_NONE) {
+        heap->stop = heap->question;
+        heap->question.reason = PA_STOP_NONE;
+        heap->state = HEAP_ASKING;
+        return PENDING;
+    }
     heap->state = HEAP_IDLE;
     return heap->result;
+}
+
+uint64_t heap_finish(pa_heap *heap, uint64_t result)
+{
+    heap->result = result;
+    return drain(heap);
 }
 
 /* ---- questions -------------------------------------------------------------------------------- */
@@ -147,13 +161,12 @@ uint64_t heap_finish(pa_heap *heap, uint64_t result)
 uint64_t heap_ask(pa_heap *heap, pa_reason reason, uint64_t address, uint64_t length,
                   uint64_t old_length, uint32_t prot)
 {
-    heap->stop = (pa_stop){.reason = reason,
-                           .address = address,
-                           .length = length,
-                           .old_length = old_length,
-                           .prot = prot};
-    heap->state = HEAP_ASKING;
-    return PENDING;
+    heap->question = (pa_stop){.reason = reason,
+                               .address = address,
+                               .length = length,
+                               .old_length = old_length,
+                               .prot = prot};
+    return drain(heap);
 }
 
 uint64_t heap_abort(pa_heap *heap, const char *text)
@@ -219,7 +232,7 @@ uint64_t pa_heap_other(pa_heap *heap, uint32_t op, uint64_t size, uint64_t arg)
 uint64_t pa_heap_resume(pa_heap *heap)
 {
     if (heap->state == HEAP_DRAINING)
-        return heap_finish(heap, heap->result);
+        return drain(heap);
     if (heap->state != HEAP_ASKING)
         return PENDING;
     heap->state = HEAP_IDLE;
@@ -245,6 +258,11 @@ bool pa_heap_is_stopped(const pa_heap *heap)
 const pa_stop *pa_heap_stop(const pa_heap *heap)
 {
     return &heap->stop;
+}
+
+void pa_heap_set_program(pa_heap *heap, const char *name)
+{
+    snprintf(heap->program, sizeof heap->program, "%s", name);
 }
 
 const char *pa_heap_abort_text(const pa_heap *heap)

@@ -7,7 +7,8 @@
  *
  *   Questions   What it needs of the kernel it asks with heap_ask(): the call then returns PENDING
  *               up to its caller, policy answers, and the allocator's resume() goes on.  The break
- *               moves without a question up to `lease`, and always moves down freely.
+ *               moves without a question up to `lease`, and always moves down freely.  Effects
+ *               logged before a question are applied before it is put.
  *   Effects     What it does to its pages it writes down, in order: heap_touch(), heap_discard(),
  *               heap_unmap().  The log is applied when the call ends, so a page fault never stops
  *               an allocator half-way.
@@ -82,6 +83,8 @@ struct pa_heap {
     uint64_t floor_vpn, ceiling_vpn; /* neighbours of the break's area, for its page tables */
     uint64_t count_brk_calls, count_mmap_calls;
     pa_stop stop;
+    pa_stop question; /* waits until the effects before it are applied; reason 0: none does */
+    char program[64]; /* what the library calls the program in its last words */
     uint64_t result; /* of the call whose effects are being applied */
     const char *abort_text;
     pa_effect *effects;

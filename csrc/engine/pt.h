@@ -42,6 +42,7 @@ enum {
 };
 
 #define TCACHE_KEY 0xFFFFFFFEu
+#define NO_ARENA 0xFFFFFFFFu /* none can be had: only mappings are left */
 #define REF_PENDING 0xFFFFFFFFu /* in place of a chunk: policy must answer first */
 
 /* ---- generations as data ---------------------------------------------------------------------- */
@@ -51,6 +52,9 @@ typedef enum pt_memalign { MEMALIGN_PLAIN, MEMALIGN_MERGE } pt_memalign;
 /* When the tcache is made: never, by the first call that needs an arena, by the first small
  * allocation, by the first small free. */
 typedef enum pt_tcache_birth { BIRTH_NEVER, BIRTH_CALL, BIRTH_SMALL_MALLOC, BIRTH_FREE } pt_birth;
+
+/* How the library's last words are wrapped: not at all, or with program and address. */
+typedef enum pt_words { WORDS_BARE, WORDS_DETECTED, WORDS_ERROR_IN } pt_words;
 
 typedef struct pt_profile {
     const char *name;
@@ -62,11 +66,15 @@ typedef struct pt_profile {
     uint32_t large_base; /* bin number of sz >> 6 == 0 there */
     uint32_t fast_default; /* bytes: largest chunk of a fastbin */
     uint32_t fast_setting; /* largest M_MXFAST value */
+    uint32_t heap_info; /* bytes at the start of a thread heap */
+    uint32_t arena_state; /* bytes of malloc_state, behind it in an arena's first heap */
+    uint32_t heap_max; /* bytes, of a thread heap; 0: twice the largest mmap threshold */
     uint32_t tcache_bytes; /* request size of the tcache struct */
     uint32_t tcache_count;
     uint32_t tcache_limit; /* bytes: calls use the tcache for chunks smaller than this */
     pt_birth birth;
     pt_memalign memalign;
+    pt_words words;
     uint32_t version; /* 233, 212, ... 243: for the few rules that only say "since" */
     bool has_fastbins;
     bool skip_list; /* large bins keep one list of distinct sizes */
@@ -75,7 +83,8 @@ typedef struct pt_profile {
     bool calloc_uses_tcache;
     bool small_to_bin; /* a merged small chunk goes to its small bin at once */
     bool swapped_fallback; /* 2.35-2.37: two arguments of the mmap fallback are swapped */
-    bool retries_alone; /* up to 2.26: a failed request makes a new arena, even single-threaded */
+    bool retries_alone; /* up to 2.26: a failed request goes elsewhere, even single-threaded */
+    bool arena_ring; /* up to 2.14: threads share arenas, another is made when all are locked */
     bool ptrdiff_limit; /* since 2.30 */
     bool trim_quirk; /* 2.19+: malloc_trim may grow the heap by a page */
 } pt_profile;
@@ -145,16 +154,27 @@ typedef struct pt_held {
 } pt_held;
 
 /* A call under way; sys is the part of it that asks the kernel. */
-typedef enum pt_phase { PH_IDLE, PH_TCACHE, PH_BLOCK, PH_RETRY, PH_ARENA, PH_MREMAP } pt_phase;
+typedef enum pt_phase {
+    PH_IDLE,
+    PH_ARENA,
+    PH_TCACHE,
+    PH_BLOCK,
+    PH_RETRY_ARENA,
+    PH_RETRY,
+    PH_MREMAP,
+} pt_phase;
 
 typedef struct pt_op {
     pt_phase phase;
     uint32_t kind, thread;
     uint32_t arena;
     bool retried;
+    bool never_retried; /* 2.3.3's valloc and pvalloc */
+    bool moving; /* realloc found no room in the block's arena: malloc, copy, free */
     bool hopeless; /* too large to be asked of any arena */
     uint64_t nb, inner; /* units: of the request; of what is asked of the arena */
     uint64_t bytes, align, pointer;
+    uint64_t arena_bytes; /* a new arena's first heap is made large enough for this */
     pa_unit old;
 } pt_op;
 
@@ -164,20 +184,25 @@ typedef enum pt_sys_step {
     SYS_BRK,
     SYS_BRK_CORRECTION,
     SYS_FALLBACK,
-    SYS_GROW_HEAP,
-    SYS_NEW_HEAP,
-    SYS_HEAP_MMAP,
+    SYS_HEAP_HINTED, /* a new thread heap where the last one left room for it */
+    SYS_HEAP_DOUBLE, /* twice its size, to be cut to fit */
+    SYS_HEAP_SINGLE, /* its size, in the hope that it is aligned */
+    SYS_HEAP_PROTECT, /* its first pages made writable */
+    SYS_TOP_PROTECT, /* more pages of a heap made writable */
 } pt_sys_step;
 
 typedef struct pt_sys {
     pt_sys_step step;
     uint32_t arena;
     bool tried_mmap;
+    bool last_resort; /* nothing is left to try after the mapping */
     uint64_t nb; /* units */
     uint64_t size; /* bytes asked for */
     uint64_t old_size; /* units of the old top */
     uint64_t brk, correction;
     pa_unit old_top;
+    uint64_t heap_base, heap_size; /* of the thread heap being made or grown */
+    bool minimal; /* the first heap of an arena is tried without the request */
 } pt_sys;
 
 typedef struct pt {
@@ -199,6 +224,7 @@ typedef struct pt {
     pt_subheap *subheaps;
     uint32_t count_subheaps, room_subheaps;
     uint64_t aligned_heap_area;
+    uint64_t arena_limit; /* 0: not decided yet */
     pt_mapped *mapped;
     uint32_t count_mapped, room_mapped, free_mapped;
     uint32_t *mapped_index; /* open addressing by user address; slot + 1 */
@@ -208,6 +234,7 @@ typedef struct pt {
     pt_op op;
     pt_sys sys;
     pt_held held;
+    char last_words[192];
 } pt;
 
 /* ---- chunks ----------------------------------------------------------------------------------- */
@@ -321,6 +348,12 @@ static inline bool request_fits(const pt *h, uint64_t bytes)
     return h->pf->ptrdiff_limit ? bytes <= top >> 1 : bytes < top - 2 * MIN_UNITS * h->unit + 1;
 }
 
+/* The largest size_t: arithmetic of the real library wraps around behind it. */
+static inline uint64_t size_mask(const pt *h)
+{
+    return h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
+}
+
 static inline uint64_t bytes_of(const pt *h, uint64_t units)
 {
     return units << h->unit_shift;
@@ -371,9 +404,13 @@ bool pt_merge_free(pt *h, pt_arena *a, pa_unit c);
 bool pt_consolidate(pt *h, pt_arena *a);
 bool pt_systrim(pt *h, uint64_t pad);
 uint64_t pt_trim(pt *h, uint64_t pad);
+bool pt_fail(pt *h, const char *text, uint64_t address);
 
 /* pt_sys.c */
 pa_unit pt_sysmalloc(pt *h, pt_arena *a, uint64_t nb);
+pa_unit pt_map_only(pt *h, uint64_t nb);
+pa_unit pt_try_mapping(pt *h);
+pa_unit pt_from_top(pt *h);
 pa_unit pt_sys_resume(pt *h);
 
 /* pt_mapped.c */
@@ -391,13 +428,16 @@ static inline pt_mapped *mapped_ref(const pt *h, pa_unit ref)
 /* pt_arena.c */
 pt_thread *pt_thread_of(pt *h, uint32_t thread);
 bool pt_add_arena(pt *h, pt_arena **out);
+void pt_attach(pt *h, pt_thread *t, int32_t arena);
+bool pt_find_arena(pt *h, bool main_busy, pa_unit *pending);
+void pt_attach_new_arena(pt *h, pa_unit top);
 pt_subheap *pt_subheap_at(const pt *h, uint64_t address);
 pt_arena *pt_arena_of(const pt *h, pa_unit c);
 pa_unit pt_heap_grow(pt *h);
-pa_unit pt_new_heap(pt *h, pt_arena *a, uint64_t size);
-pa_unit pt_heap_mapped(pt *h, uint64_t base);
+pa_unit pt_heap_answered(pt *h, uint64_t answer);
 bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top);
 uint64_t pt_heap_max(const pt *h);
+uint64_t pt_first_top(const pt *h);
 
 /* pt_walk.c */
 void pt_statistics(const pa_heap *heap, pa_heap_statistics *out);

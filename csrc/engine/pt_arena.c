@@ -17,18 +17,17 @@
 
 uint64_t pt_heap_max(const pt *h)
 {
+    if (h->pf->heap_max)
+        return h->pf->heap_max;
     return h->pf->word == 8 ? 64u << 20 : 1u << 20;
 }
 
-static uint64_t heap_info_bytes(const pt *h)
+/* Where the first chunk of an arena begins: behind heap_info and malloc_state, aligned. */
+uint64_t pt_first_top(const pt *h)
 {
-    return h->pf->word == 8 ? 48 : 24;
-}
-
-/* Where the top of an arena's first heap begins: behind heap_info and malloc_state. */
-static uint64_t first_top(const pt *h)
-{
-    return h->pf->word == 8 ? 0x8d0 : 0x478;
+    uint64_t offset = h->pf->heap_info + h->pf->arena_state, mask = h->pf->align - 1;
+    uint64_t misaligned = (offset + 2 * h->pf->word) & mask;
+    return misaligned ? offset + h->pf->align - misaligned : offset;
 }
 
 static uint64_t page_up(uint64_t bytes)
@@ -51,7 +50,8 @@ bool pt_add_arena(pt *h, pt_arena **out)
         h->room_arenas = room;
     }
     pt_arena *a = &h->arenas[h->count_arenas];
-    *a = (pt_arena){.index = h->count_arenas++, .contiguous = true, .next_free = -1};
+    *a = (pt_arena){.index = h->count_arenas++, .next_free = -1};
+    a->contiguous = !a->index;
     *out = a;
     return true;
 }
@@ -94,6 +94,103 @@ pt_thread *pt_thread_of(pt *h, uint32_t thread)
     return &h->threads[thread];
 }
 
+/* Attach a thread to another arena.  The one it leaves is not free: its thread did not end. */
+void pt_attach(pt *h, pt_thread *t, int32_t arena)
+{
+    if (t->arena >= 0 && h->arenas[t->arena].attached)
+        h->arenas[t->arena].attached--;
+    t->arena = arena;
+    h->arenas[arena].attached++;
+}
+
+/* ---- choosing an arena --------------------------------------------------------------------------- */
+
+static pa_unit new_heap(pt *h, uint64_t size);
+
+static uint64_t arena_overhead(const pt *h)
+{
+    return h->pf->heap_info + h->pf->arena_state + h->pf->align;
+}
+
+/* _int_new_arena(): its first heap has room for the request, if a heap can be that large. */
+static pa_unit begin_new_arena(pt *h)
+{
+    pt_arena *a;
+    if (!pt_add_arena(h, &a))
+        return 0;
+    h->op.arena = a->index;
+    h->sys = (pt_sys){.arena = a->index};
+    pa_unit r = new_heap(h, h->op.arena_bytes + arena_overhead(h));
+    if (r)
+        return r;
+    h->sys.minimal = true;
+    return new_heap(h, arena_overhead(h));
+}
+
+/* A new arena's heap was mapped (its top) or refused (0). */
+void pt_attach_new_arena(pt *h, pa_unit top)
+{
+    uint32_t index = h->count_arenas - 1;
+    h->op.arena = NO_ARENA;
+    if (!top) {
+        h->count_arenas--;
+        return;
+    }
+    h->arenas[index].next = h->arenas[0].next; /* linked right after the main one */
+    h->arenas[0].next = index;
+    pt_attach(h, &h->threads[h->op.thread], (int32_t)index);
+    h->op.arena = index;
+}
+
+/* arena_get2() up to 2.14: the next that is not locked, beginning behind the thread's own. */
+static bool find_in_ring(pt *h, bool main_busy, pa_unit *pending)
+{
+    pt_thread *t = &h->threads[h->op.thread];
+    uint32_t from = t->arena < 0 ? 0 : (uint32_t)t->arena;
+    uint32_t a = t->arena < 0 ? 0 : h->arenas[from].next;
+    for (bool first = true; first || a != from; first = false, a = h->arenas[a].next) {
+        if (a || !main_busy) {
+            pt_attach(h, t, (int32_t)a);
+            h->op.arena = a;
+            return true;
+        }
+    }
+    *pending = begin_new_arena(h);
+    return false;
+}
+
+static uint64_t arena_limit(pt *h)
+{
+    if (!h->arena_limit && h->mp.arena_max)
+        h->arena_limit = h->mp.arena_max;
+    else if (!h->arena_limit && h->count_arenas > h->mp.arena_test)
+        h->arena_limit = (uint64_t)h->count_cpus * (h->pf->word == 8 ? 8 : 2);
+    return h->arena_limit ? h->arena_limit : UINT64_MAX;
+}
+
+/* arena_get2(): one that ended threads left, a new one, or the next in turn.  True when op.arena is
+ * set; false when one is being made: *pending is its top, 0 or REF_PENDING. */
+bool pt_find_arena(pt *h, bool main_busy, pa_unit *pending)
+{
+    if (h->pf->arena_ring)
+        return find_in_ring(h, main_busy, pending);
+    pt_thread *t = &h->threads[h->op.thread];
+    int32_t found = h->free_arena;
+    if (found >= 0) {
+        h->free_arena = h->arenas[found].next_free;
+        h->arenas[found].next_free = -1;
+    } else if (h->count_arenas < arena_limit(h)) {
+        *pending = begin_new_arena(h);
+        return false;
+    } else {
+        found = (int32_t)h->next_to_use;
+        h->next_to_use = h->arenas[found].next;
+    }
+    pt_attach(h, t, found);
+    h->op.arena = (uint32_t)found;
+    return true;
+}
+
 /* ---- heaps -------------------------------------------------------------------------------------- */
 
 static pt_subheap *add_subheap(pt *h, uint64_t base, uint64_t size, uint32_t arena)
@@ -127,33 +224,29 @@ static void drop_subheap(pt *h, pt_subheap *heap)
     *heap = h->subheaps[--h->count_subheaps];
 }
 
-static pa_unit ask_heap(pt *h, pt_sys_step step, uint64_t hint, uint64_t length)
+static pa_unit ask(pt *h, pt_sys_step step, pa_reason reason, uint64_t at, uint64_t length)
 {
     h->sys.step = step;
-    heap_ask(&h->base, PA_STOP_MMAP, hint, length, 0, 0);
+    heap_ask(&h->base, reason, at, length, 0, reason == PA_STOP_MPROTECT ? 3 : 0);
     return REF_PENDING;
 }
 
-/* new_heap(): first where the last one left an aligned half, else twice the size, cut to fit. */
-pa_unit pt_new_heap(pt *h, pt_arena *a, uint64_t size)
+/* new_heap(): first where the last one left an aligned half, else twice the size, cut to fit.
+ * 0: the size is too large for a heap. */
+static pa_unit new_heap(pt *h, uint64_t size)
 {
-    uint64_t least = 32 << 10, most = pt_heap_max(h);
-    if (size > most)
+    uint64_t least = 32 << 10, most = pt_heap_max(h), mask = size_mask(h);
+    size &= mask;
+    uint64_t padded = (size + h->mp.top_pad) & mask;
+    if (padded >= least && padded > most && size > most)
         return 0;
-    if (size + h->mp.top_pad < least)
-        size = least;
-    else if (size + h->mp.top_pad <= most)
-        size += h->mp.top_pad;
-    else
-        size = most;
-    h->sys.arena = a->index;
-    h->sys.size = page_up(size);
-    if (h->aligned_heap_area) {
-        uint64_t hint = h->aligned_heap_area;
-        h->aligned_heap_area = 0;
-        return ask_heap(h, SYS_NEW_HEAP, hint, most);
-    }
-    return ask_heap(h, SYS_GROW_HEAP, 0, 2 * most);
+    size = padded < least ? least : padded < most ? padded : most;
+    h->sys.heap_size = page_up(size);
+    uint64_t hint = h->aligned_heap_area;
+    h->aligned_heap_area = 0;
+    if (hint)
+        return ask(h, SYS_HEAP_HINTED, PA_STOP_MMAP, hint, most);
+    return ask(h, SYS_HEAP_DOUBLE, PA_STOP_MMAP, 0, 2 * most);
 }
 
 /* Cut the aligned HEAP_MAX out of a mapping of twice that. */
@@ -163,7 +256,7 @@ static uint64_t cut_to_fit(pt *h, uint64_t base)
              front = aligned - base;
     if (front)
         heap_log(&h->base, EFFECT_UNMAP, base, front);
-    else
+    else if (h->pf->version >= 206)
         h->aligned_heap_area = aligned + most;
     if (most - front)
         heap_log(&h->base, EFFECT_UNMAP, aligned + most, most - front);
@@ -178,9 +271,10 @@ static pa_unit found_arena(pt *h, pt_subheap *heap)
     a->bins = pa_shadow_unit(&h->sh, heap->base) + 1;
     pt_init_bins(h, a);
     a->system_mem = a->max_system_mem = heap->size;
-    a->top = pa_shadow_unit(&h->sh, heap->base + first_top(h));
-    set_head(h, a->top, (heap->size - first_top(h)) >> h->unit_shift, P_INUSE);
-    heap_touch_range(&h->base, heap->base, first_top(h));
+    uint64_t offset = pt_first_top(h);
+    a->top = pa_shadow_unit(&h->sh, heap->base + offset);
+    set_head(h, a->top, (heap->size - offset) >> h->unit_shift, P_INUSE);
+    heap_touch_range(&h->base, heap->base, offset);
     return a->top;
 }
 
@@ -201,61 +295,95 @@ static bool retire_heap_top(pt *h, pt_arena *a)
     return pt_int_free(h, a, top, true);
 }
 
-static pa_unit carve(pt *h, pt_arena *a)
-{
-    uint64_t size = size_of(h, a->top);
-    if (a->system_mem > a->max_system_mem)
-        a->max_system_mem = a->system_mem;
-    if (size < h->sys.nb + MIN_UNITS)
-        return 0;
-    pa_unit c = a->top;
-    a->top = c + (pa_unit)h->sys.nb;
-    set_head(h, c, h->sys.nb, P_INUSE | N_ARENA);
-    set_head(h, a->top, size - h->sys.nb, P_INUSE);
-    return c;
-}
-
 /* A further heap of an arena: its top is new, the old one is fenced and freed. */
 static pa_unit extend_arena(pt *h, pt_subheap *heap)
 {
     pt_arena *a = &h->arenas[heap->arena];
     a->heap_base = heap->base;
     a->system_mem += heap->size;
-    a->top = pa_shadow_unit(&h->sh, heap->base + heap_info_bytes(h));
+    a->top = pa_shadow_unit(&h->sh, heap->base + h->pf->heap_info);
     heap_touch(&h->base, heap->base);
-    set_head(h, a->top, (heap->size - heap_info_bytes(h)) >> h->unit_shift, P_INUSE);
+    set_head(h, a->top, (heap->size - h->pf->heap_info) >> h->unit_shift, P_INUSE);
     if (!retire_heap_top(h, a))
         return REF_PENDING;
-    return carve(h, a);
+    return pt_from_top(h);
 }
 
-/* The mapping for a new heap was answered; a chunk, an arena's top, 0 or REF_PENDING. */
-pa_unit pt_heap_mapped(pt *h, uint64_t base)
+/* No new heap is to be had: try again with less, or do without. */
+static pa_unit without_heap(pt *h)
+{
+    bool first = !h->arenas[h->sys.arena].heap_base;
+    if (first && !h->sys.minimal) {
+        h->sys.minimal = true;
+        return new_heap(h, arena_overhead(h));
+    }
+    return first ? 0 : pt_try_mapping(h);
+}
+
+static pa_unit begin_new_heap(pt *h)
+{
+    uint64_t need = bytes_of(h, h->sys.nb + MIN_UNITS) + h->pf->heap_info;
+    pa_unit r = new_heap(h, need);
+    return r ? r : without_heap(h);
+}
+
+/* The area for a heap was answered: make its first pages writable. */
+static pa_unit end_area(pt *h, uint64_t base)
 {
     uint64_t most = pt_heap_max(h);
-    if (h->sys.step == SYS_NEW_HEAP && base & (most - 1)) {
+    if (base && h->sys.step == SYS_HEAP_DOUBLE)
+        base = cut_to_fit(h, base);
+    if (base & (most - 1)) {
         heap_log(&h->base, EFFECT_UNMAP, base, most);
         base = 0;
     }
-    if (!base && h->sys.step == SYS_NEW_HEAP)
-        return ask_heap(h, SYS_GROW_HEAP, 0, 2 * most);
-    bool first = !h->arenas[h->sys.arena].heap_base;
-    if (!base && !first && !h->sys.tried_mmap && h->mp.n_mmaps < h->mp.n_mmaps_max) {
-        h->sys.tried_mmap = true;
-        h->sys.size = pt_mapped_total(h, h->sys.nb);
-        h->sys.step = SYS_MMAP;
-        heap_ask(&h->base, PA_STOP_MMAP, 0, h->sys.size, 0, 3);
-        return REF_PENDING;
-    }
+    if (!base && h->sys.step == SYS_HEAP_HINTED)
+        return ask(h, SYS_HEAP_DOUBLE, PA_STOP_MMAP, 0, 2 * most);
+    if (!base && h->sys.step == SYS_HEAP_DOUBLE)
+        return ask(h, SYS_HEAP_SINGLE, PA_STOP_MMAP, 0, most);
     if (!base)
-        return 0;
-    if (h->sys.step == SYS_GROW_HEAP)
-        base = cut_to_fit(h, base);
-    pt_subheap *heap = add_subheap(h, base, h->sys.size, h->sys.arena);
+        return without_heap(h);
+    h->sys.heap_base = base;
+    return ask(h, SYS_HEAP_PROTECT, PA_STOP_MPROTECT, base, h->sys.heap_size);
+}
+
+static pa_unit end_new_heap(pt *h)
+{
+    bool first = !h->arenas[h->sys.arena].heap_base;
+    pt_subheap *heap = add_subheap(h, h->sys.heap_base, h->sys.heap_size, h->sys.arena);
     if (!heap)
         return 0;
-    heap_log(&h->base, EFFECT_PROTECT, base, heap->size);
     return first ? found_arena(h, heap) : extend_arena(h, heap);
+}
+
+/* The newest heap is now heap_size bytes: so is its top. */
+static pa_unit end_growth(pt *h)
+{
+    pt_arena *a = &h->arenas[h->sys.arena];
+    pt_subheap *heap = pt_subheap_at(h, a->heap_base);
+    a->system_mem += h->sys.heap_size - heap->size;
+    heap->size = h->sys.heap_size;
+    if (heap->size > heap->writable)
+        heap->writable = heap->size;
+    uint64_t end = heap->base + heap->size;
+    set_head(h, a->top, (end - address_of(h, a->top)) >> h->unit_shift, P_INUSE);
+    return pt_from_top(h);
+}
+
+/* Policy answered a question about a heap: a chunk, an arena's top, 0 or REF_PENDING. */
+pa_unit pt_heap_answered(pt *h, uint64_t answer)
+{
+    switch (h->sys.step) {
+    case SYS_TOP_PROTECT:
+        return answer ? begin_new_heap(h) : end_growth(h);
+    case SYS_HEAP_PROTECT:
+        if (!answer)
+            return end_new_heap(h);
+        heap_log(&h->base, EFFECT_UNMAP, h->sys.heap_base, pt_heap_max(h));
+        return without_heap(h);
+    default:
+        return end_area(h, answer);
+    }
 }
 
 /* sysmalloc() for a thread arena: grow its newest heap, or add one. */
@@ -263,26 +391,16 @@ pa_unit pt_heap_grow(pt *h)
 {
     pt_arena *a = &h->arenas[h->sys.arena];
     pt_subheap *heap = pt_subheap_at(h, a->heap_base);
-    uint64_t need = bytes_of(h, h->sys.nb + MIN_UNITS), old = bytes_of(h, h->sys.old_size);
-    if (h->sys.nb < (uint64_t)1 << 29 && need > old) {
-        uint64_t size = heap->size + page_up(need - old);
-        if (size <= pt_heap_max(h)) {
-            a->system_mem += size - heap->size;
-            if (size > heap->writable) {
-                heap_log(&h->base, EFFECT_PROTECT, heap->base + heap->writable,
-                         size - heap->writable);
-                heap->writable = size;
-            }
-            heap->size = size;
-            uint64_t end = heap->base + size;
-            set_head(h, a->top, (end - address_of(h, a->top)) >> h->unit_shift, P_INUSE);
-            return carve(h, a);
-        }
-    }
-    pa_unit r = pt_new_heap(h, a, need + heap_info_bytes(h));
-    if (!r)
-        h->sys.step = SYS_GROW_HEAP, r = pt_heap_mapped(h, 0);
-    return r;
+    uint64_t mask = size_mask(h);
+    uint64_t need = (bytes_of(h, h->sys.nb + MIN_UNITS - h->sys.old_size)) & mask;
+    uint64_t size = heap->size + page_up(need);
+    if (!need || need > mask >> 1 || size > pt_heap_max(h))
+        return begin_new_heap(h);
+    h->sys.heap_size = size;
+    if (size <= heap->writable)
+        return end_growth(h);
+    return ask(h, SYS_TOP_PROTECT, PA_STOP_MPROTECT, heap->base + heap->writable,
+               size - heap->writable);
 }
 
 /* While the top is all there is in the newest heap, drop that heap. */
@@ -290,12 +408,15 @@ static bool drop_empty_heaps(pt *h, pt_arena *a, pa_unit *top)
 {
     for (;;) {
         pt_subheap *heap = pt_subheap_at(h, a->heap_base);
-        if (!heap->previous || address_of(h, *top) != heap->base + heap_info_bytes(h))
+        if (!heap->previous || address_of(h, *top) != heap->base + h->pf->heap_info)
             return true;
         pt_subheap *before = pt_subheap_at(h, heap->previous);
-        pa_unit last = pa_shadow_unit(&h->sh, before->base + before->size - h->unit);
+        uint64_t end = before->base + before->size,
+                 behind = end - bytes_of(h, MIN_UNITS) + 2 * h->pf->word;
+        behind -= behind & (h->pf->align - 1);
+        pa_unit last = pa_shadow_unit(&h->sh, behind);
         pa_unit fence = last - at(h, last)->prev_size;
-        uint64_t units = size_of(h, fence) + 1;
+        uint64_t units = size_of(h, fence) + ((end - behind) >> h->unit_shift);
         if (!prev_in_use(h, fence))
             units += at(h, fence)->prev_size;
         if (bytes_of(h, units) + (pt_heap_max(h) - before->size) <
@@ -307,10 +428,8 @@ static bool drop_empty_heaps(pt *h, pt_arena *a, pa_unit *top)
         if (!prev_in_use(h, fence)) {
             fence -= at(h, fence)->prev_size;
             const char *fault = pt_unlink(h, a, fence);
-            if (fault) {
-                heap_abort(&h->base, fault);
-                return false;
-            }
+            if (fault)
+                return pt_fail(h, fault, address_of(h, fence));
         }
         a->top = *top = fence;
         set_head(h, fence, units, P_INUSE);
@@ -325,6 +444,8 @@ bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top)
     uint64_t size = bytes_of(h, size_of(h, top));
     if (h->pf->version >= 222 && size < h->mp.trim_threshold)
         return true;
+    if (size <= bytes_of(h, MIN_UNITS))
+        return true;
     uint64_t area = size - bytes_of(h, MIN_UNITS) - 1;
     if (area <= h->mp.top_pad)
         return true;
@@ -333,6 +454,8 @@ bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top)
         return true;
     pt_subheap *heap = pt_subheap_at(h, a->heap_base);
     heap->size -= extra;
+    if (h->pf->version < 206)
+        heap->writable = heap->size;
     if (h->base.mm)
         heap_log(&h->base, EFFECT_DISCARD, (heap->base + heap->size) >> 12, extra >> 12);
     a->system_mem -= extra;

@@ -76,73 +76,25 @@ static uint64_t finish(pt *h, pa_unit c)
     return done(h, pointer_of(h, c));
 }
 
-static int32_t arena_limit(const pt *h)
-{
-    if (h->mp.arena_max)
-        return (int32_t)h->mp.arena_max;
-    if (h->count_arenas <= h->mp.arena_test)
-        return INT32_MAX;
-    return (int32_t)(h->count_cpus * (h->pf->word == 8 ? 8 : 2));
-}
-
-/* What new_heap() is asked for when an arena is founded: heap_info, malloc_state, alignment. */
-static uint64_t first_heap_bytes(const pt *h)
-{
-    return h->pf->word == 8 ? 0x8d0 : 0x478;
-}
-
-static pa_unit begin_new_arena(pt *h)
-{
-    pt_arena *a;
-    if (!pt_add_arena(h, &a))
-        return 0;
-    h->op.phase = PH_ARENA;
-    h->op.arena = a->index;
-    return pt_new_heap(h, a, first_heap_bytes(h));
-}
-
-/* arena_get(): the thread's own, a free one, a new one, or the next in turn. */
+/* arena_get(): the thread's own, the main one for the first thread, or one that is found for it.
+ * False: one is being made, *pending is what it gave so far. */
 static bool choose_arena(pt *h, pa_unit *pending)
 {
     pt_thread *t = self(h);
-    if (t->arena >= 0) {
-        h->op.arena = (uint32_t)t->arena;
-        return true;
-    }
-    if (h->op.thread == 0) {
-        t->arena = 0;
-        h->arenas[0].attached++;
-    } else if (h->free_arena >= 0) {
-        t->arena = h->free_arena;
-        h->free_arena = h->arenas[t->arena].next_free;
-        h->arenas[t->arena].next_free = -1;
-        h->arenas[t->arena].attached++;
-    } else if ((int32_t)h->count_arenas < arena_limit(h)) {
-        *pending = begin_new_arena(h);
-        return false;
-    } else {
-        t->arena = (int32_t)h->next_to_use;
-        h->next_to_use = h->arenas[t->arena].next;
-        h->arenas[t->arena].attached++;
-    }
+    h->op.phase = PH_ARENA;
+    if (t->arena < 0 && h->op.thread == 0)
+        pt_attach(h, t, 0);
+    if (t->arena < 0)
+        return pt_find_arena(h, false, pending);
     h->op.arena = (uint32_t)t->arena;
     return true;
 }
 
-/* A new arena's heap was mapped (c: its top) or refused (0). */
-static void attach_new_arena(pt *h, pa_unit c)
+static pa_unit malloc_from(pt *h, uint64_t nb)
 {
-    uint32_t index = h->count_arenas - 1;
-    if (!c) {
-        h->count_arenas--;
-        self(h)->arena = 0;
-    } else { /* new arenas are linked right after the main one */
-        h->arenas[index].next = h->arenas[0].next;
-        h->arenas[0].next = index;
-        h->arenas[index].attached++;
-        self(h)->arena = (int32_t)index;
-    }
-    h->op.arena = (uint32_t)self(h)->arena;
+    if (h->op.arena == NO_ARENA)
+        return pt_map_only(h, nb);
+    return pt_int_malloc(h, &h->arenas[h->op.arena], nb);
 }
 
 static pa_unit take_block(pt *h)
@@ -150,28 +102,57 @@ static pa_unit take_block(pt *h)
     h->op.phase = PH_BLOCK;
     if (h->op.hopeless)
         return 0;
-    bool cache =
-        h->op.kind == PA_OP_MALLOC || (h->op.kind == PA_OP_CALLOC && h->pf->calloc_uses_tcache);
+    bool cache = h->op.kind == PA_OP_MALLOC || h->op.moving ||
+                 (h->op.kind == PA_OP_CALLOC && h->pf->calloc_uses_tcache);
     pa_unit c = cache ? pt_tcache_take(h, h->op.nb) : 0;
-    return c ? c : pt_int_malloc(h, &h->arenas[h->op.arena], h->op.inner);
+    return c ? c : malloc_from(h, h->op.inner);
 }
 
-/* A failed request is tried once more in another arena; up to 2.26 one is made for it. */
+static pa_unit take_again(pt *h)
+{
+    h->op.phase = PH_RETRY;
+    return h->op.hopeless ? 0 : malloc_from(h, h->op.inner);
+}
+
+/* arena_get_retry(): a request that failed is tried once more, of the main arena if it was not the
+ * main one that failed, else of any other.  Since 2.27 only where there are threads. */
 static bool retry_elsewhere(pt *h, pa_unit *c)
 {
-    if (h->op.retried || (!h->threaded && !h->pf->retries_alone))
+    bool in_place = h->op.kind == PA_OP_REALLOC && h->op.old && !h->op.moving;
+    if (h->op.never_retried || h->op.arena == NO_ARENA || in_place ||
+        (!h->threaded && !h->pf->retries_alone))
         return false;
-    h->op.retried = true;
-    h->op.phase = PH_RETRY;
-    if (!h->op.arena && h->count_arenas == 1) {
-        if (!h->pf->retries_alone)
-            return false;
-        *c = begin_new_arena(h);
+    if (h->op.arena) {
+        h->op.arena = 0;
+        *c = take_again(h);
         return true;
     }
-    h->op.arena = h->op.arena ? 0 : h->arenas[0].next;
-    *c = h->op.hopeless ? 0 : pt_int_malloc(h, &h->arenas[h->op.arena], h->op.inner);
+    h->op.phase = PH_RETRY_ARENA;
+    bool main_locked = h->op.kind != PA_OP_MEMALIGN;
+    if (pt_find_arena(h, main_locked, c))
+        *c = take_again(h);
     return true;
+}
+
+/* The arena is chosen: make the tcache in it first, or take the block. */
+static pa_unit begin_block(pt *h)
+{
+    if (!wants_tcache(h))
+        return take_block(h);
+    h->op.phase = PH_TCACHE;
+    self(h)->tcache.dead = h->pf->birth == BIRTH_FREE; /* it is tried once only */
+    return malloc_from(h, request_units(h, h->pf->tcache_bytes));
+}
+
+/* The tcache was made, or could not be. */
+static uint64_t after_tcache(pt *h, pa_unit c)
+{
+    pt_tcache_install(h, c);
+    if (h->op.kind == PA_OP_FREE)
+        return free_chunk(h, chunk_of(h, h->op.pointer));
+    if (h->op.kind == PA_OP_REALLOC && h->op.old && !h->op.moving)
+        return realloc_chunk(h, h->op.old);
+    return run(h, take_block(h));
 }
 
 /* Go on with what the phase under way produced. */
@@ -182,38 +163,25 @@ static uint64_t run(pt *h, pa_unit c)
             return PENDING;
         switch (h->op.phase) {
         case PH_IDLE:
-            if (!choose_arena(h, &c))
-                continue;
-            if (wants_tcache(h)) {
-                h->op.phase = PH_TCACHE;
-                self(h)->tcache.dead = h->pf->birth == BIRTH_FREE; /* it is tried once only */
-                c = pt_int_malloc(h, &h->arenas[h->op.arena],
-                                  request_units(h, h->pf->tcache_bytes));
-                continue;
-            }
-            c = take_block(h);
+            c = 0;
+            if (choose_arena(h, &c))
+                c = begin_block(h);
             continue;
         case PH_ARENA:
-            attach_new_arena(h, c);
-            h->op.phase = h->op.retried ? PH_RETRY : PH_IDLE;
-            c = 0;
-            if (h->op.retried && h->op.arena && !h->op.hopeless)
-                c = pt_int_malloc(h, &h->arenas[h->op.arena], h->op.inner);
+            pt_attach_new_arena(h, c);
+            c = begin_block(h);
             continue;
         case PH_TCACHE:
-            pt_tcache_install(h, c);
-            if (h->op.kind == PA_OP_FREE)
-                return free_chunk(h, chunk_of(h, h->op.pointer));
-            if (h->op.kind == PA_OP_REALLOC && h->op.old)
-                return realloc_chunk(h, h->op.old);
-            c = take_block(h);
-            continue;
+            return after_tcache(h, c);
         case PH_BLOCK:
             if (!c && retry_elsewhere(h, &c))
                 continue;
             return finish(h, c);
+        case PH_RETRY_ARENA:
+            pt_attach_new_arena(h, c);
+            c = take_again(h);
+            continue;
         case PH_RETRY:
-            return finish(h, c);
         case PH_MREMAP:
             return finish(h, c);
         }
@@ -232,6 +200,7 @@ static uint64_t allocate(pt *h, uint32_t kind, uint64_t bytes, uint64_t align)
                     .hopeless = !fits,
                     .nb = fits ? request_units(h, bytes) : MIN_UNITS};
     h->op.inner = h->op.nb;
+    h->op.arena_bytes = wants_tcache(h) ? h->pf->tcache_bytes : bytes;
     return run(h, 0);
 }
 
@@ -280,6 +249,19 @@ static bool free_tail(pt *h, pt_arena *a, pa_unit c)
     return pt_int_free(h, a, tail, true);
 }
 
+/* Before 2.19 a request near SIZE_MAX wraps around to a small chunk: what then comes of it. */
+static uint64_t misfit(pt *h, pa_unit c, uint64_t size, uint64_t lead)
+{
+    if (size >= lead || h->pf->version < 204) {
+        heap_abort(&h->base, ""); /* the library's own assertion */
+        return PENDING;
+    }
+    bool fast = lead <= h->max_fast;
+    pt_fail(h, fast ? "free(): invalid next size (fast)" : "free(): invalid next size (normal)",
+            mem_of(h, c));
+    return PENDING;
+}
+
 static uint64_t finish_memalign(pt *h, pa_unit c)
 {
     if (!c)
@@ -293,6 +275,8 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
         if (spot - c < MIN_UNITS)
             spot += (pa_unit)(h->op.align >> h->unit_shift);
         uint64_t lead = spot - c, size = size_of(h, c);
+        if (size < h->op.nb + lead) /* the request wrapped around */
+            return misfit(h, c, size, lead);
         uint32_t flag = at(h, c)->size & N_ARENA;
         set_head(h, spot, size - lead, P_INUSE | flag);
         set_in_use(h, spot, size - lead);
@@ -308,7 +292,7 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
 
 static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
 {
-    uint64_t mask = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
+    uint64_t mask = size_mask(h);
     if (align <= h->pf->align)
         return allocate(h, PA_OP_MALLOC, bytes, 0);
     if (align > mask / 2 + 1)
@@ -322,19 +306,32 @@ static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
         align = power;
     }
     uint64_t least = bytes_of(h, MIN_UNITS);
-    if (!request_fits(h, bytes) || bytes > mask - align - least)
+    bool guarded = h->pf->version >= 219;
+    if (guarded && (!request_fits(h, bytes) || bytes > mask - align - least))
         return done(h, 0);
     h->op = (pt_op){.kind = PA_OP_MEMALIGN,
                     .thread = h->base.thread,
                     .bytes = bytes,
                     .align = align,
                     .nb = request_units(h, bytes)};
-    uint64_t inner = bytes_of(h, h->op.nb) + align + least;
-    h->op.hopeless = !request_fits(h, inner);
+    uint64_t inner = (bytes_of(h, h->op.nb) + align + least) & mask;
+    h->op.hopeless = !request_fits(h, bytes) || !request_fits(h, inner);
     h->op.inner = h->op.hopeless ? 0 : request_units(h, inner);
+    h->op.arena_bytes = wants_tcache(h) ? h->pf->tcache_bytes : bytes + align + least;
     pa_unit cached =
         h->pf->memalign == MEMALIGN_MERGE ? pt_tcache_take_aligned(h, h->op.nb, align) : 0;
     return cached ? done(h, mem_of(h, cached)) : run(h, 0);
+}
+
+/* pvalloc(): 2.17 to 2.41 refuse more than the others. */
+static uint64_t pvalloc(pt *h, uint64_t bytes)
+{
+    uint64_t mask = size_mask(h), version = h->pf->version;
+    uint64_t spare = 2 * PAGE_BYTES + bytes_of(h, MIN_UNITS);
+    uint64_t most = version >= 217 && version < 226 ? mask - spare : mask - PAGE_BYTES + 1;
+    if (bytes > most && version >= 217)
+        return done(h, 0);
+    return memalign(h, PAGE_BYTES, align_up(bytes, PAGE_BYTES) & mask);
 }
 
 /* ---- free ---------------------------------------------------------------------------------------- */
@@ -350,12 +347,12 @@ static bool is_heap(const pt *h, uint64_t mem)
     return false;
 }
 
-static uint64_t free_unknown(pt *h, uint64_t mem)
+/* A pointer that is no block: the library notices only that it is not aligned. */
+static uint64_t unknown_pointer(pt *h, uint64_t mem, const char *text)
 {
     bool aligned = !(mem & (h->pf->align - 1));
-    return heap_abort(&h->base, h->pf->version >= 204 && !aligned && is_heap(h, mem)
-                                    ? "free(): invalid pointer"
-                                    : NULL);
+    pt_fail(h, h->pf->version >= 204 && !aligned && is_heap(h, mem) ? text : NULL, mem);
+    return PENDING;
 }
 
 static bool birth_by_free(pt *h, pa_unit c)
@@ -382,10 +379,13 @@ static uint64_t pt_free(pt *h, uint64_t mem)
         return done(h, 0);
     }
     if (!is_heap(h, mem) || mem & (h->pf->align - 1))
-        return free_unknown(h, mem);
+        return unknown_pointer(h, mem, "free(): invalid pointer");
     pa_unit c = chunk_of(h, mem);
     if (pt_tcache_unborn(h) && birth_by_free(h, c)) {
-        h->op = (pt_op){.kind = PA_OP_FREE, .thread = h->base.thread, .pointer = mem};
+        h->op = (pt_op){.kind = PA_OP_FREE,
+                        .thread = h->base.thread,
+                        .pointer = mem,
+                        .arena_bytes = h->pf->tcache_bytes};
         return run(h, 0);
     }
     return free_chunk(h, c);
@@ -411,10 +411,24 @@ static uint64_t shrink_to(pt *h, pt_arena *a, pa_unit c, uint64_t size, uint64_t
     return done(h, mem_of(h, c));
 }
 
+/* The block's own arena is exhausted: malloc, then copy and free.  Not in 2.3.3. */
+static uint64_t malloc_instead(pt *h)
+{
+    if (h->pf->version < 206)
+        return done(h, 0);
+    h->op.moving = true;
+    h->op.phase = PH_IDLE;
+    h->op.inner = h->op.nb;
+    h->op.arena_bytes = h->op.bytes;
+    return run(h, 0);
+}
+
 /* The block that a growing realloc got: join it, or copy into it and free the old one. */
 static uint64_t finish_realloc(pt *h, pa_unit c)
 {
     pa_unit old = h->op.old;
+    if (!c && old && !h->op.moving && (h->threaded || h->pf->retries_alone))
+        return malloc_instead(h);
     if (!c)
         return done(h, 0);
     if (!old) { /* the old block was a mapping */
@@ -425,7 +439,7 @@ static uint64_t finish_realloc(pt *h, pa_unit c)
     }
     pt_arena *a = pt_arena_of(h, old);
     uint64_t size = size_of(h, old);
-    if (c == next_of(h, old))
+    if (c == next_of(h, old) && !h->op.moving)
         return shrink_to(h, a, old, size + size_of(h, c), h->op.nb);
     heap_touch_range(&h->base, pointer_of(h, c), bytes_of(h, size) - h->pf->word);
     if (!pt_int_free(h, a, old, true))
@@ -436,6 +450,8 @@ static uint64_t finish_realloc(pt *h, pa_unit c)
 static uint64_t realloc_chunk(pt *h, pa_unit c)
 {
     pt_arena *a = pt_arena_of(h, c);
+    if (h->pf->arena_ring) /* remembered for the next allocation */
+        pt_attach(h, self(h), (int32_t)a->index);
     uint64_t size = size_of(h, c), nb = h->op.nb;
     pa_unit next = next_of(h, c);
     if (size >= nb)
@@ -450,8 +466,10 @@ static uint64_t realloc_chunk(pt *h, pa_unit c)
         }
     } else if (!prev_in_use(h, next + (pa_unit)more) && size + more >= nb) {
         const char *fault = pt_unlink(h, a, next);
-        if (fault)
-            return heap_abort(&h->base, fault);
+        if (fault) {
+            pt_fail(h, fault, address_of(h, next));
+            return PENDING;
+        }
         return shrink_to(h, a, c, size + more, nb);
     }
     h->op.old = c;
@@ -462,16 +480,19 @@ static uint64_t realloc_chunk(pt *h, pa_unit c)
     return run(h, pt_int_malloc(h, a, h->op.inner));
 }
 
+static uint64_t without_mremap(pt *h, const pt_mapped *m);
+
 /* A mapping is remapped whatever the sizes. */
 static uint64_t realloc_mapped(pt *h, pt_mapped *m)
 {
     uint64_t extra = h->pf->version >= 243 ? 2 * h->pf->word : h->pf->word;
-    uint64_t total = align_up(bytes_of(h, h->op.nb) + m->front + extra, PAGE_BYTES);
+    uint64_t total = align_up(bytes_of(h, h->op.nb) + m->front + extra, PAGE_BYTES) & size_mask(h);
     if (total == m->total)
         return done(h, h->op.pointer);
-    h->op.phase = PH_MREMAP;
     h->op.inner = total;
-    h->op.old = 0;
+    if (!total) /* wrapped around: the kernel refuses it */
+        return without_mremap(h, m);
+    h->op.phase = PH_MREMAP;
     return heap_ask(&h->base, PA_STOP_MREMAP, m->base, total, m->total, 0);
 }
 
@@ -479,18 +500,21 @@ static uint64_t end_mremap(pt *h)
 {
     pt_mapped *m = pt_mapped_at(h, h->op.pointer);
     uint64_t base = h->base.stop.answer;
-    if (base) {
-        pt_move_mapped(h, m, base, h->op.inner, m->front);
-        return done(h, pt_mapped_mem(h, m));
-    }
+    if (!base)
+        return without_mremap(h, m);
+    pt_move_mapped(h, m, base, h->op.inner, m->front);
+    return done(h, pt_mapped_mem(h, m));
+}
+
+/* A mapping that cannot be remapped stays if it is large enough, else its contents move. */
+static uint64_t without_mremap(pt *h, const pt_mapped *m)
+{
     uint64_t kept = m->total - m->front - h->pf->word;
     bool keeps = h->pf->version >= 243 ? h->op.bytes <= pt_usable(&h->base, h->op.pointer)
                                        : kept >= bytes_of(h, h->op.nb);
     if (keeps)
         return done(h, h->op.pointer);
-    h->op.inner = h->op.nb;
-    h->op.phase = PH_IDLE;
-    return run(h, 0);
+    return malloc_instead(h);
 }
 
 /* Since 2.38 a request that all but fills its block leaves it as it is. */
@@ -510,9 +534,7 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
         return pt_free(h, mem);
     pt_mapped *m = pt_mapped_at(h, mem);
     if (!m && (!is_heap(h, mem) || mem & (h->pf->align - 1)))
-        return heap_abort(&h->base, h->pf->version >= 204 && mem & (h->pf->align - 1)
-                                        ? "realloc(): invalid pointer"
-                                        : NULL);
+        return unknown_pointer(h, mem, "realloc(): invalid pointer");
     if (keeps_block(h, m != NULL, bytes, pt_usable(&h->base, mem)))
         return done(h, mem);
     if (!request_fits(h, bytes))
@@ -525,6 +547,7 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
     if (m)
         return realloc_mapped(h, m);
     h->op.old = chunk_of(h, mem);
+    h->op.arena_bytes = h->pf->tcache_bytes;
     if (h->pf->birth != BIRTH_CALL || !pt_tcache_unborn(h))
         return realloc_chunk(h, h->op.old);
     return run(h, 0);
@@ -556,9 +579,11 @@ static bool set_max_fast(pt *h, uint64_t value)
 
 static bool set_mmap_threshold(pt *h, uint64_t value)
 {
-    uint64_t most = h->pf->version < 206 ? 512u << 10 : pt_heap_max(h) / 2;
-    if (h->pf->version < 235 && value > most)
+    bool refused = h->pf->version < 235 && value > pt_heap_max(h) / 2;
+    if (refused) {
+        h->mp.no_dynamic |= h->pf->version < 217; /* braces were missing */
         return false;
+    }
     set_threshold(h, &h->mp.mmap_threshold, value);
     return true;
 }
@@ -700,7 +725,7 @@ static uint64_t thread_exit(pt *h)
 
 static uint64_t sbrk_by_somebody(pt *h, uint64_t delta)
 {
-    uint64_t mask = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX, old = h->base.brk;
+    uint64_t mask = size_mask(h), old = h->base.brk;
     uint64_t wanted = (old + delta) & mask;
     h->op = (pt_op){.kind = PA_OP_SBRK, .thread = h->base.thread, .pointer = old};
     if (heap_move_break(&h->base, wanted))
@@ -711,7 +736,7 @@ static uint64_t sbrk_by_somebody(pt *h, uint64_t delta)
 static uint64_t pt_call(pa_heap *heap, const pa_call *call)
 {
     pt *h = (pt *)heap;
-    uint64_t mask = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
+    uint64_t mask = size_mask(h);
     uint64_t size = call->size & mask, arg = call->arg & mask;
     if (call->thread >= h->count_threads && !pt_thread_of(h, call->thread))
         return 0;
@@ -722,6 +747,8 @@ static uint64_t pt_call(pa_heap *heap, const pa_call *call)
     case PA_OP_MALLOC:
         return allocate(h, PA_OP_MALLOC, size, 0);
     case PA_OP_CALLOC:
+        if (call->size > mask)
+            return done(h, 0);
         return allocate(h, PA_OP_CALLOC, size, 0);
     case PA_OP_REALLOC:
         return pt_realloc(h, call->pointer, size);
@@ -740,9 +767,7 @@ static uint64_t pt_call(pa_heap *heap, const pa_call *call)
     case PA_OP_VALLOC:
         return memalign(h, PAGE_BYTES, size);
     case PA_OP_PVALLOC:
-        if (size > mask - PAGE_BYTES)
-            return done(h, 0);
-        return memalign(h, PAGE_BYTES, align_up(size, PAGE_BYTES));
+        return pvalloc(h, size);
     case PA_OP_MALLOC_TRIM: {
         uint64_t given = pt_trim(h, size);
         return heap->state == HEAP_DEAD ? PENDING : done(h, given);
@@ -822,6 +847,8 @@ static pa_heap *pt_copy(const pa_heap *heap)
                            : NULL;
     bool shadow = pa_shadow_copy(&to->sh, &from->sh) == PA_OK;
     bool base = heap_copy_base(&to->base, &from->base);
+    if (from->base.abort_text == from->last_words)
+        to->base.abort_text = to->last_words;
     if (to->arenas && to->threads && to->subheaps && to->mapped && shadow && base)
         return &to->base;
     pt_drop(&to->base);

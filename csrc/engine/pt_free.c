@@ -7,10 +7,28 @@
  */
 #include "pt.h"
 
-static bool fail(pt *h, const char *text)
+#include <stdio.h>
+
+/* The library aborts: its message in the words of its time; without one, a plain fault. */
+bool pt_fail(pt *h, const char *text, uint64_t address)
 {
-    heap_abort(&h->base, text);
+    static const char *const words[] = {
+        [WORDS_DETECTED] = "*** glibc detected *** %s: %s: 0x%0*llx ***",
+        [WORDS_ERROR_IN] = "*** Error in `%s': %s: 0x%0*llx ***",
+    };
+    if (!text || h->pf->words == WORDS_BARE) {
+        heap_abort(&h->base, text);
+        return false;
+    }
+    snprintf(h->last_words, sizeof h->last_words, words[h->pf->words], h->base.program, text,
+             (int)(2 * h->pf->word), (unsigned long long)address);
+    heap_abort(&h->base, h->last_words);
     return false;
+}
+
+static bool fail(pt *h, const char *text, pa_unit c)
+{
+    return pt_fail(h, text, mem_of(h, c));
 }
 
 /* The size field as the library reads it, flag included: a fence of 2 words passes as larger. */
@@ -24,10 +42,10 @@ static bool free_fast(pt *h, pt_arena *a, pa_unit c)
     uint64_t size = size_of(h, c), next = raw_bytes(h, next_of(h, c));
     bool checks = h->pf->version >= 204;
     if (checks && (next <= 2 * h->pf->word || next >= a->system_mem))
-        return fail(h, "free(): invalid next size (fast)");
+        return fail(h, "free(): invalid next size (fast)", c);
     pa_unit *bin = &a->fast[fast_index(size)];
     if (checks && *bin == c)
-        return fail(h, "double free or corruption (fasttop)");
+        return fail(h, "double free or corruption (fasttop)", c);
     a->have_fast = true;
     a->count_fast++;
     a->bytes_fast += bytes_of(h, size);
@@ -66,12 +84,12 @@ static bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, pa_unit *merged
         c -= (pa_unit)before;
         size += before;
         if (h->pf->version >= 229 && size_of(h, c) != before)
-            return fail(h, "corrupted size vs. prev_size while consolidating");
+            return fail(h, "corrupted size vs. prev_size while consolidating", c);
         fault = pt_unlink(h, a, c);
     }
     *merged = c;
     if (fault)
-        return fail(h, fault);
+        return pt_fail(h, fault, address_of(h, c));
     if (next == a->top) {
         a->top = c;
         set_head(h, c, size + next_size, P_INUSE);
@@ -80,7 +98,7 @@ static bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, pa_unit *merged
     if (!prev_in_use(h, next + (pa_unit)next_size)) {
         fault = pt_unlink(h, a, next);
         if (fault)
-            return fail(h, fault);
+            return pt_fail(h, fault, address_of(h, next));
         size += next_size;
     } else {
         at(h, next)->size &= ~(uint32_t)P_INUSE;
@@ -126,7 +144,7 @@ bool pt_consolidate(pt *h, pt_arena *a)
         while (c) {
             pa_unit next = at(h, c)->fd;
             if (h->pf->version >= 227 && fast_index(size_of(h, c)) != i)
-                return fail(h, "malloc_consolidate(): invalid chunk size");
+                return fail(h, "malloc_consolidate(): invalid chunk size", c);
             a->count_fast--;
             a->bytes_fast -= bytes_of(h, size_of(h, c));
             if (!merge_fast_chunk(h, a, c))
@@ -155,7 +173,7 @@ bool pt_merge_free(pt *h, pt_arena *a, pa_unit c)
 {
     const char *fault = free_fault(h, a, c);
     if (fault)
-        return fail(h, fault);
+        return fail(h, fault, c);
     pa_unit merged;
     at(h, c)->size &= ~(uint32_t)N_ARENA;
     if (!coalesce(h, a, c, h->pf->small_to_bin, &merged))
@@ -176,11 +194,11 @@ bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
 {
     if (!internal || h->pf->internal_frees_cached) {
         if (has_bad_size(h, c))
-            return fail(h, "free(): invalid size");
+            return fail(h, "free(): invalid size", c);
         bool taken;
         const char *fault = pt_tcache_give(h, c, &taken);
         if (fault)
-            return fail(h, fault);
+            return fail(h, fault, c);
         if (taken)
             return true;
     }

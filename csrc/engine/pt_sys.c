@@ -21,11 +21,6 @@ static uint64_t page_up(uint64_t bytes)
     return (bytes + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
 }
 
-static uint64_t size_mask(const pt *h)
-{
-    return h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
-}
-
 static pa_unit ask(pt *h, pt_sys_step step, pa_reason reason, uint64_t address, uint64_t length)
 {
     h->sys.step = step;
@@ -42,26 +37,53 @@ static pa_unit give_up(pt *h, pa_status error)
 
 /* ---- a mapping of its own ----------------------------------------------------------------------- */
 
+/* What comes when there is no mapping: nothing, if that was the last resort. */
+static pa_unit without_mapping(pt *h)
+{
+    if (h->sys.last_resort)
+        return h->sys.arena == NO_ARENA ? 0 : pt_from_top(h);
+    return h->sys.arena ? pt_heap_grow(h) : begin_break(h);
+}
+
+/* Map the block unless its size wraps around. */
 static pa_unit begin_mmap(pt *h)
 {
-    uint64_t total = pt_mapped_total(h, h->sys.nb);
-    if (total <= bytes_of(h, h->sys.nb))
-        return begin_break(h);
-    h->sys.size = total;
-    return ask(h, SYS_MMAP, PA_STOP_MMAP, 0, total);
+    h->sys.tried_mmap = true;
+    h->sys.size = pt_mapped_total(h, h->sys.nb);
+    if (h->sys.size <= (bytes_of(h, h->sys.nb) & size_mask(h)))
+        return without_mapping(h);
+    return ask(h, SYS_MMAP, PA_STOP_MMAP, 0, h->sys.size);
 }
 
 static pa_unit end_mmap(pt *h)
 {
     if (h->base.stop.answer)
         return pt_add_mapped(h, h->base.stop.answer, h->sys.size);
-    return h->sys.arena ? pt_heap_grow(h) : begin_break(h);
+    return without_mapping(h);
+}
+
+/* A thread arena can have no further heap: whatever the size, a mapping may still be had. */
+pa_unit pt_try_mapping(pt *h)
+{
+    if (h->sys.tried_mmap || h->pf->version < 206)
+        return pt_from_top(h);
+    h->sys.last_resort = true;
+    return begin_mmap(h);
+}
+
+/* There is no arena at all. */
+pa_unit pt_map_only(pt *h, uint64_t nb)
+{
+    if (h->pf->version < 220)
+        return 0;
+    h->sys = (pt_sys){.arena = NO_ARENA, .nb = nb, .last_resort = true};
+    return begin_mmap(h);
 }
 
 /* ---- the break ---------------------------------------------------------------------------------- */
 
 /* Carve the block from the top that is now large enough, or fail. */
-static pa_unit from_top(pt *h)
+pa_unit pt_from_top(pt *h)
 {
     pt_arena *a = arena(h);
     if (a->system_mem > a->max_system_mem)
@@ -101,7 +123,7 @@ static pa_unit new_top(pt *h, uint64_t from, uint64_t to)
     set_head(h, a->top, (to - from) >> h->unit_shift, P_INUSE);
     if (h->sys.old_size && !retire_top(h, old, h->sys.old_size))
         return REF_PENDING;
-    return from_top(h);
+    return pt_from_top(h);
 }
 
 /* The break moved by `size`; the pieces do not join: ask for what alignment still needs. */
@@ -146,7 +168,7 @@ static pa_unit grow_top(pt *h, uint64_t old_end)
         return give_up(h, s == PA_OK ? PA_ERR_LIMIT : s);
     (void)old_end;
     set_head(h, a->top, units, P_INUSE);
-    return from_top(h);
+    return pt_from_top(h);
 }
 
 static pa_unit end_break(pt *h)
@@ -230,12 +252,8 @@ pa_unit pt_sysmalloc(pt *h, pt_arena *a, uint64_t nb)
 {
     h->sys = (pt_sys){.arena = a->index, .nb = nb, .old_size = a->top ? size_of(h, a->top) : 0};
     h->sys.old_top = a->top;
-    if (bytes_of(h, nb) >= h->mp.mmap_threshold && h->mp.n_mmaps < h->mp.n_mmaps_max) {
-        h->sys.tried_mmap = true;
-        uint64_t total = pt_mapped_total(h, nb);
-        if (total > bytes_of(h, nb))
-            return begin_mmap(h);
-    }
+    if (bytes_of(h, nb) >= h->mp.mmap_threshold && h->mp.n_mmaps < h->mp.n_mmaps_max)
+        return begin_mmap(h);
     return a->index ? pt_heap_grow(h) : begin_break(h);
 }
 
@@ -252,10 +270,12 @@ pa_unit pt_sys_resume(pt *h)
         return end_correction(h);
     case SYS_FALLBACK:
         return end_fallback(h);
-    case SYS_GROW_HEAP:
-    case SYS_NEW_HEAP:
-    case SYS_HEAP_MMAP:
-        return pt_heap_mapped(h, h->base.stop.answer);
+    case SYS_HEAP_HINTED:
+    case SYS_HEAP_DOUBLE:
+    case SYS_HEAP_SINGLE:
+    case SYS_HEAP_PROTECT:
+    case SYS_TOP_PROTECT:
+        return pt_heap_answered(h, h->base.stop.answer);
     case SYS_NONE:
         break;
     }

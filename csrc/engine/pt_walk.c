@@ -155,7 +155,7 @@ uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room)
     walk_main(&w);
     for (uint32_t i = 0; i < h->count_subheaps; i++) {
         const pt_subheap *s = &h->subheaps[i];
-        uint64_t skip = h->pf->word == 8 ? (s->previous ? 48 : 0x8d0) : (s->previous ? 24 : 0x478);
+        uint64_t skip = s->previous ? h->pf->heap_info : pt_first_top(h);
         walk_run(&w, &h->arenas[s->arena], pa_shadow_unit(&h->sh, s->base + skip),
                  s->base + s->size);
     }

@@ -254,6 +254,8 @@ void pa_heap_answer(pa_heap *heap, uint64_t answer);
 bool pa_heap_is_stopped(const pa_heap *heap);
 const pa_stop *pa_heap_stop(const pa_heap *heap);
 const char *pa_heap_abort_text(const pa_heap *heap);
+/* What the program is called in the library's last words (argv[0]). */
+void pa_heap_set_program(pa_heap *heap, const char *name);
 int pa_heap_error(const pa_heap *heap);
 
 void pa_heap_set_thread(pa_heap *heap, uint32_t thread);
