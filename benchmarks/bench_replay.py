@@ -16,7 +16,6 @@ import pytest
 from _figures import Figure, Figures
 
 import pyalloc as pa
-from pyalloc import engine
 from pyalloc.host import glibc
 from pyalloc.workload.streams import stream
 
@@ -65,18 +64,17 @@ def test_replay(
     where = glibc.run(trace, record=["address"])
     allocator = _model.allocator_for(where.glibc)
 
-    def real_round() -> tuple[tuple[_model.Replay], dict[str, Any]]:
+    def real_round() -> tuple[tuple[_model.Calls], dict[str, Any]]:
         times.extend(glibc.run(trace, touch=touch).times)
         return (_model.prepare(trace, where, allocator, touch=touch),), {}
 
-    model = measure(lambda replay: replay.run(), real_round, ROUNDS)
+    model = measure(lambda calls: calls.run(), real_round, ROUNDS)
     if model is None:
-        check_addresses(trace, where, allocator)
+        check_addresses(trace, where, allocator, touch)
         return
     real = min(times) / 1e9
     count = len(trace)
     benchmark.extra_info.update(real_ns=real * 1e9 / count, model_ns=model * 1e9 / count)
-    note = "" if _model.MODELS_PAGES or touch == "none" else ", placement only"
     figures.add(
         benchmark,
         Figure(
@@ -85,14 +83,39 @@ def test_replay(
             "x",
             TARGET[touch],
             real=nanoseconds(real, count),
-            model=nanoseconds(model, count) + note,
+            model=nanoseconds(model, count),
         ),
     )
 
 
-def check_addresses(trace: pa.Trace, where: glibc.HostRun, allocator: str) -> None:
-    """Fail unless the model, where it is of this very library, returns the same pointers."""
-    replay = _model.prepare(trace, where, allocator, record=("address",))
-    replay.run()
-    if allocator == f"glibc-{where.glibc}" and allocator in engine.allocator_names():
-        assert np.array_equal(replay.outputs["address"], where.address)
+@pytest.mark.parametrize("kind", ["random", "lifo"])
+def test_replay_with_everything(
+    kind: str,
+    benchmark: BenchmarkFixture,
+    measure: Callable[..., float | None],
+    figures: Figures,
+) -> None:
+    """What a user waits for: spawning, tables, a thousand samples and the summary, too."""
+    trace = trace_of(kind, "medium")
+    real = glibc.run(trace, touch="write", repeat=ROUNDS)
+    allocator = _model.allocator_for(real.glibc)
+    seconds = measure(lambda: _model.replay(trace, real, allocator, "write"), rounds=ROUNDS)
+    if seconds is None:
+        return
+    figure = Figure(
+        f"replay {kind} medium, written, all of it",
+        real.nanoseconds / 1e9 / seconds,
+        "x",
+        TARGET["none"],
+        real=nanoseconds(real.nanoseconds / 1e9, len(trace)),
+        model=nanoseconds(seconds, len(trace)),
+    )
+    figures.add(benchmark, figure)
+
+
+def check_addresses(trace: pa.Trace, where: glibc.HostRun, allocator: str, touch: str) -> None:
+    """Fail unless the model, where it is of this very library, does what that did."""
+    replay = _model.replay(trace, where, allocator, touch)
+    assert not replay.errors
+    if allocator == f"glibc-{where.glibc}":
+        assert np.array_equal(replay.address, where.address)
