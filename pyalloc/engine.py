@@ -57,6 +57,11 @@ def allocator_names() -> list[str]:
     return names
 
 
+def allocator_changes() -> list[str]:
+    """Return what each allocator changes against the generation before, in words."""
+    return [ffi.string(lib.pa_allocator_changes(i)).decode() for i in range(len(allocator_names()))]
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """A question of the engine to policy; addresses and lengths in bytes."""

@@ -11,10 +11,22 @@ pa_heap *pa_heap_new(const char *allocator, uint32_t word, uint64_t brk_start, u
     return heap ? heap : seqfit_new(allocator, word, brk_start);
 }
 
-const char *pa_allocator_name(uint32_t i)
+static uint32_t count_generations(void)
 {
     uint32_t generations = 0;
     while (pt_profile_name(generations))
         generations++;
+    return generations;
+}
+
+const char *pa_allocator_name(uint32_t i)
+{
+    uint32_t generations = count_generations();
     return i < generations ? pt_profile_name(i) : seqfit_name(i - generations);
+}
+
+const char *pa_allocator_changes(uint32_t i)
+{
+    uint32_t generations = count_generations();
+    return i < generations ? pt_profile_changes(i) : seqfit_rule(i - generations);
 }

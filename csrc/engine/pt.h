@@ -91,6 +91,7 @@ typedef struct pt_profile {
 
 const pt_profile *pt_find_profile(const char *name, uint32_t word);
 const char *pt_profile_name(uint32_t i);
+const char *pt_profile_changes(uint32_t i);
 
 /* ---- state ------------------------------------------------------------------------------------ */
 

@@ -227,3 +227,8 @@ const char *pt_profile_name(uint32_t i)
 {
     return 2 * i < COUNT ? profiles[2 * i].name : NULL;
 }
+
+const char *pt_profile_changes(uint32_t i)
+{
+    return 2 * i < COUNT ? profiles[2 * i].changes : NULL;
+}

@@ -755,6 +755,17 @@ const char *seqfit_name(uint32_t i)
     return i < POLICIES ? names[i] : NULL;
 }
 
+const char *seqfit_rule(uint32_t i)
+{
+    static const char *const rules[POLICIES] = {
+        [FIRST_FIT] = "sequential fit: the first hole by address that is large enough",
+        [BEST_FIT] = "sequential fit: the smallest hole that is large enough",
+        [NEXT_FIT] = "sequential fit: the first hole from where the last search ended",
+        [WORST_FIT] = "sequential fit: the largest hole",
+    };
+    return i < POLICIES ? rules[i] : NULL;
+}
+
 static uint32_t policy_named(const char *name)
 {
     uint32_t i = 0;

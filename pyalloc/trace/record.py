@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import os
 import shutil
 import signal
@@ -21,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-import pyalloc
 from pyalloc.errors import ArgumentError, RecordError
 from pyalloc.trace import files, spool
 from pyalloc.trace.elf import ElfHead, read_head
@@ -177,7 +177,8 @@ def _own_machine() -> int | None:
 
 
 def _library() -> Path:
-    for place in pyalloc.__path__:
+    spec = importlib.util.find_spec("pyalloc")
+    for place in (spec and spec.submodule_search_locations) or ():
         library = Path(place) / LIBRARY
         if library.is_file():
             return library

@@ -242,6 +242,8 @@ pa_heap *pa_heap_copy(const pa_heap *heap, pa_mm *mm);
 void pa_heap_drop(pa_heap *heap);
 /* The i-th allocator's name, NULL past the last. */
 const char *pa_allocator_name(uint32_t i);
+/* What it changes against the one before it, in words. */
+const char *pa_allocator_changes(uint32_t i);
 
 /* A pointer (0: NULL), or PA_PENDING. */
 uint64_t pa_heap_malloc(pa_heap *heap, uint64_t bytes);

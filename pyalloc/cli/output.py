@@ -1,0 +1,53 @@
+"""What every command prints with: a console, JSON, progress, a line of error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+
+
+def console() -> Console:
+    """Return the console of standard output, 100 columns wide where it is not a terminal."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=100)
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401
+    """Print ``value`` as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def fail(message: str, hint: str = "") -> int:
+    """Print one line of error and return the exit code of bad input."""
+    sys.stderr.write(f"pyalloc: {message}{f' (see {hint})' if hint else ''}\n")
+    return 2
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on stderr that work goes on, if that is a terminal."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(what):
+        yield
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Let a child's output go to stderr, so that standard output is ours alone."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -1,0 +1,113 @@
+"""``pyalloc run``: record a command, replay it, report."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pyalloc.cli.output import console, print_json, stdout_to_stderr, working
+from pyalloc.errors import PyallocError
+from pyalloc.lab.examine import Examination, examine
+from pyalloc.report.examination import print_report
+from pyalloc.report.listing import table_of
+from pyalloc.trace.record import Recording
+from pyalloc.trace.record import record as record_command
+from pyalloc.units import format_size
+
+Command = Annotated[
+    str, Parameter(help="The command and its arguments.", allow_leading_hyphen=True, negative="")
+]
+
+
+def run(
+    *command: Command,
+    allocator: str | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    sites: int = 10,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Record a command, replay its every allocation, and report where the memory went.
+
+    Parameters
+    ----------
+    command
+        The command and its arguments, after --.
+    allocator
+        Replay on this allocator (see "pyalloc allocators"); by default the recorded C library.
+    output
+        Keep the trace in this file.
+    sites
+        How many call sites to show.
+    json
+        Print JSON; the command's own output goes to stderr.
+    """
+    with tempfile.TemporaryDirectory(prefix="pyalloc-") as folder:
+        target = output or Path(folder) / "trace.parquet"
+        with stdout_to_stderr() if json else contextlib.nullcontext():
+            found = record_command(command, target)
+        _report(found, allocator, sites, json=json)
+    return 0
+
+
+def _report(found: list[Recording], allocator: str | None, sites: int, *, json: bool) -> None:
+    main = next((r for r in found if r.main), found[0])
+    others = [r for r in found if r is not main]
+    with working("replaying ..."):
+        first = examine(main.trace(), allocator, sites=sites)
+        rest = [(r, _try(r, allocator)) for r in others]
+    if json:
+        print_json({**first.to_dict(), "processes": [_brief(r, e) for r, e in rest]})
+        return
+    out = console()
+    for warning in main.warnings:
+        out.print(f"note: {warning}", style="yellow")
+    print_report(out, first)
+    if rest:
+        out.print()
+        out.print(_others(rest))
+
+
+def _try(recording: Recording, allocator: str | None) -> Examination | None:
+    try:
+        return examine(recording.trace(), allocator, sites=0, samples=100)
+    except PyallocError:
+        return None
+
+
+def _brief(recording: Recording, found: Examination | None) -> dict[str, Any]:
+    agreement = found.agreement if found else None
+    return {
+        "pid": recording.pid,
+        "command": list(recording.command),
+        "calls": recording.calls,
+        "peak_requested": found.replay.summary.peak_requested if found else None,
+        "peak_held": found.replay.summary.peak_held if found else None,
+        "addresses_equal": agreement.complete if agreement else None,
+    }
+
+
+_MOST_LISTED = 12
+
+
+def _others(rest: list[tuple[Recording, Examination | None]]) -> Any:  # noqa: ANN401
+    rows = []
+    for recording, found in rest[:_MOST_LISTED]:
+        summary = found.replay.summary if found else None
+        agreement = found.agreement if found else None
+        rows.append(
+            (
+                str(recording.pid),
+                f"{recording.calls:,}",
+                format_size(summary.peak_requested) if summary else "",
+                format_size(summary.peak_held) if summary else "",
+                "yes" if agreement and agreement.complete else "no",
+                " ".join(recording.command),
+            )
+        )
+    if len(rest) > _MOST_LISTED:
+        rows.append(("", "", "", "", "", f"... and {len(rest) - _MOST_LISTED} more"))
+    return table_of(("pid", "calls", "peak asked", "peak held", "addresses equal", "command"), rows)

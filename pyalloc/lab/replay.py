@@ -1,0 +1,157 @@
+"""Replay: one process, one heap, a whole trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalloc.errors import ArgumentError
+from pyalloc.machine import Machine, Process, Replay
+from pyalloc.trace import Op, Trace
+
+_BIG = "256G"
+
+
+def machine_for(trace: Trace, arch: str | None = None) -> Machine:
+    """Return a machine like the one ``trace`` was recorded on, with memory for everything."""
+    arch = arch or trace.info.arch or "x86_64"
+    return Machine(ram=_BIG, swap=0, kernel="6.18", arch=arch, cpus=trace.info.cpus or 1)
+
+
+def process_for(
+    trace: Trace,
+    machine: Machine,
+    *,
+    allocator: str,
+    maps: str | None = None,
+    brk: int | None = None,
+    tunables: Mapping[str, int | str] | None = None,
+) -> Process:
+    """Start the process that ``trace`` is replayed on.
+
+    Without ``maps`` it begins with the address space of the recording, if there is one and it is of
+    the machine's architecture.
+    """
+    info = trace.info
+    if maps is None and info.maps is not None and info.arch == machine.profile.arch:
+        maps, brk = info.maps, info.brk_start if brk is None else brk
+    if brk is not None and maps is None:
+        message = "brk needs maps: the text of /proc/PID/maps that it belongs to"
+        raise ArgumentError(message)
+    name = info.command[0].rsplit("/", 1)[-1][:15] if info.command else "prog"
+    return machine.spawn(name, allocator=allocator, maps=maps, brk=brk, tunables=tunables)
+
+
+def replay(
+    trace: Trace,
+    allocator: str = "glibc-2.36",
+    arch: str | None = None,
+    machine: Machine | None = None,
+    maps: str | None = None,
+    brk: int | None = None,
+    tunables: Mapping[str, int | str] | None = None,
+    touch: str = "none",
+    record: Sequence[str] = ("address",),
+    samples: int = 1000,
+) -> Replay:
+    """Make every call of ``trace`` on a simulated process.
+
+    Parameters
+    ----------
+    trace
+        The calls.
+    allocator
+        A name from :func:`pyalloc.allocators`.
+    arch
+        ``"x86_64"`` or ``"i386"``; by default that of the recording, else x86-64.
+    machine
+        Where the process runs; by default a machine with memory for everything.
+    maps, brk
+        The address space before the first call: given both, addresses are absolute and equal the
+        real ones.  By default those of the recording.
+    tunables
+        Allocator settings by their glibc names.
+    touch
+        What the program does to its memory: ``"none"``, ``"write"`` (each block is written when
+        allocated) or ``"recorded"`` (TOUCH rows).  The allocator's own accesses are always made.
+    record
+        Columns to keep, one value a call: ``"address"``, ``"usable"``, ``"brk"``.
+    samples
+        Rows of the timeline.
+
+    Returns
+    -------
+    Replay
+        Addresses, timeline, summary and errors.
+
+    Raises
+    ------
+    ArgumentError
+        An unknown allocator, tunable, column or touch mode.
+    """
+    machine = machine or machine_for(trace, arch)
+    process = process_for(
+        trace, machine, allocator=allocator, maps=maps, brk=brk, tunables=tunables
+    )
+    return process.replay(trace, touch=touch, record=record, samples=samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far simulated addresses equal the recorded ones.
+
+    ``compared`` calls returned a block in both runs; ``equal`` of them at the same address.
+    ``mapped`` of those lie outside the heap in both runs, where the program's own mappings, which
+    are not in the trace, may have moved them: they agree if both are mapped.  ``first`` is the row
+    of the first disagreement, None if there is none.
+    """
+
+    compared: int
+    equal: int
+    mapped: int
+    first: int | None
+    simulated: int = 0
+    recorded: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether no call disagrees."""
+        return self.first is None
+
+
+def agreement(trace: Trace, result: Replay) -> Agreement | None:
+    """Compare ``result`` with the addresses recorded in ``trace``; None if it has none."""
+    if trace.address is None:
+        return None
+    rows = int(result.summary.calls)
+    op, real, model = trace.op[:rows], trace.address[:rows], result.address[:rows]
+    allocates = (op <= Op.PVALLOC) & (op != Op.FREE)
+    same = real == model
+    low, high = result.process.space.start_brk, _border(result)
+    mapped = allocates & ~same & ~_inside(real, low, high) & ~_inside(model, low, high)
+    mapped &= (real != 0) & (model != 0)
+    differ = np.flatnonzero(allocates & ~same & ~mapped)
+    first = int(differ[0]) if differ.size else None
+    return Agreement(
+        compared=int(allocates.sum()),
+        equal=int((allocates & same).sum()),
+        mapped=int(mapped.sum()),
+        first=first,
+        simulated=int(model[first]) if first is not None else 0,
+        recorded=int(real[first]) if first is not None else 0,
+    )
+
+
+def _border(result: Replay) -> int:
+    """Return an address between the heap and the mappings: half-way from the one to the other."""
+    space = result.process.space
+    top = space.start_brk + result.summary.peak_held
+    above = min((vma.start for vma in space if vma.start > top), default=space.task_size)
+    return (top + above) // 2
+
+
+def _inside(values: npt.NDArray[np.uint64], low: int, high: int) -> npt.NDArray[np.bool_]:
+    return (values >= low) & (values < high)

@@ -1,0 +1,173 @@
+"""The report of ``pyalloc run`` and ``pyalloc replay``, for a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pyalloc.lab.examine import Breakdown, Examination
+from pyalloc.units import format_size
+
+_KINDS = (
+    ("headers, alignment", "overhead", "what each block costs beyond its size"),
+    ("free: tcache", "tcache", "kept by threads for the same sizes"),
+    ("free: fastbins", "fast", "small chunks, not yet merged"),
+    ("free: unsorted", "unsorted", "freed lately, not yet sorted"),
+    ("free: small bins", "small", "holes below 1 KiB"),
+    ("free: large bins", "large", "larger holes between blocks in use"),
+    ("free: top", "top", "the end of the heap"),
+)
+
+
+def render(found: Examination) -> Group:
+    """Return the whole report."""
+    return Group(*_parts(found))
+
+
+def print_report(console: Console, found: Examination) -> None:
+    """Print the whole report."""
+    console.print(render(found))
+
+
+def _parts(found: Examination) -> Iterator[RenderableType]:
+    yield Text(_title(found), style="bold", overflow="ellipsis", no_wrap=True)
+    yield Text(_agreement(found))
+    for error in found.replay.errors:
+        yield Text(f"stopped at call {error.row}: {error.message}", style="red")
+    if found.trace.info.truncated:
+        yield Text(f"the recording is cut short: {found.trace.info.truncated}", style="yellow")
+    yield Text("")
+    yield _memory(found)
+    yield Text("")
+    yield _where(found)
+    if found.sites:
+        yield Text("")
+        yield _sites(found)
+    yield Text("")
+    yield Text(_verdict(found))
+
+
+def _title(found: Examination) -> str:
+    command = shlex.join(found.trace.info.command) or "trace"
+    return f"{command}  ({len(found.trace):,} calls, {found.allocator})"
+
+
+def _agreement(found: Examination) -> str:
+    a = found.agreement
+    if a is None:
+        return "The trace has no recorded addresses to compare with."
+    if not a.compared:
+        return "No call returned a block."
+    if a.first is None:
+        mapped = ""
+        if a.mapped:
+            mapped = f" ({a.mapped:,} in mappings of their own, equal as such)"
+        return f"All {a.compared:,} simulated addresses equal the recorded ones{mapped}."
+    return (
+        f"Simulated and recorded addresses part at call {a.first:,}: {a.simulated:#x} simulated,"
+        f" {a.recorded:#x} recorded ({a.equal:,} of {a.compared:,} are equal)."
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _rows(table: Table, rows: Iterable[tuple[str, ...]]) -> Table:
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _size(value: int | None) -> str:
+    return "" if value is None else format_size(value)
+
+
+def _memory(found: Examination) -> Table:
+    s, real = found.replay.summary, found.measured
+    own = real.recorder_rss or 0 if real else 0
+    table = _table("Memory", "", "peak", "at the end", "measured peak", "measured end")
+    peak = real.peak_rss - own if real and real.peak_rss else None
+    end = real.final_rss - own if real and real.final_rss else None
+    faults = real.minflt - (real.recorder_minflt or 0) if real and real.minflt else None
+    return _rows(
+        table,
+        [
+            ("asked for by the program", _size(s.peak_requested), _size(s.requested), "", ""),
+            ("held by the heap", _size(s.peak_held), _size(s.held), "", ""),
+            (
+                "resident (real: libraries too)",
+                _size(s.peak_rss),
+                _size(s.rss),
+                _size(peak),
+                _size(end),
+            ),
+            (
+                "minor faults (real: libraries too)",
+                "",
+                f"{s.minor_faults:,}",
+                "",
+                "" if faults is None else f"{faults:,}",
+            ),
+        ],
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""
+
+
+def _where(found: Examination) -> Table:
+    peak, end = found.peak, found.end
+    table = _table("Where it sits", "", "peak", "", "at the end", "", "")
+    table.columns[-1].justify = "left"
+    table.columns[-1].style = "dim"
+
+    def row(name: str, attribute: str, remark: str) -> tuple[str, ...]:
+        a, b = getattr(peak, attribute), getattr(end, attribute)
+        return (name, _size(a), _share(a, peak.held), _size(b), _share(b, end.held), remark)
+
+    _rows(table, [row("blocks in use", "requested", "as asked for")])
+    _rows(table, (row(*kind) for kind in _KINDS if _any(peak, end, kind[1])))
+    _rows(table, [row("held, in all", "held", "from the kernel")])
+    return _rows(table, [row("of it never touched", "untouched", "costs no memory")])
+
+
+def _any(peak: Breakdown, end: Breakdown, attribute: str) -> bool:
+    return bool(getattr(peak, attribute) or getattr(end, attribute))
+
+
+def _sites(found: Examination) -> Table:
+    table = _table("Call sites", "by bytes live at the peak", "calls", "bytes", "at peak", "at end")
+    table.columns[0].overflow = "ellipsis"
+    return _rows(
+        table,
+        (
+            (s.site, f"{s.calls:,}", _size(s.bytes), _size(s.bytes_at_peak), _size(s.bytes_at_end))
+            for s in found.sites
+        ),
+    )
+
+
+def _verdict(found: Examination) -> str:
+    end = found.end
+    if not end.held:
+        return "Nothing is held at the end."
+    words = [f"At the end {format_size(end.requested)} of {format_size(end.held)} held is in use."]
+    if found.trim is not None:
+        words.append(f"malloc_trim(0) would give back {format_size(max(found.trim.gain, 0))}.")
+    between = end.free - end.top
+    if between > end.held // 4:
+        words.append(f"{format_size(between)} lie free between blocks in use: fragmentation.")
+    elif end.top > end.held // 2:
+        words.append(f"{format_size(end.top)} lie free at the top of the heap.")
+    elif end.requested > found.replay.summary.peak_requested * 0.9:
+        words.append("The program still holds nearly all it ever asked for.")
+    return " ".join(words)

@@ -1,0 +1,29 @@
+"""Lists of things: allocators, recorded processes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from pyalloc.trace.record import Recording
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a plain table; the last column takes what room is left."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns[:-1]:
+        table.add_column(column, no_wrap=True)
+    table.add_column(columns[-1], overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def recordings(found: Sequence[Recording]) -> Table:
+    """Return what was recorded, one row a process."""
+    return table_of(
+        ("pid", "calls", "file", "command"),
+        ((str(r.pid), f"{r.calls:,}", str(r.path), shlex.join(r.command)) for r in found),
+    )
