@@ -23,6 +23,7 @@ from pyalloc.host import compile as host_compile
 from pyalloc.host import faults, glibc, proc
 from pyalloc.host.compile import CompilerMissing, HostError
 from pyalloc.kernel.oom import oom_policy
+from pyalloc.machine import Machine
 from pyalloc.trace import NULL_BLOCK
 from pyalloc.workload.streams import stream
 
@@ -237,6 +238,51 @@ def test_the_model_returns_the_addresses_of_this_machine(word: int, kind: str, s
         assert np.array_equal(model[name], want), (
             f"{name} differs first at row {np.argmax(model[name] != want)}"
         )
+
+
+def pages_on_the_model(calls: pa.Trace, real: glibc.HostRun, touch: str) -> tuple[int, int]:
+    """Return minor faults and growth of resident bytes on a machine like this one."""
+    machine = Machine(ram="1G", swap=0, kernel="6.18", arch="x86_64")
+    process = machine.spawn(allocator=f"glibc-{real.glibc}", maps=real.maps, brk=real.brk0)
+    table = process.pages.table
+    before = table.counters()["anon"]
+    replay = process.replay(calls, touch=touch)
+    return replay.summary.minor_faults, (table.counters()["anon"] - before) * PAGE
+
+
+NOT_YET = pytest.mark.xfail(
+    strict=False,
+    reason="calloc clears less of a fresh top, and realloc reads pages that were never written",
+)
+TOUCHED = [
+    pytest.param(
+        sizes,
+        touch,
+        which,
+        marks=[NOT_YET] if (sizes, touch, which) == ("mixed", "none", "all") else [],
+    )
+    for sizes in ("small", "medium", "mixed")
+    for touch in ("none", "write")
+    for which in ("plain", "all")
+]
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@needs_cc
+@pytest.mark.skipif(
+    HUGE.exists() and "[always]" in HUGE.read_text(), reason="this machine gives out huge pages"
+)
+@pytest.mark.parametrize("kind", ["random", "lifo", "bursts"])
+@pytest.mark.parametrize(("sizes", "touch", "which"), TOUCHED)
+def test_the_model_faults_page_by_page_as_this_machine(
+    kind: str, sizes: str, touch: str, which: str
+) -> None:
+    if f"glibc-{glibc.version()}" not in engine.allocator_names():
+        pytest.skip(f"glibc {glibc.version()} is not modelled")
+    calls = stream(kind, sizes, count=10_000, live=200, seed=2, calls=which)
+    real = glibc.run(calls, touch=touch)
+    model = pages_on_the_model(calls, real, touch)
+    assert model == (real.minor_faults, real.rss - real.rss0)
 
 
 # --- bad input
