@@ -33,6 +33,7 @@ class MAP(IntFlag):
     FIXED = 0x10
     ANONYMOUS = 0x20
     MAP_32BIT = 0x40
+    ABOVE4G = 0x80
     GROWSDOWN = 0x0100
     DENYWRITE = 0x0800
     EXECUTABLE = 0x1000

@@ -106,9 +106,9 @@ def _populate(space: AddressSpace, start: int, end: int, *, write: bool) -> int:
             fail(errno.EINVAL)
         stop = min(vma.end, end)
         inside = min(stop, vma.object_end)
+        if write and vma.private:
+            space.areas.prepare_anon(vma)
         if at < inside:
-            if write and vma.private:
-                space.areas.prepare_anon(vma)
             space.pages.populate(vma, at, inside, write)
         if inside < stop:
             fail(errno.EFAULT)
@@ -163,5 +163,5 @@ def _set_flags(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV
         return
     try:
         space.modify(vma, start, end, flags)
-    except OSError:
-        fail(errno.EAGAIN)
+    except OSError as error:
+        fail(errno.EAGAIN if error.errno == errno.ENOMEM else error.errno or 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyalloc.kernel.abi import VM_MAYSHARE, VM_SHARED, VM_SPECIAL
+from pyalloc.kernel.abi import VM_DONTEXPAND, VM_MAYSHARE, VM_SHARED, VM_SPECIAL
 from pyalloc.kernel.anon import AnonVma
 from pyalloc.kernel.files import OpenFile
 from pyalloc.units import PAGE
@@ -42,6 +42,11 @@ class Vma:
     def anonymous(self) -> bool:
         """Whether it has no object behind it at all."""
         return self.file is None and not self.flags & VM_SPECIAL
+
+    @property
+    def kernels_own(self) -> bool:
+        """Whether the kernel put it there and keeps it whole: [vdso] and the like."""
+        return self.file is None and bool(self.flags & VM_DONTEXPAND)
 
     @property
     def permissions(self) -> str:

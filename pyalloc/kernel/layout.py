@@ -14,6 +14,7 @@ from typing import Final
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.abi import (
     VM_ACCOUNT,
+    VM_DONTDUMP,
     VM_DONTEXPAND,
     VM_EXEC,
     VM_GROWSDOWN,
@@ -228,7 +229,7 @@ def _special(vma: Vma) -> Vma:
         vma.flags = VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_DONTEXPAND
         vma.pgoff = 0
     elif vma.name and vma.name.startswith("[vvar"):
-        vma.flags = VM_READ | VM_MAYREAD | VM_IO | VM_DONTEXPAND | VM_PFNMAP
+        vma.flags = VM_READ | VM_MAYREAD | VM_IO | VM_DONTEXPAND | VM_DONTDUMP | VM_PFNMAP
         vma.pgoff = 0
     return vma
 

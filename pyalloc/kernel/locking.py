@@ -31,6 +31,8 @@ def mlock(space: AddressSpace, addr: int, length: int, flags: int) -> int:
     if not limits.memlock and not limits.ipc_lock:
         fail(errno.EPERM)
     start, end = _range(addr, length)
+    if start == end:
+        return 0
     if not limits.ipc_lock:
         locked = space.locked_vm + (end - start) // PAGE
         if locked > limits.memlock // PAGE:
@@ -38,7 +40,7 @@ def mlock(space: AddressSpace, addr: int, length: int, flags: int) -> int:
         if locked > limits.memlock // PAGE:
             fail(errno.ENOMEM)
     _apply(space, start, end, VM_LOCKED | (VM_LOCKONFAULT if flags else 0))
-    if not space.populate(start, end):
+    if not space.populate(start, end, stop=True):
         fail(errno.ENOMEM)
     return 0
 

@@ -25,6 +25,8 @@ HUGE: Final = 2 << 20
 _FORGOTTEN: Final = 1 << 64
 _MAP_SHARED: Final = int(MAP.SHARED)
 _MAP_32BIT: Final = int(MAP.MAP_32BIT)
+_LOW_START: Final = 0x40000000
+_LOW_END: Final = 0x80000000
 
 
 def guarded_start(vma: Vma, guard: int) -> int:
@@ -76,21 +78,21 @@ class Placement:
         hint = hint // PAGE * PAGE
         hint = max(hint, low) if hint else 0
         if self.profile.thp_align and self._wants_huge(hint, length, flags, file, offset):
-            if hint and self._fits(areas, hint, length + HUGE):
+            if hint and self._fits(areas, hint, length + HUGE, flags):
                 return hint
             found = self._search(areas, length + HUGE, flags)
             if found is not None:
-                shift = (offset - found) % HUGE
+                shift = ((offset if file is not None else 0) - found) % HUGE
                 return found + (shift or (HUGE if self.top_down else 0))
-        if hint and self._fits(areas, hint, length):
+        if hint and self._fits(areas, hint, length, flags):
             return hint
         return self._search(areas, length, flags)
 
-    def _fits(self, areas: Areas, at: int, length: int) -> bool:
+    def _fits(self, areas: Areas, at: int, length: int, flags: int) -> bool:
         """Return whether ``length`` bytes at ``at`` are free and clear of a guard gap."""
         end = at + length
         above = areas.find(at)
-        return end <= self.task_size and (
+        return end <= (_LOW_END if self._low(flags) else self.task_size) and (
             above is None or end <= guarded_start(above, self.profile.stack_guard_gap)
         )
 
@@ -104,11 +106,15 @@ class Placement:
         return not file.inode.shmem and offset + length - first >= HUGE
 
     def _search(self, areas: Areas, length: int, flags: int) -> int | None:
-        if self.top_down and not flags & _MAP_32BIT:
+        if self.top_down and not self._low(flags):
             found = self.highest_hole(areas, length)
             if found is not None:
                 return found
         return self.lowest_hole(areas, length, flags)
+
+    def _low(self, flags: int) -> bool:
+        """Return whether the mapping must lie below 2 GiB; 32-bit programs need not ask."""
+        return bool(flags & _MAP_32BIT) and self.profile.arch == "x86_64"
 
     def highest_hole(self, areas: Areas, length: int) -> int | None:
         """Return the highest address with ``length`` free bytes below mmap_base, or None.
@@ -142,8 +148,8 @@ class Placement:
         """Return the lowest address with ``length`` free bytes above the base, or None."""
         starts, vmas = areas.starts, areas.vmas
         at, top = self.bottom, self.task_size
-        if flags & _MAP_32BIT and self.profile.arch == "x86_64":
-            at, top = 0x40000000, 0x80000000
+        if self._low(flags):
+            at, top = _LOW_START, _LOW_END
         index = areas.index(at)
         while at + length <= top:
             if index == len(vmas):

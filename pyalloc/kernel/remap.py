@@ -218,6 +218,8 @@ def _move(
     """
     if len(space) >= space.profile.max_map_count - 3:
         fail(errno.ENOMEM)
+    if vma.kernels_own and (addr, addr + old) != (vma.start, vma.end):
+        fail(errno.EINVAL)
     accounted = bool(vma.flags & VM_ACCOUNT)
     if accounted and not space.commit.charge((new if keep else new - old) // PAGE):
         fail(errno.ENOMEM)

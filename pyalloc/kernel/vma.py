@@ -59,6 +59,23 @@ _TYPE: Final = int(MAP.TYPE)
 _FIXED: Final = int(MAP.FIXED)
 _NOREPLACE: Final = int(MAP.FIXED_NOREPLACE)
 _ANONYMOUS: Final = int(MAP.ANONYMOUS)
+_KNOWN: Final = int(
+    MAP.SHARED_VALIDATE
+    | MAP.FIXED
+    | MAP.ANONYMOUS
+    | MAP.MAP_32BIT
+    | MAP.ABOVE4G
+    | MAP.GROWSDOWN
+    | MAP.DENYWRITE
+    | MAP.EXECUTABLE
+    | MAP.LOCKED
+    | MAP.NORESERVE
+    | MAP.POPULATE
+    | MAP.NONBLOCK
+    | MAP.STACK
+    | MAP.HUGETLB
+)
+"""The flags MAP_SHARED_VALIDATE takes for a file; any other is an error."""
 _PROT_GROWS: Final = int(PROT.GROWSDOWN | PROT.GROWSUP)
 
 
@@ -311,6 +328,8 @@ class AddressSpace:
         if kind == MAP.SHARED or (kind == MAP.SHARED_VALIDATE and file is not None):
             if file is None and vm & VM_GROWSDOWN:
                 fail(errno.EINVAL)
+            if kind != MAP.SHARED and flags & ~_KNOWN:
+                fail(errno.EOPNOTSUPP)
             if file is not None and prot & PROT.WRITE and not file.writable:
                 fail(errno.EACCES)
             shared = VM_SHARED | VM_MAYSHARE
@@ -386,24 +405,32 @@ class AddressSpace:
         if vma.flags & VM_LOCKED or flags & (MAP.POPULATE | MAP.NONBLOCK) == MAP.POPULATE:
             self.populate(addr, addr + length)
 
-    def populate(self, start: int, end: int) -> bool:
-        """Fault in a range, for write where that is private; False if some page has no memory.
+    def populate(self, start: int, end: int, *, stop: bool = False) -> bool:
+        """Fault in a range, for write where that is private; False if a page cannot be had.
 
-        Areas that refuse every access or lie beyond their object's end are passed over.
+        Areas that refuse every access or lie beyond their object's end are passed over, unless
+        ``stop`` ends it there.
         """
         whole = True
         for vma in self.areas.covering(start, end):
             if vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
                 continue
-            low, high = max(start, vma.start), min(end, vma.end)
-            stop = min(high, vma.object_end)
-            whole &= bool(vma.flags & VM_ACCESS) and stop == high
-            if vma.flags & VM_ACCESS and low < stop:
-                write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
-                if write:
-                    self.areas.prepare_anon(vma)
-                self.pages.populate(vma, low, stop, write)
+            if not self._populate_area(vma, max(start, vma.start), min(end, vma.end)):
+                whole = False
+                if stop:
+                    break
         return whole
+
+    def _populate_area(self, vma: Vma, low: int, high: int) -> bool:
+        if not vma.flags & VM_ACCESS:
+            return False
+        write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
+        if write:
+            self.areas.prepare_anon(vma)
+        inside = min(high, vma.object_end)
+        if low < inside:
+            self.pages.populate(vma, low, inside, write)
+        return inside == high
 
     # --- munmap -------------------------------------------------------------------------
 
@@ -426,18 +453,21 @@ class AddressSpace:
         if not old:
             return old
         first, last = old[0], old[-1]
-        at_limit = len(self.areas) >= self.profile.max_map_count
         if first.start < start:
-            if at_limit and (not self.profile.modern or end < first.end):
-                fail(errno.ENOMEM)
-            high = self.areas.split(first, start)
-            last = high if last is first else last
-            old[0] = high
+            self._may_split(first, counted=not self.profile.modern or end < first.end)
+            old[0] = self.areas.split(first, start)
+            last = old[-1]
         if last.end > end:
-            if not self.profile.modern and len(self.areas) >= self.profile.max_map_count:
-                fail(errno.ENOMEM)
+            self._may_split(last, counted=not self.profile.modern)
             self.areas.split(last, end)
         return old
+
+    def _may_split(self, vma: Vma, *, counted: bool = True) -> None:
+        """Fail if ``vma`` is the kernel's own, or if the limit of areas counts and is reached."""
+        if counted and len(self.areas) >= self.profile.max_map_count:
+            fail(errno.ENOMEM)
+        if vma.kernels_own:
+            fail(errno.EINVAL)
 
     def drop(self, old: list[Vma], *, charged: bool = True) -> None:
         """Take whole neighbouring areas out; ``charged`` gives their promises back."""
@@ -529,7 +559,7 @@ class AddressSpace:
             flags &= ~VM_ACCOUNT
         file = vma.file
         try:
-            part = self.modify(vma, start, end, flags)
+            self.modify(vma, start, end, flags)
         except OSError:
             self.commit.uncharge(charged)
             raise
@@ -539,8 +569,7 @@ class AddressSpace:
         self.count(flags, file, pages)
         self.pages.protect(start, end, bool(flags & VM_WRITE))
         if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
-            self.areas.prepare_anon(part)
-            self.pages.populate(part, start, end, write=True)
+            self.populate(start, end)
 
     def modify(self, vma: Vma, start: int, end: int, flags: int) -> Vma:
         """Give a part of ``vma`` new flags, joining or splitting areas; counts stay the caller's.
@@ -553,13 +582,12 @@ class AddressSpace:
         merged = self.areas.merge_changed(vma, start, end, flags)
         if merged is not None:
             return merged
-        for cut in (start > vma.start, end < vma.end):
-            if cut and len(self.areas) >= self.profile.max_map_count:
-                fail(errno.ENOMEM)
-            if cut and start > vma.start:
-                vma = self.areas.split(vma, start)
-            elif cut:
-                self.areas.split(vma, end)
+        if start > vma.start:
+            self._may_split(vma)
+            vma = self.areas.split(vma, start)
+        if end < vma.end:
+            self._may_split(vma)
+            self.areas.split(vma, end)
         vma.flags = flags
         return vma
 
@@ -625,7 +653,7 @@ class AddressSpace:
         if not self.profile.modern:
             return self.areas.merge_new(new)
         below = self.areas.find(new.start - 1)
-        if below is None or below.end != new.start or below.start < self.start_brk:
+        if below is None or below.end != new.start or below.end <= self.start_brk:
             return None
         return self.areas.merge_new(new, left_only=True)
 
@@ -686,10 +714,11 @@ class AddressSpace:
             raise MemoryFault(SIGSEGV, addr)
         if not vma.flags & (VM_WRITE if write else VM_ACCESS):
             raise MemoryFault(SIGSEGV, addr)
-        if vma.file is not None and addr >= vma.object_end:
+        beyond = vma.file is not None and addr >= vma.object_end
+        if write and vma.anon_vma is None and vma.private and (self.profile.modern or not beyond):
+            self.areas.prepare_anon(vma)  # 6.x does so before it looks for the page
+        if beyond:
             raise MemoryFault(SIGBUS, addr)
-        if write and vma.private and vma.anon_vma is None:
-            self.areas.prepare_anon(vma)
         return vma
 
     def _grow_stack(self, vma: Vma, start: int) -> bool:
