@@ -35,6 +35,7 @@ enum {
     BINS = 127,
     UNSORTED = 1,
     FASTBINS = 11,
+    NO_FAST = 1, /* max_fast, in units: less than any chunk */
     TCACHE_SMALL = 64,
     TCACHE_BINS = 76, /* since 2.42: with those above the small ones */
     MAIN_HEADS = 256, /* unit of the main arena's bin heads */
@@ -276,6 +277,15 @@ static inline uint32_t size_of(const pt *h, pa_unit c)
 {
     return at(h, c)->size >> 3;
 }
+
+/* The same where a size may be negative, which only 2.3.3 does not notice. */
+static inline uint64_t signed_size(const pt *h, pa_unit c)
+{
+    const uint64_t range = (uint64_t)1 << 29, negative = (uint64_t)1 << 16;
+    uint64_t units = size_of(h, c);
+    return units < range - negative ? units : units - range;
+}
+
 static inline bool prev_in_use(const pt *h, pa_unit c)
 {
     return at(h, c)->size & P_INUSE;

@@ -69,9 +69,9 @@ uint32_t pt_bin_index(const pt *h, uint64_t units)
 
 static void link_between(pt *h, pa_unit c, pa_unit bk, pa_unit fd)
 {
-    set_links(h, c, fd, bk);
     set_bk(h, fd, c);
     set_fd(h, bk, c);
+    set_links(h, c, fd, bk);
 }
 
 void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c)
@@ -202,7 +202,7 @@ const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
     pt_chunk *p = at(h, c);
     if (h->pf->version >= 226 && at(h, next_of(h, c))->prev_size != size_of(h, c))
         return "corrupted size vs. prev_size";
-    if (at(h, p->fd)->bk != c || at(h, p->bk)->fd != c)
+    if (h->pf->version >= 204 && (at(h, p->fd)->bk != c || at(h, p->bk)->fd != c))
         return "corrupted double-linked list";
     count(h, a, c, -1);
     bool was_unsorted = p->size & U_UNSORTED;

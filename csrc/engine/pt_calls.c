@@ -249,16 +249,46 @@ static bool free_tail(pt *h, pt_arena *a, pa_unit c)
     return pt_int_free(h, a, tail, true);
 }
 
-/* Before 2.19 a request near SIZE_MAX wraps around to a small chunk: what then comes of it. */
-static uint64_t misfit(pt *h, pa_unit c, uint64_t size, uint64_t lead)
+/* From one chunk to another, by a difference of sizes that may be negative. */
+static pa_unit steps(const pt *h, uint64_t bytes)
 {
-    if (size >= lead || h->pf->version < 204) {
-        heap_abort(&h->base, ""); /* the library's own assertion */
-        return PENDING;
+    if (h->pf->word == 4)
+        return (pa_unit)((int32_t)bytes >> h->unit_shift);
+    return (pa_unit)((int64_t)bytes >> h->unit_shift);
+}
+
+/* Before 2.19 a request near SIZE_MAX wraps around and gets a small chunk, in which the aligned
+ * spot does not fit: the rest has a negative size.  2.3.3 goes on with that. */
+static uint64_t align_wrapped(pt *h, pt_arena *a, pa_unit c, uint64_t lead)
+{
+    uint64_t mask = size_mask(h), nb = bytes_of(h, h->op.nb) & mask;
+    uint64_t size = (bytes_of(h, size_of(h, c)) - bytes_of(h, lead)) & mask;
+    uint32_t flag = at(h, c)->size & N_ARENA;
+    pa_unit spot = c + (pa_unit)lead;
+    set_head(h, spot, size >> h->unit_shift, P_INUSE | flag);
+    at(h, spot + steps(h, size))->size |= P_INUSE;
+    set_size(h, c, lead);
+    if (!free_leader(h, a, c))
+        return aborted();
+    if (size > ((nb + bytes_of(h, MIN_UNITS)) & mask)) {
+        pa_unit tail = spot + steps(h, nb);
+        set_head(h, tail, (size - nb) >> h->unit_shift, P_INUSE | flag);
+        set_size(h, spot, nb >> h->unit_shift);
+        if (!free_leader(h, a, tail))
+            return aborted();
     }
+    return done(h, mem_of(h, spot));
+}
+
+/* The same with the checks of 2.3.4 and later: they notice. */
+static uint64_t refuse_wrapped(pt *h, pa_unit c, uint64_t size, uint64_t lead)
+{
     bool fast = lead <= h->max_fast;
-    pt_fail(h, fast ? "free(): invalid next size (fast)" : "free(): invalid next size (normal)",
-            mem_of(h, c));
+    if (size >= lead)
+        heap_abort(&h->base, ""); /* the library's own assertion */
+    else
+        pt_fail(h, fast ? "free(): invalid next size (fast)" : "free(): invalid next size (normal)",
+                mem_of(h, c));
     return PENDING;
 }
 
@@ -275,8 +305,9 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
         if (spot - c < MIN_UNITS)
             spot += (pa_unit)(h->op.align >> h->unit_shift);
         uint64_t lead = spot - c, size = size_of(h, c);
-        if (size < h->op.nb + lead) /* the request wrapped around */
-            return misfit(h, c, size, lead);
+        if (size < h->op.nb + lead)
+            return h->pf->version < 204 ? align_wrapped(h, a, c, lead)
+                                        : refuse_wrapped(h, c, size, lead);
         uint32_t flag = at(h, c)->size & N_ARENA;
         set_head(h, spot, size - lead, P_INUSE | flag);
         set_in_use(h, spot, size - lead);
@@ -290,7 +321,7 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
     return done(h, mem_of(h, c));
 }
 
-static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
+static uint64_t memalign(pt *h, uint32_t call, uint64_t align, uint64_t bytes)
 {
     uint64_t mask = size_mask(h);
     if (align <= h->pf->align)
@@ -313,6 +344,7 @@ static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
                     .thread = h->base.thread,
                     .bytes = bytes,
                     .align = align,
+                    .never_retried = h->pf->version < 204 && call >= PA_OP_VALLOC,
                     .nb = request_units(h, bytes)};
     uint64_t inner = (bytes_of(h, h->op.nb) + align + least) & mask;
     h->op.hopeless = !request_fits(h, bytes) || !request_fits(h, inner);
@@ -323,7 +355,16 @@ static uint64_t memalign(pt *h, uint64_t align, uint64_t bytes)
     return cached ? done(h, mem_of(h, cached)) : run(h, 0);
 }
 
-/* pvalloc(): 2.17 to 2.41 refuse more than the others. */
+/* Up to 2.18 valloc and pvalloc empty the fastbins first. */
+static uint64_t page_aligned(pt *h, uint32_t call, uint64_t bytes)
+{
+    pt_arena *a = &h->arenas[self(h)->arena < 0 ? 0 : self(h)->arena];
+    if (h->pf->version < 219 && a->have_fast && !pt_consolidate(h, a))
+        return aborted();
+    return memalign(h, call, PAGE_BYTES, bytes);
+}
+
+/* pvalloc(): 2.17 to 2.25 refuse more than the others. */
 static uint64_t pvalloc(pt *h, uint64_t bytes)
 {
     uint64_t mask = size_mask(h), version = h->pf->version;
@@ -331,7 +372,7 @@ static uint64_t pvalloc(pt *h, uint64_t bytes)
     uint64_t most = version >= 217 && version < 226 ? mask - spare : mask - PAGE_BYTES + 1;
     if (bytes > most && version >= 217)
         return done(h, 0);
-    return memalign(h, PAGE_BYTES, align_up(bytes, PAGE_BYTES) & mask);
+    return page_aligned(h, PA_OP_PVALLOC, align_up(bytes, PAGE_BYTES) & mask);
 }
 
 /* ---- free ---------------------------------------------------------------------------------------- */
@@ -411,11 +452,9 @@ static uint64_t shrink_to(pt *h, pt_arena *a, pa_unit c, uint64_t size, uint64_t
     return done(h, mem_of(h, c));
 }
 
-/* The block's own arena is exhausted: malloc, then copy and free.  Not in 2.3.3. */
+/* The block cannot grow in its arena or mapping: malloc, then copy and free. */
 static uint64_t malloc_instead(pt *h)
 {
-    if (h->pf->version < 206)
-        return done(h, 0);
     h->op.moving = true;
     h->op.phase = PH_IDLE;
     h->op.inner = h->op.nb;
@@ -427,7 +466,8 @@ static uint64_t malloc_instead(pt *h)
 static uint64_t finish_realloc(pt *h, pa_unit c)
 {
     pa_unit old = h->op.old;
-    if (!c && old && !h->op.moving && (h->threaded || h->pf->retries_alone))
+    bool elsewhere = h->pf->version >= 206 && (h->threaded || h->pf->retries_alone);
+    if (!c && old && !h->op.moving && elsewhere)
         return malloc_instead(h);
     if (!c)
         return done(h, 0);
@@ -569,9 +609,9 @@ static bool set_max_fast(pt *h, uint64_t value)
     if (value > pf->fast_setting)
         return false;
     if (pf->version < 204)
-        h->max_fast = value ? request_units(h, value) : 1;
+        h->max_fast = value ? request_units(h, value) : NO_FAST;
     else if (pf->version >= 232 ? value <= pf->align - 1 - pf->word : !value)
-        h->max_fast = 1;
+        h->max_fast = NO_FAST;
     else
         h->max_fast = ((value + pf->word) & ~(uint64_t)(pf->align - 1)) >> h->unit_shift;
     return true;
@@ -755,17 +795,17 @@ static uint64_t pt_call(pa_heap *heap, const pa_call *call)
     case PA_OP_FREE:
         return pt_free(h, call->pointer);
     case PA_OP_MEMALIGN:
-        return memalign(h, arg, size);
+        return memalign(h, call->op, arg, size);
     case PA_OP_ALIGNED_ALLOC:
         if (h->pf->version >= 238 && (!arg || arg & (arg - 1)))
             return done(h, 0);
-        return memalign(h, arg, size);
+        return memalign(h, call->op, arg, size);
     case PA_OP_POSIX_MEMALIGN:
         if (arg % h->pf->word || arg & (arg - 1) || (!arg && h->pf->version >= 204))
             return done(h, 0);
-        return memalign(h, arg, size);
+        return memalign(h, call->op, arg, size);
     case PA_OP_VALLOC:
-        return memalign(h, PAGE_BYTES, size);
+        return page_aligned(h, call->op, size);
     case PA_OP_PVALLOC:
         return pvalloc(h, size);
     case PA_OP_MALLOC_TRIM: {
@@ -808,7 +848,7 @@ static uint64_t pt_usable(const pa_heap *heap, uint64_t mem)
         return m->total - m->front - 2 * h->pf->word;
     if (!is_heap(h, mem))
         return 0;
-    return bytes_of(h, size_of(h, chunk_of(h, mem))) - h->pf->word;
+    return (bytes_of(h, signed_size(h, chunk_of(h, mem))) - h->pf->word) & size_mask(h);
 }
 
 static void pt_drop(pa_heap *heap)

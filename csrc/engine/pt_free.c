@@ -77,7 +77,7 @@ static bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, pa_unit *merged
 {
     uint64_t size = size_of(h, c);
     pa_unit next = next_of(h, c);
-    uint64_t next_size = size_of(h, next);
+    uint64_t next_size = h->pf->version < 204 ? signed_size(h, next) : size_of(h, next);
     const char *fault = NULL;
     if (!prev_in_use(h, c)) {
         uint64_t before = at(h, c)->prev_size;
@@ -137,6 +137,8 @@ bool pt_consolidate(pt *h, pt_arena *a)
         initialise_again(h, a);
         return true;
     }
+    if (h->max_fast == NO_FAST && h->pf->version < 204)
+        return pt_fail(h, NULL, 0); /* the loop over the fastbins misses its end */
     a->have_fast = false;
     for (uint32_t i = 0; i < FASTBINS; i++) {
         pa_unit c = a->fast[i];

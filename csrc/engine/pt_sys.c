@@ -180,6 +180,8 @@ static pa_unit end_break(pt *h)
     if (a->top && h->sys.old_size && brk == old_end)
         return grow_top(h, old_end);
     if (a->contiguous && h->sys.old_size && brk < old_end) {
+        if (h->pf->version < 204)
+            return pt_from_top(h);
         heap_abort(&h->base, "break adjusted to free malloc space");
         return REF_PENDING;
     }
