@@ -65,6 +65,12 @@ class KernelProfile:
     """When an area is [heap]: ``none``, ``cover`` (2.6.18) or ``overlap`` (6.x)."""
     anon_offset_shown: bool = False
     smaps: bool = True
+    peaks_shown: bool = True
+    """VmPeak and VmHWM in status, AnonPages in meminfo (from 2.6.15)."""
+    balloon_shown: bool = False
+    """The Balloon line of meminfo (6.18)."""
+    vmalloc_total: int = 0x1FFFFFFFFFFF
+    """VmallocTotal in bytes."""
 
     @property
     def pages_limit(self) -> int:
@@ -88,6 +94,7 @@ _X86_64: Final = KernelProfile(
     thp_align=True,
     multi_move=True,
     vdso=(("[vvar]", 4), ("[vvar_vclock]", 2), ("[vdso]", 2)),
+    balloon_shown=True,
     gate=_VSYSCALL,
 )
 _COMPAT: Final = replace(
@@ -120,6 +127,7 @@ _OLD: Final = KernelProfile(
     vdso=(("[vdso]", 1),),
     maps_labels="cover",
     anon_offset_shown=True,
+    vmalloc_total=112 * _MIB,
 )
 _OLD_64: Final = replace(
     _OLD,
@@ -150,6 +158,7 @@ _ALL: Final = [
         _PAE,
         anon_rule="target",
         multi_move=False,
+        balloon_shown=False,
         vdso=(("[vvar]", 4), ("[vdso]", 2)),
     ),
     *_generation(
@@ -165,6 +174,7 @@ _ALL: Final = [
         empty_mmap_succeeds=True,
         maps_labels="none",
         smaps=False,
+        peaks_shown=False,
     ),
 ]
 PROFILES: Final = {(profile.name, profile.arch): profile for profile in _ALL}
