@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flatkernel import Died, FlatProcess
 
-DATA = Path(__file__).parent / "data" / "malloc" / "calls.tar.xz"
+DATA = Path(__file__).parent / "data" / "malloc"
 
 ABORT, FAULT = 2**64 - 1, 2**64 - 2
 """In place of a value: the call ended in SIGABRT, in SIGSEGV or SIGBUS."""
@@ -50,26 +50,27 @@ def hexes(numbers: tuple[int, int, int]) -> str:
 COLUMNS = ("op", "id", "size", "arg", "value", "brk", "usable")
 
 
-def recordings() -> dict[str, Any]:
+def recordings(kind: str, archive: str) -> dict[str, Any]:
     """Return the recordings by name: the full set where PYALLOC_TRUTH says so, else what ships."""
     full = os.environ.get("PYALLOC_TRUTH")
     if full:
-        return {path.stem: np.load(path) for path in sorted(Path(full, "malloc").glob("*.npz"))}
+        return {path.stem: np.load(path) for path in sorted(Path(full, kind).glob("*.npz"))}
     found = {}
-    with tarfile.open(DATA) as archive:
-        for member in archive:
-            file = archive.extractfile(member)
+    with tarfile.open(DATA / archive) as members:
+        for member in members:
+            file = members.extractfile(member)
             if file:
                 found[Path(member.name).stem] = np.load(io.BytesIO(file.read()))
     return found
 
 
+RECORDED = recordings("malloc", "calls.tar.xz")
+PROGRAMS = recordings("programs", "programs.tar.xz")
+
+
 def named(prefix: str) -> list[str]:
     """Return the recordings whose name begins so."""
     return [name for name in RECORDED if name.startswith(prefix)]
-
-
-RECORDED = recordings()
 
 
 @pytest.mark.parametrize("name", named("glibc-"))
@@ -106,3 +107,60 @@ def test_corner_cases(name: str) -> None:
     version, arch = name.removeprefix("corner--").rsplit("-", 1)
     wrong = cases_of(RECORDED[name], f"glibc-{version}", bits_of(arch))
     assert not wrong, "\n".join(wrong)
+
+
+# --- real programs: randomised addresses, so only what is inside a heap can be compared
+
+STACK = {
+    64: "7ffff7fbf000-7ffff7fff000 r-xp 0 0 0 x\n7ffffffde000-7ffffffff000 rw-p 0 0 0 [stack]\n",
+    32: "f7fb0000-f7ffe000 r-xp 0 0 0 x\nfffdd000-ffffe000 rw-p 0 0 0 [stack]\n",
+}
+CALLS = {1: 0, 2: 3, 3: 2, 4: 1, 5: 4, 6: 15}
+"""The op numbers of recorded programs as those of the engine."""
+
+
+class ProgramRun:
+    """A recorded program on the simulated library; knows which thread heap is which."""
+
+    def __init__(self, base: int, bits: int) -> None:
+        self.base = base
+        self.process = FlatProcess("glibc-2.36", bits, base, STACK[bits])
+        self.heap_max = 64 << 20 if bits == 64 else 1 << 20
+        self.real_of: dict[int, int] = {}
+
+    def call(self, op: int, tid: int, slot: int, size: int, align: int) -> int:
+        self.process.heap.set_thread(tid - 1)
+        if op == 6:
+            self.process.finish(self.process.heap.other(CALLS[op], 0, 0))
+            return 0
+        return self.process.call(CALLS[op], slot, size, 1 if op == 4 else align)
+
+    def agrees(self, got: int, real: int) -> bool:
+        """Same offset in the main heap; same heap and offset in it; or both a mapping."""
+        if not got or self.base <= got < self.process.heap.brk:
+            return got == real
+        used = self.process.kernel.used
+        begin, end = next(area for area in used if area[0] <= got < area[1])
+        heap = real - real % self.heap_max
+        if end - begin != self.heap_max or begin % self.heap_max:
+            return real % 4096 == got % 4096 and not self.base <= real < self.process.heap.brk
+        self.real_of = {
+            sim: real for sim, real in self.real_of.items() if (sim, sim + self.heap_max) in used
+        }
+        if begin not in self.real_of and heap not in self.real_of.values():
+            self.real_of[begin] = heap
+        return self.real_of.get(begin) == heap and real % self.heap_max == got % self.heap_max
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program(name: str) -> None:
+    """Threads come and go, free each other's blocks, share and inherit arenas."""
+    program = PROGRAMS[name]
+    bits = 32 if name.startswith("mt32") else 64
+    run = ProgramRun(int(program["base"]), bits)
+    columns = [program[column].tolist() for column in ("op", "tid", "slot", "size", "align", "ret")]
+    for row, (op, tid, slot, size, align, ret) in enumerate(zip(*columns, strict=True)):
+        got = run.call(op, tid, slot, size, align)
+        if op not in {2, 6}:
+            assert run.agrees(got, ret & run.process.mask), f"call {row}: {got:#x}, not {ret:#x}"
+    run.process.heap.check()
