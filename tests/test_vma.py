@@ -8,7 +8,8 @@ import vmareplay
 
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.kernel.layout import default_layout, layout_from_maps
-from pyalloc.kernel.procfs import maps_text
+from pyalloc.kernel.prelink import prelinked_layout
+from pyalloc.kernel.procfs import Resident, maps_text, memory_rows
 from pyalloc.kernel.profiles import PROFILES, KernelProfile, kernel_profile
 from pyalloc.kernel.vma import AddressSpace
 
@@ -80,3 +81,67 @@ def test_a_bad_range_is_einval() -> None:
     with pytest.raises(OSError, match="Invalid argument") as caught:
         space.munmap(1, PAGE)
     assert caught.value.errno == errno.EINVAL
+
+
+ARTICLE_A = """\
+0009a000-0039d000 rwxp 0009a000 00:00 0
+0039d000-003b2000 r-xp 00000000 fd:00 1
+003b2000-003b3000 r-xp 00014000 fd:00 1
+003b3000-003b4000 rwxp 00015000 fd:00 1
+003b6000-004cb000 r-xp 00000000 fd:00 2
+004cb000-004cd000 r-xp 00115000 fd:00 2
+004cd000-004cf000 rwxp 00117000 fd:00 2
+004cf000-004d1000 rwxp 004cf000 00:00 0
+005ce000-08048000 rwxp 005ce000 00:00 0
+08048000-08049000 r-xp 00000000 fd:00 3
+08049000-0804a000 rwxp 00000000 fd:00 3
+0806d000-b7f62000 rwxp 0806d000 00:00 0
+b7f73000-b7f75000 rwxp b7f73000 00:00 0
+b7f75000-b7f76000 r-xp 00000000 00:00 0
+b7f76000-bf7ee000 rwxp b7f76000 00:00 0
+bf80d000-bf822000 rw-p bf80d000 00:00 0
+bf822000-bff29000 rwxp bf822000 00:00 0
+"""
+
+
+def article_blocks(space: AddressSpace, count: int) -> int:
+    """Make the calls behind ``count`` mallocs of 1 MB and one printf; return how many worked."""
+    for done in range(count):
+        try:
+            space.mmap(0, 0x101000, 7, ANON)
+        except OSError:
+            return done
+        if not done:
+            space.mmap(0, PAGE, 7, ANON)
+    return count
+
+
+def test_the_article_s_program_ends_with_the_article_s_map() -> None:
+    """3056 blocks of 1 MB fit, and lie where they lay in 2006."""
+    profile = kernel_profile("2.6.18", "i386")
+    space = AddressSpace(profile, prelinked_layout(profile, stack_pages=21))
+    assert article_blocks(space, 4000) == 3056
+    lines = [" ".join(line.split()[:5]) for line in maps_text(space).splitlines()]
+    assert lines == ARTICLE_A.splitlines()
+    space.check()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "size", "data"), [(3055, 3141876, 3140564), (1042, 1072512, 1071200)]
+)
+def test_the_article_s_status(blocks: int, size: int, data: int) -> None:
+    """Both programs' sizes are the article's, to the kilobyte."""
+    profile = kernel_profile("2.6.18", "i386")
+    space = AddressSpace(profile, prelinked_layout(profile))
+    assert article_blocks(space, blocks) == blocks
+    fields = dict(memory_rows(space, Resident()))
+    sizes = ("VmSize", "VmData", "VmStk", "VmExe", "VmLib")
+    assert [fields[name] for name in sizes] == [size, data, 88, 4, 1204]
+
+
+def test_one_placement_tells_2_6_11_from_2_6_18() -> None:
+    """Without the size of the largest hole the printf buffer goes elsewhere."""
+    profile = kernel_profile("2.6.11", "i386")
+    space = AddressSpace(profile, prelinked_layout(kernel_profile("2.6.18", "i386")))
+    assert article_blocks(space, 4000) == 3056
+    assert space.at(0x806C000) is not None

@@ -65,6 +65,8 @@ class Layout:
     start_data: int = 0
     end_data: int = 0
     gate: str = ""
+    search: tuple[int, int] | None = None
+    """2.6's free_area_cache and cached_hole_size; None for those of a new program."""
 
 
 def page_ceil(address: int) -> int:
@@ -200,7 +202,7 @@ def _area(match: re.Match[str], files: dict[tuple[str, int, int, int], OpenFile]
     elif flags & VM_WRITE:
         flags |= VM_ACCOUNT
     if not name or name.startswith("["):
-        return _special(Vma(start, end, flags, start // PAGE, name=name))
+        return kernel_area(Vma(start, end, flags, start // PAGE, name=name))
     key = (name, int(match[8] or "0", 16), int(match[9] or "0", 16), int(match[10] or 0))
     if key not in files:
         inode = Inode(name, number=key[3], major=key[1], minor=key[2])
@@ -223,8 +225,8 @@ def _stack(areas: list[Vma], profile: KernelProfile) -> Vma | None:
     return None
 
 
-def _special(vma: Vma) -> Vma:
-    """Give the areas that the kernel itself installs the flags it gives them."""
+def kernel_area(vma: Vma) -> Vma:
+    """Give an area that the kernel itself installs the flags it has; others stay as they are."""
     if vma.name == "[vdso]":
         vma.flags = VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_DONTEXPAND
         vma.pgoff = 0
@@ -336,6 +338,6 @@ def _own_areas(profile: KernelProfile, at: int, down: bool) -> list[Vma]:
     start = at - sum(pages for _, pages in profile.vdso) * PAGE if down else at
     areas = []
     for name, pages in profile.vdso:
-        areas.append(_special(Vma(start, start + pages * PAGE, 0, start // PAGE, name=name)))
+        areas.append(kernel_area(Vma(start, start + pages * PAGE, 0, start // PAGE, name=name)))
         start += pages * PAGE
     return areas

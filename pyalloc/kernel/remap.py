@@ -179,10 +179,7 @@ def _grow(space: AddressSpace, vma: Vma, addr: int, old: int, new: int, flags: i
     if not flags & _MAYMOVE:
         fail(errno.ENOMEM)
     place = _free_place(space, vma, addr, new, 0)
-    at = _move(space, vma, addr, old, new, place)
-    if vma.flags & VM_LOCKED:
-        space.populate(at + old, at + new)
-    return at
+    return _move(space, vma, addr, old, new, place)
 
 
 def _extend(space: AddressSpace, vma: Vma, more: int) -> None:
@@ -220,7 +217,7 @@ def _move(
         fail(errno.ENOMEM)
     if vma.kernels_own and (addr, addr + old) != (vma.start, vma.end):
         fail(errno.EINVAL)
-    accounted = bool(vma.flags & VM_ACCOUNT)
+    accounted, locked = bool(vma.flags & VM_ACCOUNT), bool(vma.flags & VM_LOCKED)
     if accounted and not space.commit.charge((new if keep else new - old) // PAGE):
         fail(errno.ENOMEM)
     copy = _copy(space, vma, addr, place, new)
@@ -233,6 +230,8 @@ def _move(
     elif old:
         space.drop(space.cut_out(addr, addr + old), charged=not accounted)
     space.peak_vm = max(peak, space.total_vm) if space.profile.modern else space.peak_vm
+    if locked and new > old:
+        space.populate(place + old, place + new)
     return place
 
 

@@ -153,6 +153,8 @@ class AddressSpace:
         self.placement = Placement(
             profile, layout.task_size, layout.mmap_base, layout.legacy_base, layout.top_down
         )
+        if layout.search is not None:
+            self.placement.cache, self.placement.hole = layout.search
         self.areas = Areas(profile.anon_rule)
         self.total_vm = self.exec_vm = self.stack_vm = self.data_vm = 0
         self.shared_vm = self.reserved_vm = self.locked_vm = 0
@@ -201,6 +203,32 @@ class AddressSpace:
         if heap:
             return "[heap]"
         return "[stack]" if vma.start <= self.start_stack <= vma.end else ""
+
+    def layout(self) -> Layout:
+        """Return a copy of the whole space as a layout to start other processes from."""
+        areas = [
+            Vma(vma.start, vma.end, vma.flags, vma.pgoff, vma.file, vma.name) for vma in self.areas
+        ]
+        written = [
+            copy for copy, vma in zip(areas, self.areas, strict=True) if vma.anon_vma is not None
+        ]
+        return Layout(
+            self.task_size,
+            self.placement.base,
+            self.placement.bottom,
+            self.placement.top_down,
+            self.start_brk,
+            self.brk_value,
+            self.start_stack,
+            areas,
+            written,
+            self.start_code,
+            self.end_code,
+            self.start_data,
+            self.end_data,
+            self.gate,
+            (self.placement.cache, self.placement.hole),
+        )
 
     # --- counting -----------------------------------------------------------------------
 
