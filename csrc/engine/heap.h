@@ -55,6 +55,8 @@ typedef struct pa_allocator {
     /* Result of the call (a pointer, or a number), or PA_PENDING with heap->stop filled in. */
     uint64_t (*call)(pa_heap *heap, const pa_call *call);
     uint64_t (*resume)(pa_heap *heap);
+    /* Rows of a replay, as replay_loop.h says; NULL: none of its own. */
+    bool (*loop)(pa_replay *replay, size_t end);
     uint64_t (*usable_size)(const pa_heap *heap, uint64_t pointer);
     void (*statistics)(const pa_heap *heap, pa_heap_statistics *out);
     uint64_t (*walk)(const pa_heap *heap, pa_chunk *out, uint64_t room);

@@ -13,7 +13,7 @@
 #include "pagetable.h"
 #include "pyalloc/pyalloc.h"
 
-enum { HOT_PAGES = 256 };
+enum { HOT_PAGES = 1024 };
 
 struct pa_mm {
     uint64_t hot[HOT_PAGES];

@@ -188,6 +188,12 @@ static uint64_t run(pt *h, pa_unit c)
     }
 }
 
+/* What a loop's own _int_malloc gave, when that is not just a chunk. */
+uint64_t pt_finish_block(pt *h, pa_unit c)
+{
+    return run(h, c);
+}
+
 static uint64_t allocate(pt *h, uint32_t kind, uint64_t bytes, uint64_t align)
 {
     bool fits = request_fits(h, bytes);
@@ -899,6 +905,7 @@ static const pa_allocator ptmalloc = {
     .name = "glibc",
     .call = pt_call,
     .resume = pt_resume,
+    .loop = pt_run_loop,
     .usable_size = pt_usable,
     .statistics = pt_statistics,
     .walk = pt_walk,

@@ -20,7 +20,7 @@
 
 #define LOOP generic_loop
 #define LOOP_MALLOC(heap, bytes) ((uint64_t)0)
-#define LOOP_FREE(heap, pointer) false
+#define LOOP_FREE(heap, pointer) LOOP_DECLINED
 #define LOOP_FETCH(heap, pointer) ((void)0)
 #include "replay_loop.h"
 
@@ -36,16 +36,16 @@ static replay_block *block_of(pa_replay *r, size_t row)
 
 static bool is_live(const replay_block *b)
 {
-    return b && b->size != NOT_LIVE;
+    return b && b->live;
 }
 
 static void forget(pa_replay *r, replay_block *b)
 {
     if (!is_live(b))
         return;
-    r->totals.requested -= b->size;
+    r->totals.requested -= size_of_block(b);
     r->totals.blocks--;
-    b->size = NOT_LIVE;
+    b->live = 0;
 }
 
 /* The row's block is now at `address`. */
@@ -55,7 +55,7 @@ static void take(pa_replay *r, size_t row, uint64_t address)
     replay_block *b = block_of(r, row);
     uint64_t size = r->in.size[row];
     if (b)
-        *b = (replay_block){address, size};
+        *b = (replay_block){address, size + 1};
     t->allocated += size;
     t->requested += size;
     t->blocks++;
@@ -150,7 +150,7 @@ static bool access_pages(pa_replay *r)
     return true;
 }
 
-static bool write_block(pa_replay *r, uint64_t address, uint64_t bytes)
+bool replay_write(pa_replay *r, uint64_t address, uint64_t bytes)
 {
     if (!r->heap->mm || !bytes)
         return true;
@@ -164,9 +164,10 @@ static bool touch_row(pa_replay *r, size_t row)
 {
     const replay_block *b = block_of(r, row);
     uint64_t at = r->in.arg ? r->in.arg[row] : 0, bytes = r->in.size[row];
-    if (r->touch != PA_TOUCH_RECORDED || !is_live(b) || at >= b->size)
+    if (r->touch != PA_TOUCH_RECORDED || !is_live(b) || at >= size_of_block(b))
         return true;
-    return write_block(r, b->address + at, bytes < b->size - at ? bytes : b->size - at);
+    uint64_t rest = size_of_block(b) - at;
+    return replay_write(r, b->address + at, bytes < rest ? bytes : rest);
 }
 
 /* ---- finishing a row -------------------------------------------------------------------------- */
@@ -182,7 +183,7 @@ bool replay_got(pa_replay *r, size_t row, uint64_t address)
         r->out.address[row] = address;
     if (r->out.usable)
         r->out.usable[row] = pa_heap_usable_size(r->heap, address);
-    return r->touch != PA_TOUCH_WRITE || write_block(r, address, r->in.size[row]);
+    return r->touch != PA_TOUCH_WRITE || replay_write(r, address, r->in.size[row]);
 }
 
 /* NULL came back: a realloc to 0 freed its block, any other request failed. */
@@ -192,7 +193,7 @@ static void got_null(pa_replay *r, size_t row)
     if (r->in.op[row] != PA_OP_REALLOC) {
         r->totals.failed++;
         if (b)
-            *b = (replay_block){0, NOT_LIVE};
+            *b = (replay_block){0, 0};
     } else if (!r->in.size[row] && is_live(b)) {
         forget(r, b);
     } else {
@@ -225,7 +226,7 @@ static bool stopped(pa_replay *r)
     return false;
 }
 
-static bool settle(pa_replay *r, size_t row, uint64_t result)
+bool replay_settle(pa_replay *r, size_t row, uint64_t result)
 {
     bool waits = result == PENDING && r->heap->state != HEAP_IDLE; /* malloc_trim's 1 is a result */
     return waits ? stopped(r) : finish(r, row, result);
@@ -248,7 +249,7 @@ static bool answered(pa_replay *r)
     replay_block *b = block_of(r, r->row);
     r->state = REPLAY_ROWS;
     if (b && r->in.op[r->row] == PA_OP_MMAP)
-        *b = (replay_block){r->stop.answer, NOT_LIVE};
+        *b = (replay_block){r->stop.answer, 0};
     if (r->out.brk)
         r->out.brk[r->row] = r->heap->brk;
     return true;
@@ -280,7 +281,7 @@ bool replay_row(pa_replay *r)
                     .pointer = pointer_of(op, block_of(r, row)),
                     .size = r->in.size[row],
                     .arg = r->in.arg ? r->in.arg[row] : 0};
-    return settle(r, row, call_heap(r->heap, &call));
+    return replay_settle(r, row, call_heap(r->heap, &call));
 }
 
 /* ---- running ---------------------------------------------------------------------------------- */
@@ -293,7 +294,7 @@ static bool go_on(pa_replay *r)
     case REPLAY_ROWS:
         return true;
     case REPLAY_CALL:
-        done = settle(r, r->row, pa_heap_resume(r->heap));
+        done = replay_settle(r, r->row, pa_heap_resume(r->heap));
         break;
     case REPLAY_POLICY:
         done = answered(r);
@@ -326,8 +327,8 @@ static bool sample_is_due(const pa_replay *r)
 static bool run_stretch(pa_replay *r)
 {
     size_t pause = next_pause(r);
-    bool (*loop)(pa_replay *, size_t) = generic_loop;
-    if (!loop(r, pause))
+    bool (*loop)(pa_replay *, size_t) = r->heap->vt->loop;
+    if (!(loop ? loop(r, pause) : generic_loop(r, pause)))
         return false;
     if (sample_is_due(r))
         sample(r);
@@ -350,16 +351,15 @@ int pa_replay_run(pa_replay *r)
 
 /* ---- life and looking ------------------------------------------------------------------------- */
 
+/* One more than the highest block number; NULL_BLOCK counts as none. */
 static size_t blocks_named(const pa_columns *in)
 {
-    uint32_t highest = 0;
-    bool any = false;
+    uint32_t count = 0;
     for (size_t i = 0; i < in->count; i++) {
-        bool named = in->block[i] != NULL_BLOCK;
-        any |= named;
-        highest = named && in->block[i] > highest ? in->block[i] : highest;
+        uint32_t past = in->block[i] + 1; /* 0 for NULL_BLOCK */
+        count = past > count ? past : count;
     }
-    return any ? (size_t)highest + 1 : 0;
+    return count;
 }
 
 pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *out,
@@ -374,13 +374,11 @@ pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *
     r->samples = *samples;
     r->touch = (pa_touch)touch;
     r->count_blocks = blocks_named(in);
-    r->blocks = malloc((r->count_blocks + 1) * sizeof *r->blocks);
+    r->blocks = calloc(r->count_blocks + 1, sizeof *r->blocks);
     if (!r->blocks) {
         free(r);
         return NULL;
     }
-    for (size_t i = 0; i < r->count_blocks; i++)
-        r->blocks[i] = (replay_block){0, NOT_LIVE};
     r->kernel_calls = UINT64_MAX;
     read_held(r, 0);
     return r;
@@ -421,6 +419,6 @@ void pa_replay_read_blocks(const pa_replay *r, uint64_t *address, uint64_t *size
 {
     for (size_t i = 0; i < r->count_blocks; i++) {
         address[i] = r->blocks[i].address;
-        size[i] = r->blocks[i].size;
+        size[i] = r->blocks[i].live - 1;
     }
 }

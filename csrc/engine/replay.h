@@ -8,13 +8,19 @@
 #include "heap.h"
 
 #define NULL_BLOCK UINT32_MAX
-#define NOT_LIVE UINT64_MAX
+#define LOOP_DECLINED UINT64_MAX
 
-/* A block of the program: where it was last, and how large, or NOT_LIVE. */
+/* A block of the program: where it was last, and while it is allocated its size + 1.  All zeros is
+ * a block that never was, so that a fresh table costs no memory. */
 typedef struct replay_block {
     uint64_t address;
-    uint64_t size;
+    uint64_t live;
 } replay_block;
+
+static inline uint64_t size_of_block(const replay_block *b)
+{
+    return b->live - 1;
+}
 
 typedef enum replay_state {
     REPLAY_ROWS = 0, /* between two rows                                      */
@@ -42,6 +48,12 @@ struct pa_replay {
 
 /* Do row replay->row the long way.  False: stopped, see replay->stop. */
 bool replay_row(pa_replay *replay);
+
+/* The row's call gave `result`, or stopped.  False: stopped. */
+bool replay_settle(pa_replay *replay, size_t row, uint64_t result);
+
+/* The program writes its block.  False: stopped, no frame. */
+bool replay_write(pa_replay *replay, uint64_t address, uint64_t bytes);
 
 /* What every row that got a block does besides its bookkeeping.  False: stopped. */
 bool replay_got(pa_replay *replay, size_t row, uint64_t address);

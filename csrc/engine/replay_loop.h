@@ -8,13 +8,15 @@
  * long way through replay_row().
  *
  *     LOOP                       name of the function to define
- *     LOOP_MALLOC(heap, bytes)   the pointer; 0: declined, and nothing was changed
- *     LOOP_FREE(heap, pointer)   true; false: declined, and nothing was changed
+ *     LOOP_MALLOC(heap, bytes)   the pointer; PENDING: stopped; 0: declined, nothing was changed
+ *     LOOP_FREE(heap, pointer)   0; PENDING: stopped; LOOP_DECLINED: nothing was changed
  *     LOOP_FETCH(heap, pointer)  prefetch what a free of it reads
  */
 #include "replay.h"
 
 enum { LOOP_AHEAD = 24, LOOP_NEAR = 10 };
+
+typedef enum loop_outcome { LOOP_DONE, LOOP_LONG_WAY, LOOP_STOPPED } loop_outcome;
 
 static inline size_t loop_least(size_t a, size_t b)
 {
@@ -31,13 +33,25 @@ static inline void loop_fetch(const pa_replay *r, size_t row, size_t last)
         LOOP_FETCH(r->heap, r->blocks[near].address);
 }
 
-static inline bool loop_malloc(pa_replay *r, size_t row, replay_block *b)
+static inline bool loop_writes(const pa_replay *r, uint64_t address, uint64_t size)
 {
-    uint64_t size = r->in.size[row], address = LOOP_MALLOC(r->heap, size);
-    if (!address)
+    const pa_mm *mm = r->heap->mm;
+    if (r->touch != PA_TOUCH_WRITE || !mm || !size)
         return false;
+    uint64_t first = address >> 12, last = (address + size - 1) >> 12;
+    return first != last || !mm_is_hot(mm, first);
+}
+
+static inline loop_outcome loop_malloc(pa_replay *r, size_t row, replay_block *b)
+{
+    uint64_t size = r->in.size[row], calls = r->heap->count_brk_calls + r->heap->count_mmap_calls;
+    uint64_t address = LOOP_MALLOC(r->heap, size);
+    if (!address)
+        return LOOP_LONG_WAY;
+    if (address == PENDING || calls != r->heap->count_brk_calls + r->heap->count_mmap_calls)
+        return replay_settle(r, row, address) ? LOOP_DONE : LOOP_STOPPED;
     pa_replay_totals *t = &r->totals;
-    *b = (replay_block){address, size};
+    *b = (replay_block){address, size + 1};
     t->allocated += size;
     t->requested += size;
     t->blocks++;
@@ -47,36 +61,52 @@ static inline bool loop_malloc(pa_replay *r, size_t row, replay_block *b)
         replay_new_peak(t, row);
     if (r->out.address)
         r->out.address[row] = address;
-    return true;
+    if (loop_writes(r, address, size) && !replay_write(r, address, size))
+        return LOOP_STOPPED;
+    return LOOP_DONE;
 }
 
-static inline bool loop_free(pa_replay *r, replay_block *b)
+static inline loop_outcome loop_free(pa_replay *r, size_t row, replay_block *b)
 {
-    if (b->size == NOT_LIVE || !LOOP_FREE(r->heap, b->address))
-        return false;
-    r->totals.requested -= b->size;
+    if (!b->live)
+        return LOOP_LONG_WAY;
+    uint64_t calls = r->heap->count_brk_calls + r->heap->count_mmap_calls;
+    uint64_t outcome = LOOP_FREE(r->heap, b->address);
+    if (outcome == LOOP_DECLINED)
+        return LOOP_LONG_WAY;
+    if (outcome == PENDING || calls != r->heap->count_brk_calls + r->heap->count_mmap_calls)
+        return replay_settle(r, row, outcome) ? LOOP_DONE : LOOP_STOPPED;
+    r->totals.requested -= size_of_block(b);
     r->totals.blocks--;
-    b->size = NOT_LIVE;
-    return true;
+    b->live = 0;
+    return LOOP_DONE;
 }
 
 /* Rows [r->row, end).  False: stopped at r->row. */
 static bool LOOP(pa_replay *r, size_t end)
 {
-    const bool plain = !r->in.thread && !r->out.usable && !r->out.brk && r->touch != PA_TOUCH_WRITE;
+    const bool plain = !r->in.thread && !r->out.usable;
     const size_t last = r->in.count - 1;
+    if (plain)
+        r->heap->thread = 0;
     for (size_t row = r->row; row < end; row++) {
         loop_fetch(r, row, last);
         uint32_t block = r->in.block[row];
+        loop_outcome outcome = LOOP_LONG_WAY;
         if (plain && block < r->count_blocks) {
             replay_block *b = &r->blocks[block];
-            if (r->in.op[row] == PA_OP_MALLOC ? loop_malloc(r, row, b)
-                                              : r->in.op[row] == PA_OP_FREE && loop_free(r, b))
-                continue;
+            if (r->in.op[row] == PA_OP_MALLOC)
+                outcome = loop_malloc(r, row, b);
+            else if (r->in.op[row] == PA_OP_FREE)
+                outcome = loop_free(r, row, b);
         }
         r->row = row;
-        if (!replay_row(r))
+        if (outcome == LOOP_STOPPED)
             return false;
+        if (outcome == LOOP_LONG_WAY && !replay_row(r))
+            return false;
+        if (outcome == LOOP_DONE && r->out.brk)
+            r->out.brk[row] = r->heap->brk;
     }
     r->row = end;
     return true;

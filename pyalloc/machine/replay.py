@@ -175,7 +175,7 @@ def run_replay(
 ) -> Replay:
     """Make the calls of ``trace`` on ``process``."""
     _check_arguments(touch, record, samples)
-    columns = {name: array for name, array in trace.columns.items() if name in _ENGINE_COLUMNS}
+    columns = _columns_of(trace)
     count = len(trace)
     outputs = {name: np.zeros(count, np.uint64) for name in record}
     every = max(-(-count // samples), 1) if samples else 0
@@ -190,7 +190,14 @@ def run_replay(
     return Replay(process, outputs, sampled, summary, errors)
 
 
-_ENGINE_COLUMNS: Final = ("op", "block", "size", "arg", "thread")
+def _columns_of(trace: TraceColumns) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns the engine reads; one that is all zeros only costs it time."""
+    found = trace.columns
+    columns = {name: found[name] for name in ("op", "block", "size")}
+    for name in ("arg", "thread"):
+        if name in found and found[name].any():
+            columns[name] = found[name]
+    return columns
 
 
 def _check_arguments(touch: str, record: Sequence[str], samples: int) -> None:
