@@ -10,6 +10,7 @@ Sources: ``mm/mmap.c`` of 2.6.11, 2.6.18 and 6.12, ``arch/i386/mm/mmap.c``,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pyalloc.kernel.abi import MAP, VM_GROWSDOWN
@@ -40,10 +41,11 @@ class Placement:
     """The search of one address space; for 2.6, also what it remembers.
 
     ``base`` is mmap_base, ``bottom`` where bottom-up searches begin, ``cache`` and ``hole`` are
-    2.6's free_area_cache and cached_hole_size in bytes.
+    2.6's free_area_cache and cached_hole_size in bytes.  ``full[k]`` only saves time: above it and
+    below ``base`` no hole has 2**k pages or more.
     """
 
-    __slots__ = ("base", "bottom", "cache", "hole", "profile", "task_size", "top_down")
+    __slots__ = ("base", "bottom", "cache", "full", "hole", "profile", "task_size", "top_down")
 
     def __init__(
         self, profile: KernelProfile, task_size: int, base: int, bottom: int, top_down: bool
@@ -55,11 +57,13 @@ class Placement:
         self.top_down = top_down
         self.cache = base if top_down else bottom
         self.hole = 0
+        self.full = [base] * (task_size // PAGE).bit_length()
 
     def forked(self) -> Placement:
         """Return the child's search: 2.6 forgets where it looked."""
         child = Placement(self.profile, self.task_size, self.base, self.bottom, self.top_down)
         child.hole = _FORGOTTEN
+        child.full = self.full.copy()
         return child
 
     def place(
@@ -124,15 +128,21 @@ class Placement:
         """
         starts, vmas = areas.starts, areas.vmas
         bottom = max(PAGE, self.profile.mmap_min_addr)
-        limit = self.base
+        size_class = (length // PAGE).bit_length() - 1
+        small = PAGE << size_class
+        limit = self.full[size_class]
         index = areas.index(limit)
+        learn = True
         while limit > bottom:
             if index < len(vmas) and starts[index] < limit:
                 limit = starts[index]
-            low = max(vmas[index - 1].end if index else bottom, bottom)
-            if limit - low < length:
+            hole = limit - max(vmas[index - 1].end if index else bottom, bottom)
+            if learn and hole >= small:
+                self.full[size_class] = limit
+                learn = False
+            if hole < length:
                 if not index:
-                    return None
+                    break
                 index -= 1
                 continue
             if index == len(vmas):
@@ -142,6 +152,8 @@ class Placement:
                 return limit - length
             limit = fence
             index = areas.index(limit)
+        if learn:
+            self.full[size_class] = bottom
         return None
 
     def lowest_hole(self, areas: Areas, length: int, flags: int = 0) -> int | None:
@@ -246,18 +258,22 @@ class Placement:
             if length >= above:
                 return None
 
-    def freed(self, vma: Vma, floor: int, ceiling: int, *, top: bool) -> None:
-        """Let the search know that ``vma`` is gone, between ``floor`` and ``ceiling``.
+    def freed(self, old: Sequence[Vma], floor: int, ceiling: int, *, top: bool) -> None:
+        """Let the search know that neighbouring areas are gone, all from ``floor`` to ``ceiling``.
 
         ``top`` tells that no area lies above.
         """
         if self.profile.placement == "gaps":
-            return
-        if self.profile.placement == "cache":
-            if self.top_down:
-                self.cache = max(self.cache, vma.end)
-            elif self.bottom <= vma.start < self.cache:
-                self.cache = vma.start
+            if old[0].start < self.base:
+                upper = min(ceiling, self.base)
+                for size_class in range(((ceiling - floor) // PAGE).bit_length()):
+                    self.full[size_class] = max(self.full[size_class], upper)
+        elif self.profile.placement == "cache":
+            for vma in old:
+                if self.top_down:
+                    self.cache = max(self.cache, vma.end)
+                elif self.bottom <= vma.start < self.cache:
+                    self.cache = vma.start
         elif self.top_down:
             self.cache = min(max(self.cache, self.base if top else ceiling), self.base)
         elif self.bottom <= floor < self.cache:

@@ -55,10 +55,21 @@ from pyalloc.units import PAGE
 SIGBUS: Final = 7
 SIGSEGV: Final = 11
 
+# as plain ints: arithmetic on IntFlags is slow, and these are in the way of every call
 _TYPE: Final = int(MAP.TYPE)
+_SHARED: Final = int(MAP.SHARED)
+_PRIVATE: Final = int(MAP.PRIVATE)
+_VALIDATE: Final = int(MAP.SHARED_VALIDATE)
 _FIXED: Final = int(MAP.FIXED)
+_GROWSDOWN: Final = int(MAP.GROWSDOWN)
+_LOCKED: Final = int(MAP.LOCKED)
+_NORESERVE: Final = int(MAP.NORESERVE)
+_POPULATE: Final = int(MAP.POPULATE)
+_STACK: Final = int(MAP.STACK)
 _NOREPLACE: Final = int(MAP.FIXED_NOREPLACE)
-_ANONYMOUS: Final = int(MAP.ANONYMOUS)
+_POPULATE_WHEN: Final = int(MAP.POPULATE | MAP.NONBLOCK)
+_PROT_WRITE: Final = int(PROT.WRITE)
+_PROT_GROWSDOWN: Final = int(PROT.GROWSDOWN)
 _KNOWN: Final = int(
     MAP.SHARED_VALIDATE
     | MAP.FIXED
@@ -315,7 +326,7 @@ class AddressSpace:
         addr = self.place(addr, length, flags, file, offset)
         if flags & _NOREPLACE and self.profile.modern and self.areas.overlaps(addr, addr + length):
             fail(errno.EEXIST)
-        if flags & MAP.LOCKED and not (self.limits.memlock or self.limits.ipc_lock):
+        if flags & _LOCKED and not (self.limits.memlock or self.limits.ipc_lock):
             fail(errno.EPERM)
         if not self.may_lock(vm, length):
             fail(errno.EAGAIN)
@@ -324,7 +335,7 @@ class AddressSpace:
             vm &= ~(VM_MAYWRITE | VM_SHARED)
         if file is None:
             pgoff = 0 if vm & VM_SHARED else addr // PAGE
-        if flags & MAP.NORESERVE and not self.commit.strict:
+        if flags & _NORESERVE and not self.commit.strict:
             vm |= VM_NORESERVE
         vma = self._map(Vma(addr, addr + length, vm, pgoff, file, name))
         self._mapped(vma, addr, length, flags)
@@ -342,26 +353,26 @@ class AddressSpace:
 
     def _vm_flags(self, prot: int, flags: int) -> int:
         vm = prot & VM_ACCESS | VM_MAY | self.lock_future
-        if flags & MAP.GROWSDOWN:
+        if flags & _GROWSDOWN:
             vm |= VM_GROWSDOWN
-        if flags & MAP.LOCKED:
+        if flags & _LOCKED:
             vm |= VM_LOCKED
-        if flags & MAP.STACK and self.profile.modern:
+        if flags & _STACK and self.profile.modern:
             vm |= VM_NOHUGEPAGE
         return vm
 
     def _mmap_type(self, prot: int, flags: int, vm: int, file: OpenFile | None) -> int:
         """Return the sharing flags of a mapping, or fail as its type or its file demands."""
         kind = flags & _TYPE
-        if kind == MAP.SHARED or (kind == MAP.SHARED_VALIDATE and file is not None):
+        if kind == _SHARED or (kind == _VALIDATE and file is not None):
             if file is None and vm & VM_GROWSDOWN:
                 fail(errno.EINVAL)
-            if kind != MAP.SHARED and flags & ~_KNOWN:
+            if kind != _SHARED and flags & ~_KNOWN:
                 fail(errno.EOPNOTSUPP)
-            if file is not None and prot & PROT.WRITE and not file.writable:
+            if file is not None and prot & _PROT_WRITE and not file.writable:
                 fail(errno.EACCES)
             shared = VM_SHARED | VM_MAYSHARE
-        elif kind == MAP.PRIVATE:
+        elif kind == _PRIVATE:
             shared = 0
         else:
             fail(errno.EINVAL)
@@ -430,7 +441,7 @@ class AddressSpace:
 
     def _mapped(self, vma: Vma, addr: int, length: int, flags: int) -> None:
         """Fault in what MAP_LOCKED and MAP_POPULATE ask for."""
-        if vma.flags & VM_LOCKED or flags & (MAP.POPULATE | MAP.NONBLOCK) == MAP.POPULATE:
+        if vma.flags & VM_LOCKED or flags & _POPULATE_WHEN == _POPULATE:
             self.populate(addr, addr + length)
 
     def populate(self, start: int, end: int, *, stop: bool = False) -> bool:
@@ -511,8 +522,7 @@ class AddressSpace:
         vmas = self.areas.vmas
         floor = vmas[index - 1].end if index else 0
         ceiling = vmas[index].start if index < len(vmas) else self.task_size
-        for vma in old:
-            self.placement.freed(vma, floor, ceiling, top=index >= len(vmas))
+        self.placement.freed(old, floor, ceiling, top=index >= len(vmas))
         self.pages.unmap(start, end, floor, ceiling)
 
     # --- mprotect -----------------------------------------------------------------------
@@ -556,7 +566,7 @@ class AddressSpace:
         vma = self.find(addr)
         if vma is None or vma.start >= end or (not grows and vma.start > addr):
             fail(errno.ENOMEM)
-        if grows == PROT.GROWSDOWN:
+        if grows == _PROT_GROWSDOWN:
             if not vma.flags & VM_GROWSDOWN:
                 fail(errno.EINVAL)
             return vma.start
