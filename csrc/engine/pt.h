@@ -40,6 +40,7 @@ enum {
     TCACHE_BINS = 76, /* since 2.42: with those above the small ones */
     MAIN_HEADS = 256, /* unit of the main arena's bin heads */
     CONSOLIDATE_BYTES = 65536,
+    PATIENCE = 1 << 22, /* steps along a list before it is taken to be damaged and endless */
 };
 
 #define TCACHE_KEY 0xFFFFFFFEu

@@ -128,7 +128,7 @@ static void insert_skip(pt *h, pa_unit head, pa_unit c)
         return;
     }
     pa_unit fwd = first;
-    while (size < size_of(h, fwd))
+    for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && steps; steps--)
         fwd = at(h, fwd)->fd_nextsize;
     if (size == size_of(h, fwd)) { /* always second of its size */
         link_between(h, c, fwd, at(h, fwd)->fd);
@@ -152,7 +152,7 @@ static void insert_plain(pt *h, pa_unit head, pa_unit c)
         if (size <= size_of(h, at(h, head)->bk))
             fwd = head;
         else
-            while (size < size_of(h, fwd))
+            for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && steps; steps--)
                 fwd = at(h, fwd)->fd;
     }
     link_between(h, c, at(h, fwd)->bk, fwd);
@@ -217,7 +217,7 @@ const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
 static pa_unit best_skip(const pt *h, pa_unit head, uint64_t nb)
 {
     pa_unit c = at(h, at(h, head)->fd)->bk_nextsize;
-    while (size_of(h, c) < nb)
+    for (uint32_t steps = PATIENCE; size_of(h, c) < nb && steps; steps--)
         c = at(h, c)->bk_nextsize;
     pa_unit second = at(h, c)->fd;
     bool equal = c != at(h, head)->bk && size_of(h, second) == size_of(h, c);
@@ -233,7 +233,8 @@ pa_unit pt_best_in_own_bin(const pt *h, const pt_arena *a, uint64_t nb)
             return 0;
         return best_skip(h, head, nb);
     }
-    for (pa_unit c = at(h, head)->bk; c != head; c = at(h, c)->bk)
+    uint64_t steps = PATIENCE;
+    for (pa_unit c = at(h, head)->bk; c != head && steps; c = at(h, c)->bk, steps--)
         if (size_of(h, c) >= nb)
             return c;
     return 0;

@@ -745,8 +745,9 @@ static uint64_t thread_exit(pt *h)
     pt_tcache tc = t->tcache;
     t->tcache = (pt_tcache){.dead = true};
     for (uint32_t i = 0; tc.alive && i < TCACHE_BINS; i++) {
-        for (pa_unit c = tc.entry[i], next; c; c = next) {
+        for (pa_unit c = tc.entry[i], next; c && tc.count[i]; c = next) {
             next = at(h, c)->fd;
+            tc.count[i]--;
             at(h, c)->bk = 0;
             if (!pt_int_free(h, pt_arena_of(h, c), c, false))
                 return aborted();

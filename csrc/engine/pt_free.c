@@ -140,11 +140,14 @@ bool pt_consolidate(pt *h, pt_arena *a)
     if (h->max_fast == NO_FAST && h->pf->version < 204)
         return pt_fail(h, NULL, 0); /* the loop over the fastbins misses its end */
     a->have_fast = false;
+    uint64_t steps = a->count_fast + PATIENCE;
     for (uint32_t i = 0; i < FASTBINS; i++) {
         pa_unit c = a->fast[i];
         a->fast[i] = 0;
         while (c) {
             pa_unit next = at(h, c)->fd;
+            if (!steps--)
+                return pt_fail(h, NULL, 0);
             if (h->pf->version >= 227 && fast_index(size_of(h, c)) != i)
                 return fail(h, "malloc_consolidate(): invalid chunk size", c);
             a->count_fast--;
@@ -205,6 +208,8 @@ bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
             return true;
     }
     uint64_t size = size_of(h, c);
+    if (size < MIN_UNITS) /* a damaged heap; before the checks it would be damaged more */
+        return pt_fail(h, NULL, 0);
     if (size <= h->max_fast)
         return free_fast(h, a, c);
     return pt_merge_free(h, a, c);
@@ -257,7 +262,8 @@ static uint64_t discard_arena(pt *h, pt_arena *a)
         if (bin != UNSORTED && bin < from)
             continue;
         pa_unit head = a->bins + bin;
-        for (pa_unit c = at(h, head)->bk; c != head; c = at(h, c)->bk)
+        uint64_t steps = a->count_in[0] + a->count_in[2] + PATIENCE;
+        for (pa_unit c = at(h, head)->bk; c != head && steps; c = at(h, c)->bk, steps--)
             given += discard_chunk(h, c);
     }
     return given;

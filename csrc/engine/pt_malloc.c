@@ -127,7 +127,12 @@ static const char *unsorted_fault(const pt *h, const pt_arena *a, pa_unit c)
 static pa_unit unsorted_pass(pt *h, pt_arena *a, uint64_t nb, uint32_t binned, bool cached)
 {
     pa_unit head = a->bins + UNSORTED;
+    uint64_t steps = a->count_in[0] + PATIENCE;
     for (pa_unit c; (c = at(h, head)->bk) != head;) {
+        if (!steps-- || c < h->low) {
+            heap_abort(&h->base, NULL);
+            return REF_PENDING;
+        }
         const char *fault = unsorted_fault(h, a, c);
         if (fault) {
             heap_abort(&h->base, fault);

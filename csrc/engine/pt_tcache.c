@@ -75,7 +75,8 @@ static void put_after(pt *h, pt_tcache *tc, uint32_t bin, pa_unit before, pa_uni
 static pa_unit last_smaller(const pt *h, const pt_tcache *tc, uint32_t bin, uint64_t units)
 {
     pa_unit before = 0;
-    for (pa_unit e = tc->entry[bin]; e && size_of(h, e) < units; e = at(h, e)->fd)
+    uint32_t left = tc->count[bin];
+    for (pa_unit e = tc->entry[bin]; left && e && size_of(h, e) < units; e = at(h, e)->fd, left--)
         before = e;
     return before;
 }
@@ -176,7 +177,8 @@ pa_unit pt_tcache_take_aligned(pt *h, uint64_t nb, uint64_t align)
     uint32_t bin = bin_of(h, nb);
     pa_unit before = bin < TCACHE_SMALL ? 0 : last_smaller(h, tc, bin, nb);
     pa_unit c = before ? at(h, before)->fd : tc->entry[bin];
-    for (; c && size_of(h, c) == nb && mem_of(h, c) & (align - 1); c = at(h, c)->fd)
+    uint32_t left = tc->count[bin];
+    for (; left && c && size_of(h, c) == nb && mem_of(h, c) & (align - 1); c = at(h, c)->fd, left--)
         before = c;
-    return c && size_of(h, c) == nb ? take_after(h, tc, bin, before) : 0;
+    return left && c && size_of(h, c) == nb ? take_after(h, tc, bin, before) : 0;
 }

@@ -12,10 +12,12 @@ enum { OPEN_STEP = 1 << 20 }; /* units opened at a time: 8 MiB of shadow */
 
 #define UNIT_BYTES 8u /* of shadow for each unit */
 
-static uint64_t bytes_wanted(uint32_t unit_shift)
+/* Room for every unit number: a wild link of a damaged heap then reads zeros, it does not crash. */
+#define BYTES_WANTED ((uint64_t)UNIT_BYTES << 32)
+
+static uint64_t units_of_memory(uint32_t unit_shift)
 {
-    uint64_t units = unit_shift == 4 ? (uint64_t)MAPPED_REF : (uint64_t)1 << 29;
-    return units * UNIT_BYTES;
+    return unit_shift == 4 ? (uint64_t)MAPPED_REF : (uint64_t)1 << 29;
 }
 
 static bool open_range(pa_shadow *s, uint64_t first, uint64_t end)
@@ -25,12 +27,16 @@ static bool open_range(pa_shadow *s, uint64_t first, uint64_t end)
            mprotect(at, (end - first) * UNIT_BYTES, PROT_READ | PROT_WRITE) == 0;
 }
 
-/* A host with a limit on address space gets a smaller model, down to 256 MiB of shadow. */
+/* A host that refuses promises or limits address space gets the range without access, or a smaller
+ * model, down to 256 MiB of shadow. */
 static void *reserve(uint64_t *bytes)
 {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *all = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (all != MAP_FAILED)
+        return all;
     for (; *bytes >= (uint64_t)256 << 20; *bytes /= 2) {
-        void *at =
-            mmap(NULL, *bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *at = mmap(NULL, *bytes, PROT_NONE, flags, -1, 0);
         if (at != MAP_FAILED)
             return at;
     }
@@ -41,13 +47,14 @@ pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start)
 {
     memset(s, 0, sizeof *s);
     s->unit_shift = unit_shift;
-    s->reserved_bytes = bytes_wanted(unit_shift);
+    s->reserved_bytes = BYTES_WANTED;
     s->words = reserve(&s->reserved_bytes);
     if (!s->words)
         return PA_ERR_HOST_NOMEM;
     if (unit_shift == 4)
         s->origin = (brk_start & ~(uint64_t)4095) - ((uint64_t)SHADOW_LOW_UNITS << unit_shift);
-    uint64_t units = s->reserved_bytes / UNIT_BYTES;
+    uint64_t units = s->reserved_bytes / UNIT_BYTES, most = units_of_memory(unit_shift);
+    units = units < most ? units : most;
     s->main_limit = units < SHADOW_HALF ? (pa_unit)units : SHADOW_HALF;
     if (!open_range(s, 0, unit_shift == 4 ? SHADOW_LOW_UNITS : s->main_limit)) {
         pa_shadow_drop(s);

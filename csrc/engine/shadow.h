@@ -9,8 +9,8 @@
  *     half .. UNITS_END  other segments (thread heaps, mapped tops), in granules of 2^22 units
  *     MAPPED_REF ..      no memory at all: numbers of mmapped chunks, kept in a table elsewhere
  *
- * The whole range is reserved without access and opened as segments grow, so only lines that hold
- * headers ever cost memory.
+ * The whole range is reserved and opened as segments grow, so only lines that hold headers ever cost
+ * memory.
  *
  *     main heap:   address == origin + (unit << unit_shift)
  *     segments:    address == granule[(unit - half) >> 22] + ((unit & 0x3fffff) << unit_shift)
