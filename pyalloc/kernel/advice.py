@@ -159,9 +159,9 @@ def _set_flags(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV
     if advice == MADV.MERGEABLE and old & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL):
         return
     flags = old & ~clear | put
-    if flags == old:
+    if flags == old and space.profile.flags_merge:
         return
     try:
-        space.modify(vma, start, end, flags)
+        space.modify(vma, start, end, flags, join=space.profile.flags_merge)
     except OSError as error:
         fail(errno.EAGAIN if error.errno == errno.ENOMEM else error.errno or 0)

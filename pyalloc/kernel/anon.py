@@ -8,7 +8,7 @@ Source: ``mm/rmap.c`` of Linux 2.6.18, 6.12 and 6.18.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyalloc.kernel.area import Vma
@@ -30,6 +30,19 @@ class AnonVma:
         self.linked = 0
         if parent is not None:
             parent.children += 1
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AnonVma:
+        twin = AnonVma.__new__(AnonVma)
+        memo[id(self)] = twin
+        twin.parent = None if self.parent is None else copied(self.parent, memo)
+        twin.children, twin.active, twin.linked = self.children, self.active, self.linked
+        return twin
+
+
+def copied(anon: AnonVma, memo: dict[int, Any]) -> AnonVma:
+    """Return the twin of ``anon`` in the copy that ``memo`` belongs to."""
+    twin: AnonVma | None = memo.get(id(anon))
+    return anon.__deepcopy__(memo) if twin is None else twin
 
 
 def adopt(vma: Vma, anon: AnonVma) -> None:

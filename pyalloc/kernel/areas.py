@@ -10,8 +10,10 @@ Sources: ``mm/vma.c`` of Linux 6.12 and 6.18, ``mm/mmap.c`` of 2.6.11 and 2.6.18
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from typing import Any
 
 from pyalloc.errors import EngineBug
 from pyalloc.kernel import anon
@@ -19,6 +21,19 @@ from pyalloc.kernel.abi import VM_ACCESS, VM_SPECIAL
 from pyalloc.kernel.anon import AnonVma
 from pyalloc.kernel.area import Vma
 from pyalloc.units import PAGE
+
+
+def _copied(vma: Vma, memo: dict[int, Any]) -> Vma:
+    """Return the twin of ``vma``; machines have many areas, and are copied often."""
+    file = vma.file
+    if file is not None:
+        file = memo.get(id(file)) or copy.deepcopy(file, memo)
+    twin = Vma(vma.start, vma.end, vma.flags, vma.pgoff, file, vma.name)
+    memo[id(vma)] = twin
+    if vma.anon_vma is not None:
+        twin.anon_vma = anon.copied(vma.anon_vma, memo)
+        twin.chain = tuple([anon.copied(tree, memo) for tree in vma.chain])
+    return twin
 
 
 class Areas:
@@ -30,6 +45,13 @@ class Areas:
         self.starts: list[int] = []
         self.vmas: list[Vma] = []
         self.rule = rule
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Areas:
+        twin = Areas(self.rule)
+        memo[id(self)] = twin
+        twin.starts = self.starts.copy()
+        twin.vmas = [_copied(vma, memo) for vma in self.vmas]
+        return twin
 
     def __len__(self) -> int:
         return len(self.vmas)

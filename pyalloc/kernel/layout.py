@@ -13,6 +13,7 @@ from typing import Final
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.abi import (
+    VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTDUMP,
     VM_DONTEXPAND,
@@ -67,6 +68,8 @@ class Layout:
     gate: str = ""
     search: tuple[int, int] | None = None
     """2.6's free_area_cache and cached_hole_size; None for those of a new program."""
+    read_implies_exec: bool = False
+    """The personality of old programs: what may be read may be executed."""
 
 
 def page_ceil(address: int) -> int:
@@ -158,6 +161,9 @@ def layout_from_maps(
         gate=gate or profile.gate,
     )
     layout.written = [vma for vma in areas if _was_written(vma)]
+    layout.read_implies_exec = not profile.modern and any(
+        vma.anonymous and vma.private and vma.flags & VM_ACCESS == VM_ACCESS for vma in areas
+    )
     _segments(layout)
     return layout
 

@@ -1,4 +1,9 @@
-"""``mlock`` and ``munlock``.  Source: ``mm/mlock.c`` of Linux 6.12."""
+"""``mlock`` and ``munlock``.
+
+2.6 faults each area in as it locks it; 6.x locks them all first.
+
+Source: ``mm/mlock.c`` of Linux 2.6.11, 2.6.18 and 6.12.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +40,12 @@ def mlock(space: AddressSpace, addr: int, length: int, flags: int) -> int:
         return 0
     if not limits.ipc_lock:
         locked = space.locked_vm + (end - start) // PAGE
-        if locked > limits.memlock // PAGE:
+        if locked > limits.memlock // PAGE and space.profile.modern:
             locked -= _locked_already(space, start, end)
         if locked > limits.memlock // PAGE:
             fail(errno.ENOMEM)
     _apply(space, start, end, VM_LOCKED | (VM_LOCKONFAULT if flags else 0))
-    if not space.populate(start, end, stop=True):
+    if space.profile.modern and not space.populate(start, end, stop=True):
         fail(errno.ENOMEM)
     return 0
 
@@ -80,8 +85,14 @@ def _apply(space: AddressSpace, start: int, end: int, lock: int) -> None:
 
 def _lock(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> None:
     old = vma.flags
-    if flags == old or old & VM_SPECIAL:
+    if flags == old or (old & VM_SPECIAL and space.profile.modern):
         return
-    space.modify(vma, start, end, flags)
+    try:
+        space.modify(vma, start, end, flags, join=space.profile.flags_merge)
+    except OSError as error:
+        old_enomem = error.errno == errno.ENOMEM and not space.profile.modern
+        fail(errno.EAGAIN if old_enomem else error.errno or 0)
     pages = (end - start) // PAGE
     space.locked_vm += pages * (bool(flags & VM_LOCKED) - bool(old & VM_LOCKED))
+    if flags & VM_LOCKED and not space.profile.modern and not space.populate(start, end):
+        fail(errno.EFAULT)

@@ -49,6 +49,7 @@ def prelinked_layout(
     layout.mmap_base = _BASE
     layout.start_code, layout.end_code = 0x08048000, 0x08049000
     layout.start_data, layout.end_data = 0x08049000, 0x0804A000
+    layout.read_implies_exec = True
     space = AddressSpace(profile, layout)
     _load(space)
     return space.layout()
@@ -56,7 +57,7 @@ def prelinked_layout(
 
 def _load(space: AddressSpace) -> None:
     """Make the calls of exec and ld.so that leave their choice of place to the kernel."""
-    everything = int(PROT.READ | PROT.WRITE | PROT.EXEC)
+    data = int(PROT.READ | PROT.WRITE)
     private = int(MAP.PRIVATE | MAP.ANONYMOUS)
     for name, pages in space.profile.vdso:
         address = space.mmap(0, pages * PAGE, int(PROT.READ | PROT.EXEC), private)
@@ -64,9 +65,9 @@ def _load(space: AddressSpace) -> None:
         if vma is not None:
             vma.name = name
             kernel_area(vma)
-    space.mmap(0, PAGE, everything, private)
+    space.mmap(0, PAGE, data, private)
     cache = OpenFile(Inode("/etc/ld.so.cache", bytes_size=_CACHE_PAGES * PAGE))
     listed = space.mmap(0, _CACHE_PAGES * PAGE, int(PROT.READ), int(MAP.PRIVATE), cache)
-    space.mmap(_LIBC_BSS, 2 * PAGE, everything, private | MAP.FIXED)
-    space.mmap(0, PAGE, everything, private)
+    space.mmap(_LIBC_BSS, 2 * PAGE, data, private | MAP.FIXED)
+    space.mmap(0, PAGE, data, private)
     space.munmap(listed, _CACHE_PAGES * PAGE)

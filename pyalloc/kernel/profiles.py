@@ -52,6 +52,10 @@ class KernelProfile:
     thp_align: bool = False
     """Hintless anonymous mappings of whole huge pages, and large files, are aligned to 2 MiB."""
     empty_mmap_succeeds: bool = False
+    flags_merge: bool = True
+    """mlock and madvise join areas again (from 2.6.12)."""
+    data_limit_first: bool = True
+    """brk looks at RLIMIT_DATA before anything else (from 2.6.12)."""
     multi_move: bool = False
     """``mremap`` moves several areas in one call (from 6.17)."""
     extra_stack_pages: int = 32
@@ -172,6 +176,8 @@ _ALL: Final = [
         placement="cache",
         vdso=(),
         empty_mmap_succeeds=True,
+        flags_merge=False,
+        data_limit_first=False,
         maps_labels="none",
         smaps=False,
         peaks_shown=False,

@@ -229,7 +229,7 @@ def _move(
         _keep_source(space, source, copy, addr, old)
     elif old:
         space.drop(space.cut_out(addr, addr + old), charged=not accounted)
-    space.peak_vm = max(peak, space.total_vm) if space.profile.modern else space.peak_vm
+    space.peak_vm = max(peak, space.total_vm)
     if locked and new > old:
         space.populate(place + old, place + new)
     return place

@@ -38,6 +38,7 @@ from pyalloc.kernel.abi import (
     VM_NOHUGEPAGE,
     VM_NORESERVE,
     VM_PFNMAP,
+    VM_READ,
     VM_SHARED,
     VM_WIPEONFORK,
     VM_WRITE,
@@ -161,6 +162,7 @@ class AddressSpace:
         self.start_data, self.end_data = layout.start_data, layout.end_data
         self.start_stack = layout.start_stack
         self.gate = layout.gate
+        self.read_implies_exec = layout.read_implies_exec
         self.placement = Placement(
             profile, layout.task_size, layout.mmap_base, layout.legacy_base, layout.top_down
         )
@@ -239,6 +241,7 @@ class AddressSpace:
             self.end_data,
             self.gate,
             (self.placement.cache, self.placement.hole),
+            self.read_implies_exec,
         )
 
     # --- counting -----------------------------------------------------------------------
@@ -305,7 +308,7 @@ class AddressSpace:
         OSError
             EINVAL, ENOMEM, EOVERFLOW, EEXIST, EPERM, EAGAIN or EACCES, in the kernel's order.
         """
-        prot, flags = int(prot), int(flags)
+        prot, flags = self._implied(int(prot)), int(flags)
         if offset % PAGE:
             fail(errno.EINVAL)
         if not length:
@@ -333,13 +336,17 @@ class AddressSpace:
         vm |= self._mmap_type(prot, flags, vm, file)
         if file is not None and not file.writable and vm & VM_SHARED:
             vm &= ~(VM_MAYWRITE | VM_SHARED)
-        if file is None:
+        if file is None and (self.profile.modern or not vm & VM_SHARED):
             pgoff = 0 if vm & VM_SHARED else addr // PAGE
         if flags & _NORESERVE and not self.commit.strict:
             vm |= VM_NORESERVE
         vma = self._map(Vma(addr, addr + length, vm, pgoff, file, name))
         self._mapped(vma, addr, length, flags)
         return addr
+
+    def _implied(self, prot: int) -> int:
+        """Return ``prot`` as the program's personality reads it."""
+        return prot | VM_EXEC if self.read_implies_exec and prot & VM_READ else prot
 
     def _mmap_length(self, length: int) -> int:
         """Return ``length`` in whole pages, or fail as the kernel does on one that wraps."""
@@ -412,6 +419,9 @@ class AddressSpace:
         if not self.may_expand(new.flags, new.pages - replaced):
             fail(errno.ENOMEM)
         accountable = new.flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE
+        reserved = not new.flags & VM_NORESERVE
+        if not self.profile.modern:
+            new.flags &= ~VM_NORESERVE  # 2.6 forgets that it was asked for
         if accountable:
             if new.pages - accounted > 0:
                 if not self.commit.charge(new.pages - accounted):
@@ -423,7 +433,7 @@ class AddressSpace:
         if self.profile.modern:
             self.drop(old, charged=not accountable)
         if locked_object:
-            new.file = self._shared_object(new)
+            new.file = self._shared_object(new, charged=reserved)
         vma = self.areas.merge_new(new)
         if vma is None:
             self.areas.insert(new)
@@ -431,8 +441,7 @@ class AddressSpace:
         self.count(new.flags, new.file, new.pages)
         return vma
 
-    def _shared_object(self, new: Vma) -> OpenFile:
-        charged = not new.flags & VM_NORESERVE
+    def _shared_object(self, new: Vma, *, charged: bool) -> OpenFile:
         if charged and not self.commit.charge(new.pages):
             fail(errno.ENOMEM)
         self.next_object += 1
@@ -537,7 +546,7 @@ class AddressSpace:
         OSError
             EINVAL, ENOMEM or EACCES.
         """
-        prot = int(prot)
+        prot = self._implied(int(prot))
         grows = prot & _PROT_GROWS
         if grows == _PROT_GROWS or addr % PAGE:
             fail(errno.EINVAL)
@@ -609,7 +618,7 @@ class AddressSpace:
         if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
             self.populate(start, end)
 
-    def modify(self, vma: Vma, start: int, end: int, flags: int) -> Vma:
+    def modify(self, vma: Vma, start: int, end: int, flags: int, *, join: bool = True) -> Vma:
         """Give a part of ``vma`` new flags, joining or splitting areas; counts stay the caller's.
 
         Raises
@@ -617,9 +626,10 @@ class AddressSpace:
         OSError
             ENOMEM if the split would pass the limit of areas.
         """
-        merged = self.areas.merge_changed(vma, start, end, flags)
-        if merged is not None:
-            return merged
+        if join:
+            merged = self.areas.merge_changed(vma, start, end, flags)
+            if merged is not None:
+                return merged
         if start > vma.start:
             self._may_split(vma)
             vma = self.areas.split(vma, start)
@@ -635,14 +645,14 @@ class AddressSpace:
         """Move the break and return it, as the raw system call: the old break is a refusal."""
         old = self.brk_value
         lowest = self.start_brk if self.profile.modern else self.end_code
-        if addr < lowest or not self._brk_fits(addr):
+        if addr < lowest or (self.profile.data_limit_first and not self._brk_fits(addr)):
             return old
         new_end, old_end = page_ceil(addr), page_ceil(old)
         if new_end == old_end:
             self.brk_value = addr
         elif addr <= old:
             self._shrink_brk(addr, new_end, old_end)
-        elif self._grow_brk(old_end, new_end):
+        elif self._brk_fits(addr) and self._grow_brk(old_end, new_end):
             self.brk_value = addr
         return self.brk_value
 
@@ -667,6 +677,7 @@ class AddressSpace:
         """Extend the heap area, or start one; False if the kernel refuses."""
         pages = (new_end - old_end) // PAGE
         flags = VM_DATA | VM_ACCOUNT | self.lock_future
+        flags |= VM_EXEC if self.read_implies_exec else 0
         if new_end > self.task_size or not self.may_lock(flags, new_end - old_end):
             return False
         above = self.find(old_end)
@@ -750,7 +761,8 @@ class AddressSpace:
         vma = self.areas.find(addr)
         if vma is None or (vma.start > addr and not self._grow_stack(vma, addr // PAGE * PAGE)):
             raise MemoryFault(SIGSEGV, addr)
-        if not vma.flags & (VM_WRITE if write else VM_ACCESS):
+        readable = VM_ACCESS if self.profile.modern else VM_READ | VM_EXEC
+        if not vma.flags & (VM_WRITE if write else readable):
             raise MemoryFault(SIGSEGV, addr)
         beyond = vma.file is not None and addr >= vma.object_end
         if write and vma.anon_vma is None and vma.private and (self.profile.modern or not beyond):
