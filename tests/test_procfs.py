@@ -151,8 +151,8 @@ def test_status_lines_are_formatted_as_on_this_host() -> None:
     until = names.index("Threads")
     assert [line.split(":")[0] for line in ours.splitlines()][:until] == names[:until]
     assert (
-        re.sub(r" +\d+ kB", " N kB", real).splitlines()[until - 20 : until - 4]
-        == (re.sub(r" +\d+ kB", " N kB", ours).splitlines()[until - 20 : until - 4])
+        re.sub(r"\t *\d+ kB", " N kB", real).splitlines()[until - 20 : until - 4]
+        == (re.sub(r"\t *\d+ kB", " N kB", ours).splitlines()[until - 20 : until - 4])
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from pyalloc.errors import EngineBug
 from pyalloc.kernel.abi import MAP, VM_GROWSDOWN
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.areas import Areas
@@ -60,10 +61,12 @@ class Placement:
         self.full = [base] * (task_size // PAGE).bit_length()
 
     def forked(self) -> Placement:
-        """Return the child's search: 2.6 forgets where it looked."""
+        """Return the child's search: 2.6 forgets where it looked.
+
+        The child may have more holes than its parent (MADV_DONTFORK), so it learns anew.
+        """
         child = Placement(self.profile, self.task_size, self.base, self.bottom, self.top_down)
         child.hole = _FORGOTTEN
-        child.full = self.full.copy()
         return child
 
     def place(
@@ -278,3 +281,18 @@ class Placement:
             self.cache = min(max(self.cache, self.base if top else ceiling), self.base)
         elif self.bottom <= floor < self.cache:
             self.cache, self.hole = floor, _FORGOTTEN
+
+    # --- checking -----------------------------------------------------------------------
+
+    def check(self, areas: Areas) -> None:
+        """Raise :class:`EngineBug` if a hole lies where ``full`` says there is none."""
+        low = max(PAGE, self.profile.mmap_min_addr)
+        for vma_end, start in zip(
+            [low, *(vma.end for vma in areas)], [*areas.starts, self.base], strict=True
+        ):
+            top = min(start, self.base)
+            size_class = ((top - max(vma_end, low)) // PAGE).bit_length() - 1
+            for k in range(size_class + 1 if top > vma_end else 0):
+                if self.full[k] < top:
+                    message = f"hole {vma_end:#x}-{top:#x} above {self.full[k]:#x}, class {k}"
+                    raise EngineBug(message)

@@ -852,6 +852,8 @@ class AddressSpace:
     def check(self) -> None:
         """Raise :class:`EngineBug` unless every invariant of the module holds."""
         self.areas.check()
+        if self.profile.modern:
+            self.placement.check(self.areas)
         names = (
             "total_vm",
             "exec_vm",
