@@ -121,7 +121,7 @@ static bool apply(pa_heap *heap, pa_effect *e)
         return tell(heap, e);
     }
     if (heap->mm && e->kind == EFFECT_DISCARD)
-        pa_mm_discard(heap->mm, e->at, e->count);
+        mm_discard(heap->mm, e->at, e->count);
     else if (heap->mm && e->kind == EFFECT_SHRINK)
         shrink(heap, e);
     else if (heap->mm && !apply_touch(heap, e))

@@ -119,8 +119,9 @@ bool heap_move_break(pa_heap *heap, uint64_t brk);
 /* The page of `address` is written to. */
 static inline void heap_touch(pa_heap *heap, uint64_t address)
 {
-    if (heap->mm && !mm_is_hot(heap->mm, address >> 12))
-        heap_log(heap, EFFECT_TOUCH, address >> 12, 1);
+    uint64_t vpn = address >> 12;
+    if (heap->mm && !mm_is_hot(heap->mm, vpn) && !mm_is_settled(heap->mm, vpn))
+        heap_log(heap, EFFECT_TOUCH, vpn, 1);
 }
 
 void heap_touch_range(pa_heap *heap, uint64_t address, uint64_t bytes);

@@ -14,14 +14,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-void mm_cool_range(pa_mm *mm, uint64_t vpn, uint64_t count)
+static void forget_hot(pa_mm *mm, uint64_t vpn, uint64_t count)
 {
     if (count >= HOT_PAGES) {
         memset(mm->hot, 0xff, sizeof mm->hot);
         return;
     }
-    for (uint64_t i = 0; i < count; i++)
-        mm_cool(mm, vpn + i);
+    for (uint64_t i = 0; i < count; i++) {
+        if (mm_is_hot(mm, vpn + i))
+            mm->hot[(vpn + i) & (HOT_PAGES - 1)] = UINT64_MAX;
+    }
+}
+
+void mm_cool_range(pa_mm *mm, uint64_t vpn, uint64_t count)
+{
+    mm->disturbed = true;
+    forget_hot(mm, vpn, count);
+}
+
+bool mm_is_settled(pa_mm *mm, uint64_t vpn)
+{
+    const uint64_t settled = PTE_PRESENT | PTE_WRITE | PTE_ACCESSED | PTE_DIRTY;
+    const uint64_t *pte = pt_table_find(&mm->table, vpn);
+    if (!pte || (*pte & settled) != settled)
+        return false;
+    mm_set_hot(mm, vpn);
+    return true;
 }
 
 /* ---- life ------------------------------------------------------------------------------------- */
@@ -211,7 +229,7 @@ static void drop_entry(pa_mm *mm, uint64_t *pte)
 static void drop_range(pa_mm *mm, uint64_t vpn, uint64_t end)
 {
     stretch s;
-    mm_cool_range(mm, vpn, end - vpn);
+    forget_hot(mm, vpn, end - vpn);
     while (next_stretch(mm, &vpn, end, &s)) {
         for (uint64_t i = 0; i < s.count; i++) {
             if (s.pte[i])
@@ -234,6 +252,12 @@ void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, ui
 }
 
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count)
+{
+    mm->disturbed = true;
+    mm_discard(mm, vpn, count);
+}
+
+void mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count)
 {
     uint64_t end = end_of(mm, vpn, count), size = pt_table_leaf_size(&mm->table);
     drop_range(mm, vpn, end);
@@ -360,9 +384,10 @@ static void map_zero(pa_mm *mm, uint64_t *pte)
 
 static uint64_t *leaf_for(pa_mm *mm, uint64_t vpn, pa_status *status)
 {
+    uint64_t *found = pt_table_find_leaf(&mm->table, vpn);
+    if (found)
+        return found;
     unsigned missing = pt_table_missing(&mm->table, vpn);
-    if (!missing)
-        return pt_table_find_leaf(&mm->table, vpn);
     *status = PA_EXHAUSTED;
     if (!ram_charge_tables(mm->ram, mm->group, missing))
         return NULL;

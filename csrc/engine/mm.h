@@ -20,6 +20,7 @@ struct pa_mm {
     pa_ram *ram;
     pa_pagetable table;
     uint32_t number, group;
+    bool disturbed; /* a page that was written may have to be touched again */
     uint64_t anon, file, shmem, swap, locked;
     uint64_t resident_peak; /* brought up to date before the resident pages get fewer */
     uint64_t minor_faults, major_faults;
@@ -35,8 +36,10 @@ static inline void mm_set_hot(pa_mm *mm, uint64_t vpn)
     mm->hot[vpn & (HOT_PAGES - 1)] = vpn;
 }
 
+/* A write to this page means something again. */
 static inline void mm_cool(pa_mm *mm, uint64_t vpn)
 {
+    mm->disturbed = true;
     if (mm_is_hot(mm, vpn))
         mm->hot[vpn & (HOT_PAGES - 1)] = UINT64_MAX;
 }
@@ -52,6 +55,12 @@ static inline void mm_note_peak(pa_mm *mm)
         mm->resident_peak = mm_resident(mm);
 }
 
+/* Would a write to vpn change nothing?  Then it is hot from now on. */
+bool mm_is_settled(pa_mm *mm, uint64_t vpn);
+
 void mm_cool_range(pa_mm *mm, uint64_t vpn, uint64_t count);
+
+/* pa_mm_discard() of pages that their owner knows it has given up. */
+void mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 
 #endif

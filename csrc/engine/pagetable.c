@@ -15,8 +15,6 @@ static const uint8_t shapes[][TABLE_LEVELS] = {
     [PA_SHAPE_X86_64] = {9, 9, 9, 9},
 };
 
-enum { NO_LEAF_CACHED = -1 };
-
 static uint64_t entries(const pa_pagetable *pt, unsigned level)
 {
     return UINT64_C(1) << pt->bits[level];
@@ -38,8 +36,7 @@ static uint64_t index_of(const pa_pagetable *pt, unsigned level, uint64_t vpn)
 
 static void forget_cached(pa_pagetable *pt)
 {
-    pt->cached_leaf = NULL;
-    pt->cached_leaf_number = (uint64_t)NO_LEAF_CACHED;
+    memset(pt->cached_number, 0xff, sizeof pt->cached_number); /* no leaf has this number */
 }
 
 bool pt_table_init(pa_pagetable *pt, int shape)
@@ -116,15 +113,14 @@ uint64_t pt_table_total(const pa_pagetable *pt)
 
 static uint64_t *cache_leaf(pa_pagetable *pt, uint64_t vpn, uint64_t *leaf)
 {
-    pt->cached_leaf = leaf;
-    pt->cached_leaf_number = vpn >> pt->bits[0];
+    uint64_t number = vpn >> pt->bits[0];
+    pt->cached_leaf[number & (CACHED_LEAVES - 1)] = leaf;
+    pt->cached_number[number & (CACHED_LEAVES - 1)] = number;
     return leaf;
 }
 
-uint64_t *pt_table_find_leaf(pa_pagetable *pt, uint64_t vpn)
+uint64_t *pt_table_walk(pa_pagetable *pt, uint64_t vpn)
 {
-    if (vpn >> pt->bits[0] == pt->cached_leaf_number)
-        return pt->cached_leaf;
     void *table = pt->root;
     for (unsigned level = pt->levels - 1u; level; level--) {
         table = ((void **)table)[index_of(pt, level, vpn)];
@@ -136,8 +132,6 @@ uint64_t *pt_table_find_leaf(pa_pagetable *pt, uint64_t vpn)
 
 unsigned pt_table_missing(const pa_pagetable *pt, uint64_t vpn)
 {
-    if (vpn >> pt->bits[0] == pt->cached_leaf_number)
-        return 0;
     const void *table = pt->root;
     for (unsigned level = pt->levels - 1u; level; level--) {
         table = ((void *const *)table)[index_of(pt, level, vpn)];

@@ -28,15 +28,16 @@ enum {
     PTE_FILE = 64,
     PTE_LOCKED = 128,
     PTE_SHIFT = 12,
-    TABLE_LEVELS = 4
+    TABLE_LEVELS = 4,
+    CACHED_LEAVES = 32 /* found without a walk: 64 MB of a heap on x86-64 */
 };
 
 typedef struct pa_pagetable {
     void *root;
     uint8_t bits[TABLE_LEVELS]; /* of each level, leaves first */
     uint8_t levels;
-    uint64_t cached_leaf_number; /* vpn >> bits[0] of `cached_leaf` */
-    uint64_t *cached_leaf;
+    uint64_t cached_number[CACHED_LEAVES]; /* vpn >> bits[0] of the leaf beside it */
+    uint64_t *cached_leaf[CACHED_LEAVES];
     uint64_t count_tables[TABLE_LEVELS];
 } pa_pagetable;
 
@@ -49,8 +50,16 @@ bool pt_table_copy(pa_pagetable *to, const pa_pagetable *from);
 uint64_t pt_table_leaf_size(const pa_pagetable *pt);
 uint64_t pt_table_end(const pa_pagetable *pt);
 
+uint64_t *pt_table_walk(pa_pagetable *pt, uint64_t vpn);
+
 /* The leaf that holds vpn's entry, or NULL if there is none. */
-uint64_t *pt_table_find_leaf(pa_pagetable *pt, uint64_t vpn);
+static inline uint64_t *pt_table_find_leaf(pa_pagetable *pt, uint64_t vpn)
+{
+    uint64_t number = vpn >> pt->bits[0];
+    uint64_t slot = number & (CACHED_LEAVES - 1);
+    return pt->cached_number[slot] == number ? pt->cached_leaf[slot] : pt_table_walk(pt, vpn);
+}
+
 /* How many tables pt_table_make_leaf() would add. */
 unsigned pt_table_missing(const pa_pagetable *pt, uint64_t vpn);
 /* The leaf, made if need be; NULL: no memory on the host. */

@@ -274,6 +274,14 @@ static inline void touch(pt *h, pa_unit c)
         heap_touch(&h->base, address_of(h, c));
 }
 
+/* The same for memory that holds a header or links already: written before, so there is nothing
+ * to do unless somebody else has taken pages away, cleared their bits or shared them since. */
+static inline void touch_again(pt *h, pa_unit c)
+{
+    if (h->base.mm && h->base.mm->disturbed)
+        touch(h, c);
+}
+
 static inline uint32_t size_of(const pt *h, pa_unit c)
 {
     return at(h, c)->size >> 3;
@@ -310,13 +318,13 @@ static inline void set_size(pt *h, pa_unit c, uint64_t units)
 static inline void set_foot(pt *h, pa_unit c, uint64_t units)
 {
     at(h, c + (pa_unit)units)->prev_size = (uint32_t)units;
-    touch(h, c + (pa_unit)units);
+    touch_again(h, c + (pa_unit)units);
 }
 
 static inline void set_in_use(pt *h, pa_unit c, uint64_t units)
 {
     at(h, c + (pa_unit)units)->size |= P_INUSE;
-    touch(h, c + (pa_unit)units);
+    touch_again(h, c + (pa_unit)units);
 }
 
 static inline void set_links(pt *h, pa_unit c, pa_unit fd, pa_unit bk)
@@ -342,7 +350,7 @@ static inline void set_bk(pt *h, pa_unit c, pa_unit bk)
 static inline void touch_tcache(pt *h, const pt_tcache *tc)
 {
     if (tc->home < MAPPED_REF)
-        touch(h, tc->home + 1);
+        touch_again(h, tc->home + 1);
 }
 
 /* ---- sizes ------------------------------------------------------------------------------------ */

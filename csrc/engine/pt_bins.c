@@ -24,11 +24,16 @@ static inline uint32_t kind_of(const pt *h, pa_unit c)
     return is_small(h, size_of(h, c)) ? IN_SMALL : IN_LARGE;
 }
 
-static inline void count(pt *h, pt_arena *a, pa_unit c, int by)
+static inline void add_to(pt_arena *a, uint32_t kind, uint64_t units)
 {
-    uint32_t kind = kind_of(h, c);
-    a->count_in[kind] += (uint64_t)(int64_t)by;
-    a->units_in[kind] += (uint64_t)((int64_t)by * (int64_t)size_of(h, c));
+    a->count_in[kind]++;
+    a->units_in[kind] += units;
+}
+
+static inline void take_from(pt_arena *a, uint32_t kind, uint64_t units)
+{
+    a->count_in[kind]--;
+    a->units_in[kind] -= units;
 }
 
 void pt_init_bins(pt *h, pt_arena *a)
@@ -67,30 +72,43 @@ uint32_t pt_bin_index(const pt *h, uint64_t units)
     return 126;
 }
 
-static void link_between(pt *h, pa_unit c, pa_unit bk, pa_unit fd)
+static inline void link_between(pt *h, pa_unit c, pa_unit bk, pa_unit fd)
 {
-    set_bk(h, fd, c);
-    set_fd(h, bk, c);
-    set_links(h, c, fd, bk);
+    pt_chunk *p = at(h, c);
+    at(h, fd)->bk = c;
+    at(h, bk)->fd = c;
+    p->fd = fd;
+    p->bk = bk;
+    touch_again(h, fd + 1);
+    touch_again(h, bk + 1);
+    touch(h, c + 1);
+}
+
+static inline void close_gap(pt *h, pa_unit bk, pa_unit fd)
+{
+    at(h, fd)->bk = bk;
+    at(h, bk)->fd = fd;
+    touch_again(h, fd + 1);
+    touch_again(h, bk + 1);
 }
 
 void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c)
 {
     pa_unit head = head_of(a, UNSORTED);
+    uint64_t units = size_of(h, c);
     link_between(h, c, head, at(h, head)->fd);
-    if (!is_small(h, size_of(h, c)))
+    if (!is_small(h, units))
         at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = 0, touch(h, c + 2);
     at(h, c)->size |= U_UNSORTED;
-    count(h, a, c, 1);
+    add_to(a, IN_UNSORTED, units);
 }
 
 void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c)
 {
-    pa_unit head = head_of(a, UNSORTED), bk = at(h, c)->bk;
-    count(h, a, c, -1);
-    at(h, c)->size &= ~(uint32_t)U_UNSORTED;
-    set_bk(h, head, bk);
-    set_fd(h, bk, head);
+    pt_chunk *p = at(h, c);
+    take_from(a, IN_UNSORTED, p->size >> 3);
+    p->size &= ~(uint32_t)U_UNSORTED;
+    close_gap(h, p->bk, head_of(a, UNSORTED));
 }
 
 static void mark_bin(pt_arena *a, uint32_t bin)
@@ -104,7 +122,7 @@ void pt_push_small_front(pt *h, pt_arena *a, pa_unit c)
     pa_unit head = head_of(a, bin);
     link_between(h, c, head, at(h, head)->fd);
     mark_bin(a, bin);
-    count(h, a, c, 1);
+    add_to(a, kind_of(h, c), size_of(h, c));
 }
 
 /* Sizes of a large bin descend; the first of each size is on the skip list. */
@@ -172,7 +190,7 @@ void pt_insert(pt *h, pt_arena *a, pa_unit c)
     else
         insert_plain(h, head_of(a, bin), c);
     mark_bin(a, bin);
-    count(h, a, c, 1);
+    add_to(a, IN_LARGE, size);
 }
 
 /* Take c off the skip list; an equal follower inherits its place. */
@@ -180,7 +198,7 @@ static void leave_skip(pt *h, pa_unit c)
 {
     pt_chunk *p = at(h, c);
     pa_unit fd = p->fd;
-    touch(h, fd + 2);
+    touch_again(h, fd + 2);
     if (at(h, fd)->fd_nextsize) {
         at(h, p->fd_nextsize)->bk_nextsize = p->bk_nextsize;
         at(h, p->bk_nextsize)->fd_nextsize = p->fd_nextsize;
@@ -200,16 +218,17 @@ static void leave_skip(pt *h, pa_unit c)
 const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
 {
     pt_chunk *p = at(h, c);
-    if (h->pf->version >= 226 && at(h, next_of(h, c))->prev_size != size_of(h, c))
+    uint64_t units = p->size >> 3;
+    pa_unit fd = p->fd, bk = p->bk;
+    if (at(h, c + (pa_unit)units)->prev_size != units && h->pf->version >= 226)
         return "corrupted size vs. prev_size";
-    if (h->pf->version >= 204 && (at(h, p->fd)->bk != c || at(h, p->bk)->fd != c))
+    if (h->pf->version >= 204 && (at(h, fd)->bk != c || at(h, bk)->fd != c))
         return "corrupted double-linked list";
-    count(h, a, c, -1);
-    bool was_unsorted = p->size & U_UNSORTED;
+    uint32_t kind = kind_of(h, c);
+    take_from(a, kind, units);
     p->size &= ~(uint32_t)U_UNSORTED;
-    set_bk(h, p->fd, p->bk);
-    set_fd(h, p->bk, p->fd);
-    if (h->pf->skip_list && !was_unsorted && !is_small(h, size_of(h, c)) && p->fd_nextsize)
+    close_gap(h, bk, fd);
+    if (kind == IN_LARGE && h->pf->skip_list && p->fd_nextsize)
         leave_skip(h, c);
     return NULL;
 }

@@ -55,9 +55,7 @@ static inline uint64_t quick_malloc(pa_heap *heap, uint64_t bytes)
     tc->entry[bin] = p->fd;
     tc->count[bin]--;
     p->bk = 0;
-    if (!h->base.mm)
-        return mem_of(h, c);
-    touch(h, c + 1);
+    touch_again(h, c + 1);
     touch_tcache(h, tc);
     return h->base.count_effects ? heap_finish(heap, mem_of(h, c)) : mem_of(h, c);
 }

@@ -131,11 +131,11 @@ static pa_unit take_after(pt *h, pt_tcache *tc, uint32_t bin, pa_unit before)
 {
     pa_unit *link = before ? &at(h, before)->fd : &tc->entry[bin], c = *link;
     if (before)
-        touch(h, before + 1);
+        touch_again(h, before + 1);
     *link = at(h, c)->fd;
     tc->count[bin]--;
     at(h, c)->bk = 0;
-    touch(h, c + 1);
+    touch_again(h, c + 1);
     touch_tcache(h, tc);
     return c;
 }

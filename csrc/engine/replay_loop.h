@@ -35,11 +35,11 @@ static inline void loop_fetch(const pa_replay *r, size_t row, size_t last)
 
 static inline bool loop_writes(const pa_replay *r, uint64_t address, uint64_t size)
 {
-    const pa_mm *mm = r->heap->mm;
+    pa_mm *mm = r->heap->mm;
     if (r->touch != PA_TOUCH_WRITE || !mm || !size)
         return false;
     uint64_t first = address >> 12, last = (address + size - 1) >> 12;
-    return first != last || !mm_is_hot(mm, first);
+    return first != last || (!mm_is_hot(mm, first) && !mm_is_settled(mm, first));
 }
 
 static inline loop_outcome loop_malloc(pa_replay *r, size_t row, replay_block *b)
