@@ -1,6 +1,7 @@
 """Address spaces change as the kernel changes them."""
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,3 +146,39 @@ def test_one_placement_tells_2_6_11_from_2_6_18() -> None:
     space = AddressSpace(profile, prelinked_layout(kernel_profile("2.6.18", "i386")))
     assert article_blocks(space, 4000) == 3056
     assert space.at(0x806C000) is not None
+
+
+@pytest.mark.parametrize("kernel", ["2.6.18", "6.18"])
+def test_one_area_more_than_the_limit_fits(kernel: str) -> None:
+    """A mapping may bring the count one past the limit; at the limit no area is cut in two."""
+    profile = replace(kernel_profile(kernel, "i386"), max_map_count=40)
+    space = AddressSpace(profile, default_layout(profile))
+    at = 0x10000000
+    while len(space) < 41:
+        space.mmap(at, 3 * PAGE, RW, ANON | MAP.FIXED)
+        at += 4 * PAGE
+    with pytest.raises(OSError, match="memory"):
+        space.mmap(at, PAGE, RW, ANON | MAP.FIXED)
+    with pytest.raises(OSError, match="memory"):
+        space.munmap(0x10000000 + PAGE, PAGE)
+    with pytest.raises(OSError, match="memory"):
+        space.mprotect(0x10000000, PAGE, PROT.READ)
+    space.check()
+    modern = profile.modern  # which lets munmap shorten an area even then
+    if modern:
+        assert space.munmap(0x10000000, PAGE) == 0
+    else:
+        with pytest.raises(OSError, match="memory"):
+            space.munmap(0x10000000, PAGE)
+
+
+def test_what_may_be_read_may_be_executed_where_the_personality_says_so() -> None:
+    """An old program's heap is rwx, and so is what it maps for reading."""
+    profile = kernel_profile("2.6.18", "i386")
+    space = AddressSpace(profile, prelinked_layout(profile))
+    space.brk(space.start_brk + PAGE)
+    address = space.mmap(0, PAGE, PROT.READ, ANON)
+    heap, area = space.at(space.start_brk), space.at(address)
+    assert heap is not None
+    assert area is not None
+    assert (heap.permissions, area.permissions) == ("rwxp", "r-xp")
