@@ -394,11 +394,25 @@ static bool is_heap(const pt *h, uint64_t mem)
     return false;
 }
 
-/* A pointer that is no block: the library notices only that it is not aligned. */
+static bool is_mapped(const pt *h, uint64_t mem)
+{
+    for (uint32_t i = 0; i < h->count_mapped; i++) {
+        const pt_mapped *m = &h->mapped[i];
+        if (m->used && mem - m->base - 2 * h->pf->word < m->total - 2 * h->pf->word)
+            return true;
+    }
+    return false;
+}
+
+/* A pointer that is no block.  Inside a block that was mapped the library reads a size of 0, which
+ * it notices, as it notices that a pointer is not aligned; elsewhere there is nothing to read. */
 static uint64_t unknown_pointer(pt *h, uint64_t mem, const char *text)
 {
     bool aligned = !(mem & (h->pf->align - 1));
-    pt_fail(h, h->pf->version >= 204 && !aligned && is_heap(h, mem) ? text : NULL, mem);
+    bool readable = is_mapped(h, mem) || (!aligned && is_heap(h, mem));
+    if (aligned && h->op.kind == PA_OP_FREE && h->pf->version >= 242)
+        text = "free(): invalid size";
+    pt_fail(h, h->pf->version >= 204 && readable ? text : NULL, mem);
     return PENDING;
 }
 
@@ -425,6 +439,7 @@ static uint64_t pt_free(pt *h, uint64_t mem)
         pt_free_mapped(h, m);
         return done(h, 0);
     }
+    h->op.kind = PA_OP_FREE;
     if (!is_heap(h, mem) || mem & (h->pf->align - 1))
         return unknown_pointer(h, mem, "free(): invalid pointer");
     pa_unit c = chunk_of(h, mem);
@@ -493,9 +508,31 @@ static uint64_t finish_realloc(pt *h, pa_unit c)
     return done(h, pointer_of(h, c));
 }
 
+/* The checks of 2.4 and later on a block to be resized, and on its neighbour. */
+static const char *resize_fault(const pt *h, const pt_arena *a, pa_unit c)
+{
+    uint64_t size = bytes_of(h, size_of(h, c)), flag = at(h, c)->size & P_INUSE;
+    if (h->pf->version < 204)
+        return NULL;
+    if (!size)
+        return "realloc(): invalid pointer";
+    if (size + flag <= 2 * h->pf->word || size >= a->system_mem)
+        return "realloc(): invalid old size";
+    pa_unit next = next_of(h, c);
+    size = bytes_of(h, size_of(h, next)), flag = at(h, next)->size & P_INUSE;
+    if (size + flag <= 2 * h->pf->word || size >= a->system_mem)
+        return "realloc(): invalid next size";
+    return NULL;
+}
+
 static uint64_t realloc_chunk(pt *h, pa_unit c)
 {
     pt_arena *a = pt_arena_of(h, c);
+    const char *fault = resize_fault(h, a, c);
+    if (fault) {
+        pt_fail(h, fault, mem_of(h, c));
+        return PENDING;
+    }
     if (h->pf->arena_ring) /* remembered for the next allocation */
         pt_attach(h, self(h), (int32_t)a->index);
     uint64_t size = size_of(h, c), nb = h->op.nb;
@@ -511,7 +548,7 @@ static uint64_t realloc_chunk(pt *h, pa_unit c)
             return done(h, mem_of(h, c));
         }
     } else if (!prev_in_use(h, next + (pa_unit)more) && size + more >= nb) {
-        const char *fault = pt_unlink(h, a, next);
+        fault = pt_unlink(h, a, next);
         if (fault) {
             pt_fail(h, fault, address_of(h, next));
             return PENDING;
@@ -579,6 +616,7 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
     if (!bytes)
         return pt_free(h, mem);
     pt_mapped *m = pt_mapped_at(h, mem);
+    h->op.kind = PA_OP_REALLOC;
     if (!m && (!is_heap(h, mem) || mem & (h->pf->align - 1)))
         return unknown_pointer(h, mem, "realloc(): invalid pointer");
     if (keeps_block(h, m != NULL, bytes, pt_usable(&h->base, mem)))

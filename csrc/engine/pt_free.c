@@ -186,28 +186,33 @@ bool pt_merge_free(pt *h, pt_arena *a, pa_unit c)
     return after_large_merge(h, a, merged);
 }
 
-/* Since 2.42 only the lower bound is looked at. */
-static bool has_bad_size(const pt *h, pa_unit c)
+/* What a free says to a size that no chunk has.  Up to 2.41 a size of 0 makes the chunk seem to
+ * reach beyond the end of memory; since 2.42 only the lower bound is looked at. */
+static const char *size_fault(const pt *h, pa_unit c)
 {
     uint64_t size = size_of(h, c);
     bool ragged = size & ((1u << h->align_units_log) - 1) && h->pf->version < 242;
-    return h->pf->version >= 204 && (size < MIN_UNITS || ragged);
+    if (h->pf->version < 204 || (size >= MIN_UNITS && !ragged))
+        return NULL;
+    return size || h->pf->version >= 242 ? "free(): invalid size" : "free(): invalid pointer";
 }
 
 /* _int_free(): internal frees are those the library does itself. */
 bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
 {
     if (!internal || h->pf->internal_frees_cached) {
-        if (has_bad_size(h, c))
-            return fail(h, "free(): invalid size", c);
-        bool taken;
-        const char *fault = pt_tcache_give(h, c, &taken);
+        bool taken = false;
+        const char *fault = size_fault(h, c);
+        if (!fault)
+            fault = pt_tcache_give(h, c, &taken);
         if (fault)
             return fail(h, fault, c);
         if (taken)
             return true;
     }
     uint64_t size = size_of(h, c);
+    if (!size && h->pf->version < 204) /* complains on stderr and goes on */
+        return true;
     if (size < MIN_UNITS) /* a damaged heap; before the checks it would be damaged more */
         return pt_fail(h, NULL, 0);
     if (size <= h->max_fast)
