@@ -25,7 +25,7 @@ def modern(**settings: object) -> Machine:
 def test_a_block_is_a_chunk_in_the_heap_and_shows_in_maps() -> None:
     process = modern().spawn()
     assert process.malloc(100) % 16 == 0
-    assert "[heap]" in process.maps()
+    assert "[heap]" in str(process.maps())
     assert process.usable_size(process.malloc(100)) == 104
     assert process.malloc(1 << 62) == 0
 
@@ -151,6 +151,23 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
         modern().spawn(tunables={"nonsense": 1})
 
 
+def test_the_texts_are_mappings_of_their_fields() -> None:
+    machine = modern()
+    process = machine.spawn()
+    at = process.mmap(0, 10 * PAGE, RW, ANON)
+    process.touch(at, 10 * PAGE)
+    assert process.status()["RssAnon"] == 40
+    assert process.statm()["resident"] == 10
+    area = next(a for a in process.smaps().values() if a["Size"] == 40)
+    assert (area["Rss"], area["Pss"], area["Private_Dirty"]) == (40, 40, 40)
+    child = process.fork()
+    area = next(a for a in child.smaps().values() if a["Size"] == 40)
+    assert (area["Rss"], area["Pss"], area["Shared_Dirty"]) == (40, 20, 40)
+    assert machine.meminfo()["MemTotal"] == 64 * 1024
+    assert machine.vmstat()["pgfault"] == 10
+    assert list(machine.ps()) == [str(process.pid), str(child.pid)]
+
+
 def test_a_child_shares_until_it_writes() -> None:
     machine = modern()
     parent = machine.spawn()
@@ -241,7 +258,10 @@ class TwinMachines(RuleBasedStateMachine):
         self.two.check()
         for pid, process in self.one.processes.items():
             if process.alive:
-                assert process.maps() == self.two.processes[pid].maps()
+                assert str(process.maps()) == str(self.two.processes[pid].maps())
+                assert str(process.smaps()) == str(self.two.processes[pid].smaps())
+                assert str(process.status()) == str(self.two.processes[pid].status())
+        assert str(self.one.meminfo()) == str(self.two.meminfo())
         assert self.one.dmesg() == self.two.dmesg()
 
 

@@ -754,9 +754,14 @@ static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
         out->anon++;
     else
         *(mm->ram->objects[owner_id(owner)].shmem ? &out->shmem : &out->file) += 1;
-    out->dirty += (pte & PTE_DIRTY) != 0 || owner & OWNER_DIRTY;
+    bool dirty = (pte & PTE_DIRTY) != 0 || owner & OWNER_DIRTY;
+    uint64_t mappers = rmap_count(mm->ram, f), share = ((uint64_t)4096 << 12) / mappers;
+    out->dirty += dirty;
     out->referenced += (pte & PTE_ACCESSED) != 0;
-    out->shared += rmap_count(mm->ram, f) > 1;
+    out->shared += mappers > 1;
+    out->shared_dirty += dirty && mappers > 1;
+    out->share += share;
+    out->share_dirty += dirty ? share : 0;
 }
 
 void pa_mm_read_range(pa_mm *mm, uint64_t vpn, uint64_t count, pa_range_counters *out)

@@ -14,8 +14,9 @@ from typing import Any
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.files import Inode
-from pyalloc.kernel.layout import default_layout, layout_from_maps
+from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps
 from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.meminfo import MemoryPages, meminfo
 from pyalloc.kernel.oom import OomPolicy, oom_policy
 from pyalloc.kernel.overcommit import (
     ALWAYS,
@@ -26,6 +27,7 @@ from pyalloc.kernel.overcommit import (
     overcommit_policy,
 )
 from pyalloc.kernel.paging import PAGING, watermarks
+from pyalloc.kernel.proctext import ProcText
 from pyalloc.kernel.profiles import kernel_profile
 from pyalloc.machine.cgroup import Cgroup, pages_of_limit
 from pyalloc.machine.files import File
@@ -179,6 +181,7 @@ user_reserve_kbytes
         maps: str | None = None,
         brk: int | None = None,
         tunables: Mapping[str, int | str] | None = None,
+        layout: Layout | None = None,
     ) -> Process:
         """Start a process.
 
@@ -194,6 +197,8 @@ user_reserve_kbytes
             Text of a ``/proc/PID/maps`` and a break to begin with; by default a small program.
         tunables
             Allocator settings by their glibc names, such as ``{"mmap_threshold": 65536}``.
+        layout
+            An address space made by hand, in place of ``maps``.
         """
         limits = rlimits or Limits()
         if rlimit_as is not None:
@@ -201,11 +206,10 @@ user_reserve_kbytes
         if not -1000 <= oom_score_adj <= 1000:
             message = f"oom_score_adj must be -1000 to 1000 (got {oom_score_adj!r})"
             raise ArgumentError(message)
-        layout = (
-            default_layout(self.profile, limits)
-            if maps is None
-            else layout_from_maps(maps, self.profile, brk=brk, limits=limits)
-        )
+        if maps is not None:
+            layout = layout_from_maps(maps, self.profile, brk=brk, limits=limits)
+        elif layout is None:
+            layout = default_layout(self.profile, limits)
         process = Process(
             self,
             self.take_pid(),
@@ -322,6 +326,84 @@ user_reserve_kbytes
     def dmesg(self) -> str:
         """Return the kernel's log."""
         return "".join(line + "\n" for line in self._log)
+
+    def memory_pages(self) -> MemoryPages:
+        """Return what memory holds, in pages."""
+        c = self.ram.counters()
+        marks = self.ram.settings
+        return MemoryPages(
+            total=self.total_ram,
+            free=c["free"],
+            cached=c["file"] + c["shmem"],
+            swap_cached=c["swap_cached"],
+            active_anon=c["active_anon"],
+            inactive_anon=c["inactive_anon"],
+            active_file=c["active_file"],
+            inactive_file=c["inactive_file"],
+            unevictable=c["unevictable"],
+            mlocked=c["unevictable"],
+            swap_total=c["slots"],
+            swap_free=c["slots_free"],
+            dirty=c["dirty"],
+            anon=c["anon_mapped"],
+            mapped=c["file_mapped"],
+            shmem=c["shmem"],
+            page_tables=c["tables"],
+            commit_limit=self.commit_limit(),
+            committed=self.committed,
+            low_watermarks=marks.watermark_low,
+            total_reserve=marks.watermark_high,
+        )
+
+    def meminfo(self) -> ProcText[int]:
+        """Return ``/proc/meminfo``: its text, and a mapping of fields to kB."""
+        self._catch_up()
+        return meminfo(self.profile, self.memory_pages())
+
+    def vmstat(self) -> ProcText[int]:
+        """Return the lines of ``/proc/vmstat`` that the machine knows, by their names."""
+        c = self.ram.counters()
+        fields = {
+            "nr_free_pages": c["free"],
+            "nr_inactive_anon": c["inactive_anon"],
+            "nr_active_anon": c["active_anon"],
+            "nr_inactive_file": c["inactive_file"],
+            "nr_active_file": c["active_file"],
+            "nr_unevictable": c["unevictable"],
+            "nr_anon_pages": c["anon_mapped"],
+            "nr_file_pages": c["file"] + c["shmem"] + c["swap_cached"],
+            "nr_dirty": c["dirty"],
+            "nr_shmem": c["shmem"],
+            "nr_page_table_pages": c["tables"],
+            "pgpgin": (c["file_read"] + c["swapped_in"]) * PAGE // 1024,
+            "pgpgout": (c["file_written"] + c["swapped_out"]) * PAGE // 1024,
+            "pswpin": c["swapped_in"],
+            "pswpout": c["swapped_out"],
+            "pgfault": c["faults"],
+            "pgmajfault": c["major_faults"],
+            "pgscan": c["scanned"],
+            "pgsteal": c["stolen"],
+            "pgactivate": c["activated"],
+            "pgdeactivate": c["deactivated"],
+            "oom_kill": sum(event.victim is not None for event in self.oom_events),
+        }
+        return ProcText("".join(f"{k} {v}\n" for k, v in fields.items()), fields)
+
+    def ps(self) -> ProcText[str]:
+        """Return a table of the processes that are alive, as ``ps -o pid,vsz,rss,stat,args``."""
+        rows = {}
+        for process in self.processes.values():
+            if process.alive:
+                process.catch_up()
+                kb = PAGE // 1024
+                size, rss = process.space.total_vm * kb, process.resident().total * kb
+                rows[str(process.pid)] = f"{process.pid:7} {size:8} {rss:7} S    {process.name}"
+        text = "    PID      VSZ     RSS STAT COMMAND\n"
+        return ProcText(text + "".join(row + "\n" for row in rows.values()), rows)
+
+    def _catch_up(self) -> None:
+        for process in self.processes.values():
+            process.catch_up()
 
     def advance(self, seconds: float) -> None:
         """Let time pass; only the age of processes depends on it."""

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError, ProcessKilled
+from pyalloc.kernel import procfs
 from pyalloc.kernel.abi import MAP, VM_WIPEONFORK, fail
+from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import OpenFile
 from pyalloc.kernel.layout import Layout
 from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import oom_score
-from pyalloc.kernel.procfs import maps_text
+from pyalloc.kernel.proctext import ProcText
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.machine.cgroup import Cgroup
 from pyalloc.machine.files import File, open_file
@@ -437,9 +439,57 @@ class Process:
         if self.alive:
             self.heap.sync()
 
-    def maps(self) -> str:
-        """Return the text of ``/proc/PID/maps``."""
-        return maps_text(self._space())
+    def maps(self) -> ProcText[str]:
+        """Return ``/proc/PID/maps``: its text, and a mapping of ranges to the rest of each line."""
+        return procfs.maps(self._space())
+
+    def status(self) -> ProcText[int | str]:
+        """Return ``/proc/PID/status``: its text, and a mapping of fields (sizes in kB)."""
+        return procfs.status(self._space(), self._identity(), self.resident())
+
+    def statm(self) -> ProcText[int]:
+        """Return ``/proc/PID/statm``: its text, and a mapping of fields to pages."""
+        return procfs.statm(self._space(), self.resident())
+
+    def smaps(self) -> ProcText[Mapping[str, int | str]]:
+        """Return ``/proc/PID/smaps``: its text, and for each range its fields in kB."""
+        return procfs.smaps(self._space(), self._area_pages)
+
+    def resident(self) -> procfs.Resident:
+        """Return what of the process is in memory, in pages."""
+        c = self.pages.table.counters()
+        return procfs.Resident(
+            anon=c["anon"],
+            file=c["file"],
+            shmem=c["shmem"],
+            swap=c["swap"],
+            peak=c["resident_peak"],
+            tables=c["leaf_tables"],
+            table_bytes=c["tables"] * PAGE,
+        )
+
+    def _identity(self) -> procfs.Identity:
+        parent = self.parent.pid if self.parent else 1
+        return procfs.Identity(
+            self.name, self.pid, parent, self.uid, self.uid, cpus=self.machine.cpus
+        )
+
+    def _area_pages(self, vma: Vma) -> procfs.AreaPages:
+        c = self.pages.table.range_counters(vma.start // PAGE, vma.pages)
+        rss = c["anon"] + c["file"] + c["shmem"]
+        private_dirty = c["dirty"] - c["shared_dirty"]
+        return procfs.AreaPages(
+            shared_clean=c["shared"] - c["shared_dirty"],
+            shared_dirty=c["shared_dirty"],
+            private_clean=rss - c["shared"] - private_dirty,
+            private_dirty=private_dirty,
+            referenced=c["referenced"],
+            anonymous=c["anon"],
+            swap=c["swap"],
+            pss_bytes=c["share"] >> 12,
+            pss_dirty_bytes=c["share_dirty"] >> 12,
+            swap_pss_bytes=c["swap"] * PAGE,
+        )
 
     def oom_score(self) -> int:
         """Return what ``/proc/PID/oom_score`` shows."""

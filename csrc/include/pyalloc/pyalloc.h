@@ -162,6 +162,8 @@ typedef struct pa_mm_counters {
 /* What lies in a range of pages, in pages. */
 typedef struct pa_range_counters {
     uint64_t anon, file, shmem, swap, zero, dirty, referenced, shared, locked;
+    uint64_t shared_dirty;         /* pages that others map, too, and that were written   */
+    uint64_t share, share_dirty;   /* bytes << 12: each page divided by its mappers (PSS) */
 } pa_range_counters;
 
 /* NULL: 8191 processes, or no memory on the host. */

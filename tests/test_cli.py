@@ -1,0 +1,89 @@
+"""The command line: exit codes, one line of error, JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyalloc.cli import main
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("cli") / "ls.parquet"
+    assert main(["record", "-o", str(file), "--", "ls", "-l", "/"]) == 0
+    return file
+
+
+def test_a_recorded_program_replays_at_its_own_addresses(
+    trace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(trace), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["agreement"]["first"] is None
+    assert found["agreement"]["equal"] > 20
+    peak = found["peak"]
+    kinds = ("requested", "overhead", "tcache", "fast", "unsorted", "small", "large", "top")
+    assert sum(peak[kind] for kind in kinds) == peak["held"]
+
+
+def test_run_reports_on_the_command_and_leaves_its_output_alone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--", "sh", "-c", "echo its own words"]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("its own words\n")
+    assert "simulated addresses equal the recorded ones" in out
+    assert "malloc_trim(0) would give back" in out
+
+
+def test_json_is_alone_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--json", "--", "sh", "-c", "echo noise"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["errors"] == []
+    assert "noise" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "no command"),
+        (["run", "--", "no-such-command-here"], "not found"),
+        (["replay", "/nonexistent"], "No such file"),
+        (["replay", "/etc/passwd"], "not a trace"),
+        (["nonsense"], "nonsense"),
+        (["run", "--allocator", "glibc-9", "--", "true"], "glibc-2.36"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+
+
+def test_a_tunable_that_is_none_is_refused(trace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(trace), "--tunable", "mmap_treshold=1"]) == 2
+    assert "no tunable" in capfd.readouterr().err
+
+
+def test_the_article_s_figures_are_equal_or_explained(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["article", "--json"]) == 0
+    found = {f["name"]: f for f in json.loads(capfd.readouterr().out)}
+    assert found["A: blocks of 1 MB until NULL"]["equal"]
+    assert found["A: VmPTE at 3055 blocks, kB"]["equal"]
+    killed = found["B: MB written when it is killed"]
+    assert abs(killed["simulated"] - killed["printed"]) <= 0.01 * killed["printed"]
+
+
+def test_the_installed_command_works() -> None:
+    script = Path(sys.executable).with_name("pyalloc")
+    done = subprocess.run([script, "allocators"], capture_output=True, text=True, check=True)
+    assert "glibc-2.36" in done.stdout
