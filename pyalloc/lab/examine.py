@@ -133,16 +133,19 @@ def examine(
     ``allocator`` is by default the C library the trace was recorded on, if it is known.
     """
     allocator = allocator or allocator_of(trace)
+    before = machine.copy() if machine is not None else None
     result = replay(
         trace, allocator, machine=machine, tunables=tunables, touch=touch, samples=samples
     )
+    to_peak = trace[: result.summary.peak_held_row + 1]
+    peak = replay(to_peak, allocator, machine=before, tunables=tunables, touch=touch, samples=1)
     return Examination(
         trace=trace,
         replay=result,
         allocator=allocator,
         agreement=agreement(trace, result),
-        peak=_breakdown(result, at_peak=True),
-        end=_breakdown(result, at_peak=False),
+        peak=_breakdown(peak),
+        end=_breakdown(result),
         sites=_sites(trace, sites),
         trim=_trim(result),
     )
@@ -157,12 +160,12 @@ def allocator_of(trace: Trace) -> str:
     return name if name in allocator_names() else "glibc-2.36"
 
 
-def _breakdown(result: Replay, *, at_peak: bool) -> Breakdown:
-    """Return the sample where most is held, or the last."""
+def _breakdown(result: Replay) -> Breakdown:
+    """Return the last sample of a replay."""
     held = result.sampled("heap") + result.sampled("mapped")
     if not held.size:
         return Breakdown(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    i = int(np.argmax(held)) if at_peak else len(held) - 1
+    i = len(held) - 1
     at = {name: int(result.sampled(name)[i]) for name in _SAMPLED}
     free = {kind: at[f"free_{kind}"] for kind in ("tcache", "fast", "unsorted", "small", "large")}
     all_held = int(held[i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 
@@ -147,13 +148,25 @@ def _any(peak: Breakdown, end: Breakdown, attribute: str) -> bool:
 def _sites(found: Examination) -> Table:
     table = _table("Call sites", "by bytes live at the peak", "calls", "bytes", "at peak", "at end")
     table.columns[0].overflow = "ellipsis"
+    table.columns[0].max_width = 58
     return _rows(
         table,
         (
-            (s.site, f"{s.calls:,}", _size(s.bytes), _size(s.bytes_at_peak), _size(s.bytes_at_end))
+            (
+                _short(s.site),
+                f"{s.calls:,}",
+                _size(s.bytes),
+                _size(s.bytes_at_peak),
+                _size(s.bytes_at_end),
+            )
             for s in found.sites
         ),
     )
+
+
+def _short(site: str) -> str:
+    """Return a site with the file's name in place of its path."""
+    return re.sub(r"\((?:[^()]*/)?([^/()]+)\)$", r"(\1)", site)
 
 
 def _verdict(found: Examination) -> str:

@@ -12,11 +12,13 @@ from pyalloc.trace.record import Recording
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return a plain table; the last column takes what room is left."""
-    table = Table(box=None, pad_edge=False)
-    for column in columns[:-1]:
-        table.add_column(column, no_wrap=True)
-    table.add_column(columns[-1], overflow="ellipsis", no_wrap=True)
-    for row in rows:
+    found = [tuple(row) for row in rows]
+    table = Table(box=None, pad_edge=False, expand=True)
+    for i, column in enumerate(columns[:-1]):
+        width = max(len(text) for text in (column, *(row[i] for row in found)))
+        table.add_column(column, no_wrap=True, min_width=width)
+    table.add_column(columns[-1], overflow="ellipsis", no_wrap=True, ratio=1)
+    for row in found:
         table.add_row(*row)
     return table
 
