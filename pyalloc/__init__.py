@@ -33,6 +33,7 @@ from pyalloc.machine import (
 )
 from pyalloc.trace import NULL_BLOCK, Op, Trace, TraceInfo, read_trace
 from pyalloc.trace.record import Recording, record
+from pyalloc.workload.catalogue import WORKLOADS, workload
 
 __all__ = [
     "MADV",
@@ -40,6 +41,7 @@ __all__ = [
     "MREMAP",
     "NULL_BLOCK",
     "PROT",
+    "WORKLOADS",
     "Agreement",
     "Allocator",
     "ArgumentError",
@@ -75,4 +77,5 @@ __all__ = [
     "read_trace",
     "record",
     "replay",
+    "workload",
 ]

@@ -99,6 +99,7 @@ static bool apply_touch(pa_heap *heap, pa_effect *e)
 static bool tell(pa_heap *heap, const pa_effect *e)
 {
     bool unmap = e->kind == EFFECT_UNMAP;
+    heap->count_moves++;
     heap->stop = (pa_stop){.reason = unmap ? PA_STOP_MUNMAP : PA_STOP_MPROTECT,
                            .prot = unmap ? 0 : 3,
                            .address = e->at,
@@ -161,6 +162,7 @@ uint64_t heap_finish(pa_heap *heap, uint64_t result)
 uint64_t heap_ask(pa_heap *heap, pa_reason reason, uint64_t address, uint64_t length,
                   uint64_t old_length, uint32_t prot)
 {
+    heap->count_moves++;
     heap->question = (pa_stop){.reason = reason,
                                .address = address,
                                .length = length,

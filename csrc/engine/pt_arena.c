@@ -301,6 +301,7 @@ static pa_unit extend_arena(pt *h, pt_subheap *heap)
     pt_arena *a = &h->arenas[heap->arena];
     a->heap_base = heap->base;
     a->system_mem += heap->size;
+    h->base.count_moves++;
     a->top = pa_shadow_unit(&h->sh, heap->base + h->pf->heap_info);
     heap_touch(&h->base, heap->base);
     set_head(h, a->top, (heap->size - h->pf->heap_info) >> h->unit_shift, P_INUSE);
@@ -362,6 +363,7 @@ static pa_unit end_growth(pt *h)
     pt_arena *a = &h->arenas[h->sys.arena];
     pt_subheap *heap = pt_subheap_at(h, a->heap_base);
     a->system_mem += h->sys.heap_size - heap->size;
+    h->base.count_moves++;
     heap->size = h->sys.heap_size;
     if (heap->size > heap->writable)
         heap->writable = heap->size;
@@ -423,6 +425,7 @@ static bool drop_empty_heaps(pt *h, pt_arena *a, pa_unit *top)
             h->mp.top_pad + bytes_of(h, MIN_UNITS) + PAGE_BYTES)
             return true;
         a->system_mem -= heap->size;
+        h->base.count_moves++;
         a->heap_base = heap->previous;
         drop_subheap(h, heap);
         if (!prev_in_use(h, fence)) {
@@ -459,6 +462,7 @@ bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top)
     if (h->base.mm)
         heap_log(&h->base, EFFECT_DISCARD, (heap->base + heap->size) >> 12, extra >> 12);
     a->system_mem -= extra;
+    h->base.count_moves++;
     set_head(h, top, (size - extra) >> h->unit_shift, P_INUSE);
     return true;
 }

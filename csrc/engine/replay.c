@@ -71,7 +71,7 @@ static void take(pa_replay *r, size_t row, uint64_t address)
 static void read_held(pa_replay *r, size_t row)
 {
     pa_replay_totals *t = &r->totals;
-    uint64_t calls = r->heap->count_brk_calls + r->heap->count_mmap_calls;
+    uint64_t calls = r->heap->count_brk_calls + r->heap->count_mmap_calls + r->heap->count_moves;
     if (calls == r->kernel_calls)
         return;
     pa_heap_statistics s;

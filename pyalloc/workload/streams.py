@@ -3,13 +3,12 @@
 A stream is an experiment's independent variable, so each part of it can be varied alone:
 
 *order* (``kind``)
-    Which block is freed next.  ``random``, ``lifo`` and ``fifo`` make **the same calls at the same
-    rows with the same sizes** for one seed; only the blocks their frees name differ.  Whatever
-    differs between their results is therefore the order's doing.
+    Which block is freed next.  ``random``, ``lifo``, ``fifo``, ``largest`` and ``smallest`` make
+    **the same calls at the same rows with the same sizes** for one seed; only the blocks their
+    frees name differ.  Whatever differs between their results is therefore the order's doing.
 *sizes*
-    A distribution written as text: ``"64"`` (all alike), ``"1-4000"`` (uniform), ``"log:1-1M"``
-    (log-uniform: as many requests from 1 to 2 bytes as from 512 KiB to 1 MiB), ``"pow:16-64K"``
-    (powers of two, each as likely).  :data:`SIZES` names the usual ones.
+    A distribution written as text, such as ``"1-4000"`` (uniform) or ``"pareto:1.2:16-1M"``, or
+    learnt from a trace; see :mod:`pyalloc.workload.sizes`.
 *live*
     How many blocks are alive at a time.
 
@@ -19,6 +18,8 @@ kind                      lifetimes
 ``random``                each free takes any live block, all as likely (memoryless)
 ``lifo``                  each free takes the youngest live block, as a stack does
 ``fifo``                  each free takes the oldest live block, as a queue does
+``largest``               each free takes the largest live block
+``smallest``              each free takes the smallest live block
 ``exponential``           drawn at birth from an exponential law of mean ``live`` allocations; the
                           number alive starts at 0 and approaches ``live``
 ``generational``          nine in ten die within ``live`` / 100 allocations on average, the tenth
@@ -27,6 +28,8 @@ kind                      lifetimes
                           in random order and the others live on, 64 requests on average
 ``phases``                ``live`` blocks are made, then 19 in 20 die in random order; the
                           survivors die at the end of the next phase
+``sorted``                phases whose blocks are made in the order in which they die, so that what
+                          dies together lies together and the survivors lie at the end
 ``comb``                  rounds of blocks of which every other one dies at once, each round with
                           the sizes of the one before doubled, so that no hole fits the next
                           (after Robson's worst case for first fit); begins again after 10 rounds
@@ -47,7 +50,7 @@ every machine (PCG64).
 
 from __future__ import annotations
 
-import re
+import heapq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -56,7 +59,7 @@ import numpy as np
 from pyalloc.errors import ArgumentError
 from pyalloc.trace import Op, Trace, TraceInfo
 from pyalloc.trace.ops import ALIGNS
-from pyalloc.units import parse_size
+from pyalloc.workload.sizes import SIZES, SizeLaw, parse_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,17 +70,9 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint64]
     Reals = npt.NDArray[np.float64]
 
-SIZES: Final[dict[str, str]] = {
-    "small": "1-128",
-    "medium": "1-4000",
-    "mixed": "log:1-1M",
-    "powers": "pow:16-64K",
-}
-"""Names for size distributions; anything :func:`parse_sizes` takes may stand in their place."""
+__all__ = ["KINDS", "SIZES", "SizeLaw", "StreamSpec", "parse_sizes", "stream"]
 
-_LARGEST: Final = 1 << 40
 _ROWS: Final = 1 << 31
-_SIZES: Final = re.compile(r"(?:(log|pow):)?([^-]+)(?:-([^-]+))?")
 
 _YOUNG_SHARE: Final = 0.9
 _YOUNG_MEAN: Final = 0.01  # of `live`
@@ -98,89 +93,6 @@ _CALLS: Final = {
     Op.PVALLOC: 0.015,
 }
 _MOVED: Final = 0.2  # share of the blocks that are reallocated once
-
-
-# --- sizes
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """A distribution of request sizes: ``law`` is uniform, log or pow; bounds are in bytes."""
-
-    law: str
-    low: int
-    high: int
-
-    def draw(self, rng: np.random.Generator, count: int) -> Bytes:
-        """Return ``count`` sizes in bytes."""
-        if self.law == "uniform":
-            return rng.integers(self.low, self.high + 1, count, np.uint64)
-        if self.law == "pow":
-            first, last = self.low.bit_length() - 1, self.high.bit_length() - 1
-            power: Bytes = rng.integers(first, last + 1, count, np.uint64)
-            return np.left_shift(np.uint64(1), power)
-        low, high = np.log(self.low), np.log(self.high + 1)
-        drawn = np.exp(low + (high - low) * rng.random(count))
-        clipped: Reals = np.clip(drawn, self.low, self.high)
-        return clipped.astype(np.uint64)
-
-    @property
-    def mean(self) -> float:
-        """The expected size in bytes."""
-        if self.law == "uniform" or self.low == self.high:
-            return (self.low + self.high) / 2
-        if self.law == "pow":
-            powers = self.high.bit_length() - self.low.bit_length() + 1
-            return (2 * self.high - self.low) / powers
-        return float((self.high - self.low) / np.log(self.high / self.low))
-
-
-def parse_sizes(text: str | int) -> Sizes:
-    """Return the distribution that ``text`` names.
-
-    Parameters
-    ----------
-    text
-        A name in :data:`SIZES`, a number of bytes, or ``[log:|pow:]LOW-HIGH`` with both ends
-        included; K, M and G are powers of 1024.
-
-    Raises
-    ------
-    ArgumentError
-        It is none of these, LOW is above HIGH or not positive, or an end of ``pow:`` is no power
-        of two.
-
-    Examples
-    --------
-    >>> parse_sizes("log:1-1M")
-    Sizes(law='log', low=1, high=1048576)
-    """
-    written = SIZES.get(str(text), str(text))
-    match = _SIZES.fullmatch(written)
-    if not match:
-        message = (
-            f"sizes must be one of {', '.join(SIZES)}, a number of bytes, "
-            f"or [log:|pow:]LOW-HIGH (got {text!r})"
-        )
-        raise ArgumentError(message)
-    low = parse_size(_number(match[2]), "sizes")
-    high = low if match[3] is None else parse_size(_number(match[3]), "sizes")
-    law = match[1] or "uniform"
-    _check_bounds(law, low, high, written)
-    return Sizes(law, low, high)
-
-
-def _number(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
-
-
-def _check_bounds(law: str, low: int, high: int, text: str) -> None:
-    if not (law == "uniform" or low > 0) or not low <= high <= _LARGEST:
-        message = f"sizes must go from a LOW above 0 up to at most 1T (got {text!r})"
-        raise ArgumentError(message)
-    if law == "pow" and (low & (low - 1) or high & (high - 1)):
-        message = f"both ends of sizes pow: must be powers of two (got {text!r})"
-        raise ArgumentError(message)
 
 
 # --- orders: the block each row is about, and whether the row frees it
@@ -244,6 +156,28 @@ def _fifo(rng: np.random.Generator, count: int, live: int) -> _Calls:
     return _Calls(np.where(frees, np.cumsum(frees), np.cumsum(~frees)) - 1, frees)
 
 
+def _by_size(*, largest: bool) -> Callable[[_Calls, Bytes], _Calls]:
+    """Return what lets the frees of a stream take the largest or the smallest live block."""
+
+    def sorted_by_size(calls: _Calls, size: Bytes) -> _Calls:
+        # one integer a block, so that the heap compares integers: rank by size, then the age
+        keys = np.unique(size, return_inverse=True)[1].astype(np.int64) << 31
+        rank = ((-keys if largest else keys) + np.arange(len(size))).tolist()
+        live: list[int] = []
+        born = 0
+        block = []
+        for frees in calls.frees.tolist():
+            if frees:
+                block.append(heapq.heappop(live) & 0x7FFFFFFF)
+                continue
+            heapq.heappush(live, rank[born])
+            block.append(born)
+            born += 1
+        return _Calls(np.array(block, np.int64), calls.frees)
+
+    return sorted_by_size
+
+
 def _by_time(birth: Reals, death: Reals, count: int) -> _Calls:
     """Return the first ``count`` rows of blocks that are born and die at the given times."""
     blocks = len(birth)
@@ -283,6 +217,13 @@ def _phases(rng: np.random.Generator, count: int, live: int) -> _Calls:
     return _by_time(birth, round_ + stays + 0.5 + rng.random(count) / 2, count)
 
 
+def _sorted_phases(_rng: np.random.Generator, count: int, live: int) -> _Calls:
+    round_, birth = _in_rounds(count, live)
+    place = birth - round_  # from 0 to 1/2
+    stays = 2 * place >= 1 - _PHASE_SURVIVORS
+    return _by_time(birth, round_ + stays + 0.5 + place, count)
+
+
 def _round_length(live: int, rounds: int) -> int:
     """Return the blocks a round of which half stay for ``rounds`` rounds, ``live`` in all."""
     return max(2 * live // (rounds + 1), 2)
@@ -306,10 +247,13 @@ _ORDERS: Final[dict[str, Callable[[np.random.Generator, int, int], _Calls]]] = {
     "random": _random,
     "lifo": _lifo,
     "fifo": _fifo,
+    "largest": _random,
+    "smallest": _random,
     "exponential": _exponential,
     "generational": _generational,
     "bursts": _bursts,
     "phases": _phases,
+    "sorted": _sorted_phases,
     "comb": _comb,
     "pins": _pins,
 }
@@ -331,6 +275,10 @@ def _pin_sizes(size: Bytes, _live: int) -> Bytes:
     return np.where(np.arange(len(size)) % 2 == 0, np.uint64(_PIN), size)
 
 
+_REORDERED: Final[dict[str, Callable[[_Calls, Bytes], _Calls]]] = {
+    "largest": _by_size(largest=True),
+    "smallest": _by_size(largest=False),
+}
 _RESIZED: Final[dict[str, Callable[[Bytes, int], Bytes]]] = {
     "comb": _comb_sizes,
     "pins": _pin_sizes,
@@ -366,7 +314,7 @@ class StreamSpec:
     """
 
     kind: str
-    sizes: str | int = "medium"
+    sizes: str | int | SizeLaw = "medium"
     count: int = 1_000_000
     live: int = 10_000
     seed: int = 0
@@ -395,6 +343,8 @@ class StreamSpec:
         size = distribution.draw(sizes, int(np.count_nonzero(~calls.frees)))
         if self.kind in _RESIZED:
             size = _RESIZED[self.kind](size, self.live)
+        if self.kind in _REORDERED:
+            calls = _REORDERED[self.kind](calls, size)
         rows = _plain_rows(calls, size)
         if self.calls == "all":
             rows = _all_rows(rows, distribution, others, self.count)
@@ -424,7 +374,7 @@ def _plain_rows(calls: _Calls, size: Bytes) -> _Rows:
     return _Rows(op, block, np.where(calls.frees, none, size[block]), none)
 
 
-def _all_rows(rows: _Rows, sizes: Sizes, rng: np.random.Generator, count: int) -> _Rows:
+def _all_rows(rows: _Rows, sizes: SizeLaw, rng: np.random.Generator, count: int) -> _Rows:
     """Let other calls allocate some of the blocks, and reallocate some; the first ``count``."""
     is_new = rows.op == Op.MALLOC
     blocks = int(np.count_nonzero(is_new))
@@ -436,7 +386,7 @@ def _all_rows(rows: _Rows, sizes: Sizes, rng: np.random.Generator, count: int) -
 
 
 def _with_reallocs(
-    rows: _Rows, sizes: Sizes, rng: np.random.Generator, blocks: int, count: int
+    rows: _Rows, sizes: SizeLaw, rng: np.random.Generator, blocks: int, count: int
 ) -> _Rows:
     frees = rows.op == Op.FREE
     birth = np.flatnonzero(~frees)
@@ -471,7 +421,7 @@ def _drained(rows: _Rows, kind: str, rng: np.random.Generator) -> _Rows:
 
 def stream(
     kind: str,
-    sizes: str | int = "medium",
+    sizes: str | int | SizeLaw = "medium",
     count: int = 1_000_000,
     live: int = 10_000,
     seed: int = 0,

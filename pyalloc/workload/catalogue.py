@@ -1,0 +1,158 @@
+"""Workloads by name: ``"larson"``, ``"fifo:sizes=1-128,live=5000"``, ``"fragmented1:size=64K"``.
+
+A workload is a name and its parameters, written behind a colon.  Every kind of stream, every
+stress test, the article's loops and the adversaries have one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from pyalloc.errors import ArgumentError
+from pyalloc.trace import Trace
+from pyalloc.units import parse_size
+from pyalloc.workload import adversary, loops, stress
+from pyalloc.workload.streams import KINDS, stream
+
+_TRUE: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload: its name, what makes it, its parameters with their defaults, and one line."""
+
+    name: str
+    maker: Callable[..., Trace]
+    parameters: Mapping[str, Any]
+    description: str
+
+    def make(self, **parameters: Any) -> Trace:  # noqa: ANN401 - as the maker takes them
+        """Return the trace.
+
+        Raises
+        ------
+        ArgumentError
+            An unknown parameter, or a value outside its domain.
+        """
+        for name in parameters:
+            if name not in self.parameters:
+                known = ", ".join(self.parameters)
+                message = f"workload {self.name} has no parameter {name!r}; it has {known}"
+                raise ArgumentError(message)
+        return self.maker(**{n: self._value(n, v) for n, v in parameters.items()})
+
+    def _value(self, name: str, value: Any) -> Any:  # noqa: ANN401
+        """Return ``value`` as the type of the parameter's default, if it is text."""
+        default = self.parameters[name]
+        if not isinstance(value, str) or isinstance(default, str):
+            return value
+        try:
+            if isinstance(default, bool):
+                return _TRUE[value.lower()]
+            return float(value) if isinstance(default, float) else parse_size(value, name)
+        except (KeyError, ValueError):
+            message = f"{name} of workload {self.name} cannot be {value!r}"
+            raise ArgumentError(message) from None
+
+
+def _workload(name: str, maker: Callable[..., Trace], description: str = "") -> Workload:
+    signature = inspect.signature(maker)
+    parameters = {
+        p.name: p.default
+        for p in signature.parameters.values()
+        if p.default is not inspect.Parameter.empty and p.name != "kind"
+    }
+    lines = (maker.__doc__ or "").strip().splitlines()
+    line = description or (lines[0].removeprefix("Return ").rstrip(".") if lines else "")
+    return Workload(name, maker, parameters, line)
+
+
+_KINDS: Final = {
+    "random": "a stream of mallocs and frees: each free takes any live block",
+    "lifo": "the same calls, each free takes the youngest",
+    "fifo": "the same calls, each free takes the oldest",
+    "largest": "the same calls, each free takes the largest",
+    "smallest": "the same calls, each free takes the smallest",
+    "exponential": "exponential lifetimes",
+    "generational": "nine blocks in ten die young",
+    "bursts": "requests of which most blocks die at the end, some live on",
+    "phases": "phases of which few blocks survive, scattered",
+    "sorted": "the same, made in the order in which they die",
+    "comb": "rounds of doubled sizes, every other block dies",
+    "pins": "large blocks with small ones between them that outlive them",
+}
+_MAKERS: Final[tuple[Callable[..., Trace], ...]] = (
+    loops.loop_malloc,
+    loops.loop_calloc,
+    loops.loop_memset,
+    loops.fragmented1,
+    loops.fragmented2,
+    *(getattr(stress, name) for name in stress.__all__),
+    adversary.robson,
+    adversary.mesh_fragmenter,
+)
+
+WORKLOADS: Final[dict[str, Workload]] = {
+    **{kind: _workload(kind, partial(stream, kind), _KINDS[kind]) for kind in KINDS},
+    **{maker.__name__: _workload(maker.__name__, maker) for maker in _MAKERS},
+}
+"""Every workload by its name."""
+
+
+def find_workload(name: str) -> Workload:
+    """Return the workload of that name.
+
+    Raises
+    ------
+    ArgumentError
+        There is none; the text names the nearest.
+    """
+    if name not in WORKLOADS:
+        near = difflib.get_close_matches(name, WORKLOADS, n=3, cutoff=0.5) or list(WORKLOADS)
+        message = f"no workload {name!r}; did you mean {', '.join(near)}?"
+        raise ArgumentError(message)
+    return WORKLOADS[name]
+
+
+def names_workload(text: str) -> bool:
+    """Return whether ``text`` begins with the name of a workload."""
+    return text.partition(":")[0] in WORKLOADS
+
+
+def parse_workload(text: str) -> tuple[Workload, dict[str, str]]:
+    """Return the workload and the parameters that ``NAME[:KEY=VALUE,...]`` names."""
+    name, _, rest = text.partition(":")
+    found = find_workload(name)
+    parameters: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            message = f"a workload is written NAME:KEY=VALUE,... (got {text!r})"
+            raise ArgumentError(message)
+        parameters[key.strip()] = value.strip()
+    return found, parameters
+
+
+def workload(text: str, **parameters: Any) -> Trace:  # noqa: ANN401 - as the maker takes them
+    """Return the trace of a workload.
+
+    Parameters
+    ----------
+    text
+        ``NAME[:KEY=VALUE,...]``; see :data:`WORKLOADS`.
+    parameters
+        More parameters; they win over those in the text.
+
+    Examples
+    --------
+    >>> import pyalloc as pa
+    >>> pa.workload("lifo:count=1000,live=100", sizes="1-128")
+    <Trace: 1,000 calls, 551 blocks, peak 7.8 KiB requested>
+    """
+    found, written = parse_workload(text)
+    return found.make(**{**written, **parameters})
