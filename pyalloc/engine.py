@@ -236,6 +236,10 @@ class Heap:
         """Set a tunable by its name after ``glibc.malloc.``; False if it is unknown or refused."""
         return int(lib.pa_heap_tunable(self.handle, name.encode(), value)) == 0
 
+    def environment(self, name: str, text: str) -> bool:
+        """Let the library read a variable of the environment at its start; False: it ignores it."""
+        return int(lib.pa_heap_environment(self.handle, name.encode(), text.encode())) == 0
+
     def statistics(self) -> HeapStatistics:
         """Return where the bytes are."""
         s = ffi.new("pa_heap_statistics *")

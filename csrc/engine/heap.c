@@ -338,6 +338,13 @@ int pa_heap_tunable(pa_heap *heap, const char *name, uint64_t value)
     return (int)heap->vt->tunable(heap, name, value);
 }
 
+int pa_heap_environment(pa_heap *heap, const char *name, const char *text)
+{
+    if (!heap->vt->environment)
+        return PA_ERR_INVALID;
+    return (int)heap->vt->environment(heap, name, text);
+}
+
 int pa_heap_check(const pa_heap *heap)
 {
     return (int)heap->vt->check(heap);

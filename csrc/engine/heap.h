@@ -61,6 +61,7 @@ typedef struct pa_allocator {
     void (*statistics)(const pa_heap *heap, pa_heap_statistics *out);
     uint64_t (*walk)(const pa_heap *heap, pa_chunk *out, uint64_t room);
     pa_status (*tunable)(pa_heap *heap, const char *name, uint64_t value);
+    pa_status (*environment)(pa_heap *heap, const char *name, const char *text); /* or NULL */
     pa_status (*check)(const pa_heap *heap);
     pa_heap *(*copy)(const pa_heap *heap);
     void (*drop)(pa_heap *heap);

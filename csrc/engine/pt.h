@@ -143,8 +143,10 @@ typedef struct pt_params {
     uint64_t arena_test, arena_max;
     uint64_t tcache_unsorted_limit;
     uint64_t tcache_limit; /* bytes */
+    uint64_t huge_page; /* bytes the break moves by; 0: pages */
     uint32_t tcache_count, tcache_bins;
     bool no_dynamic;
+    bool perturb; /* blocks are filled, so all their pages are touched */
 } pt_params;
 
 /* The chunk in hand while the tcache is made in the middle of a search. */
@@ -174,6 +176,7 @@ typedef struct pt_op {
     bool retried;
     bool never_retried; /* 2.3.3's valloc and pvalloc */
     bool moving; /* realloc found no room in the block's arena: malloc, copy, free */
+    bool cached; /* the block came from the tcache */
     bool hopeless; /* too large to be asked of any arena */
     uint64_t nb, inner; /* units: of the request; of what is asked of the arena */
     uint64_t bytes, align, pointer;
@@ -237,6 +240,7 @@ typedef struct pt {
     pt_op op;
     pt_sys sys;
     pt_held held;
+    uint32_t tuned; /* a bit for each setting that a tunable has set */
     char last_words[192];
 } pt;
 
@@ -458,6 +462,11 @@ pa_unit pt_heap_answered(pt *h, uint64_t answer);
 bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top);
 uint64_t pt_heap_max(const pt *h);
 uint64_t pt_first_top(const pt *h);
+
+/* pt_settings.c */
+int32_t pt_mallopt(pt *h, int32_t parameter, int32_t value);
+pa_status pt_tunable(pa_heap *heap, const char *name, uint64_t value);
+pa_status pt_environment(pa_heap *heap, const char *name, const char *text);
 
 /* pt_walk.c */
 void pt_statistics(const pa_heap *heap, pa_heap_statistics *out);

@@ -30,9 +30,17 @@ uint64_t pt_first_top(const pt *h)
     return misaligned ? offset + h->pf->align - misaligned : offset;
 }
 
-static uint64_t page_up(uint64_t bytes)
+/* What heaps grow and shrink by: since 2.43 huge pages, where those are asked for and fit. */
+static uint64_t heap_page(const pt *h)
 {
-    return (bytes + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    bool huge = h->pf->version >= 243 && h->mp.huge_page && h->mp.huge_page <= pt_heap_max(h);
+    return huge ? h->mp.huge_page : PAGE_BYTES;
+}
+
+static uint64_t page_up(const pt *h, uint64_t bytes)
+{
+    uint64_t page = heap_page(h);
+    return (bytes + page - 1) & ~(page - 1);
 }
 
 /* ---- arenas ------------------------------------------------------------------------------------- */
@@ -241,7 +249,7 @@ static pa_unit new_heap(pt *h, uint64_t size)
     if (padded >= least && padded > most && size > most)
         return 0;
     size = padded < least ? least : padded < most ? padded : most;
-    h->sys.heap_size = page_up(size);
+    h->sys.heap_size = page_up(h, size);
     uint64_t hint = h->aligned_heap_area;
     h->aligned_heap_area = 0;
     if (hint)
@@ -395,7 +403,7 @@ pa_unit pt_heap_grow(pt *h)
     pt_subheap *heap = pt_subheap_at(h, a->heap_base);
     uint64_t mask = size_mask(h);
     uint64_t need = (bytes_of(h, h->sys.nb + MIN_UNITS - h->sys.old_size)) & mask;
-    uint64_t size = heap->size + page_up(need);
+    uint64_t size = heap->size + page_up(h, need);
     if (!need || need > mask >> 1 || size > pt_heap_max(h))
         return begin_new_heap(h);
     h->sys.heap_size = size;
@@ -422,7 +430,7 @@ static bool drop_empty_heaps(pt *h, pt_arena *a, pa_unit *top)
         if (!prev_in_use(h, fence))
             units += at(h, fence)->prev_size;
         if (bytes_of(h, units) + (pt_heap_max(h) - before->size) <
-            h->mp.top_pad + bytes_of(h, MIN_UNITS) + PAGE_BYTES)
+            h->mp.top_pad + bytes_of(h, MIN_UNITS) + heap_page(h))
             return true;
         a->system_mem -= heap->size;
         h->base.count_moves++;
@@ -452,7 +460,7 @@ bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top)
     uint64_t area = size - bytes_of(h, MIN_UNITS) - 1;
     if (area <= h->mp.top_pad)
         return true;
-    uint64_t extra = (area - h->mp.top_pad) & ~(uint64_t)(PAGE_BYTES - 1);
+    uint64_t extra = (area - h->mp.top_pad) & ~(heap_page(h) - 1);
     if (!extra)
         return true;
     pt_subheap *heap = pt_subheap_at(h, a->heap_base);

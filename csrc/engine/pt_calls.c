@@ -65,6 +65,8 @@ static uint64_t finish_realloc(pt *h, pa_unit c);
 
 static uint64_t finish(pt *h, pa_unit c)
 {
+    if (h->mp.perturb && c && !h->op.cached)
+        heap_touch_range(&h->base, pointer_of(h, c), bytes_of(h, h->op.inner) - h->pf->word);
     if (h->op.kind == PA_OP_MEMALIGN)
         return finish_memalign(h, c);
     if (h->op.kind == PA_OP_REALLOC && h->op.pointer)
@@ -105,6 +107,7 @@ static pa_unit take_block(pt *h)
     bool cache = h->op.kind == PA_OP_MALLOC || h->op.moving ||
                  (h->op.kind == PA_OP_CALLOC && h->pf->calloc_uses_tcache);
     pa_unit c = cache ? pt_tcache_take(h, h->op.nb) : 0;
+    h->op.cached = c != 0;
     return c ? c : malloc_from(h, h->op.inner);
 }
 
@@ -637,143 +640,6 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
     return run(h, 0);
 }
 
-/* ---- settings ------------------------------------------------------------------------------------ */
-
-static void set_threshold(pt *h, uint64_t *what, uint64_t value)
-{
-    *what = value;
-    h->mp.no_dynamic = true;
-}
-
-static bool set_max_fast(pt *h, uint64_t value)
-{
-    const pt_profile *pf = h->pf;
-    if (!pf->has_fastbins)
-        return true;
-    if (value > pf->fast_setting)
-        return false;
-    if (pf->version < 204)
-        h->max_fast = value ? request_units(h, value) : NO_FAST;
-    else if (pf->version >= 232 ? value <= pf->align - 1 - pf->word : !value)
-        h->max_fast = NO_FAST;
-    else
-        h->max_fast = ((value + pf->word) & ~(uint64_t)(pf->align - 1)) >> h->unit_shift;
-    return true;
-}
-
-static bool set_mmap_threshold(pt *h, uint64_t value)
-{
-    bool refused = h->pf->version < 235 && value > pt_heap_max(h) / 2;
-    if (refused) {
-        h->mp.no_dynamic |= h->pf->version < 217; /* braces were missing */
-        return false;
-    }
-    set_threshold(h, &h->mp.mmap_threshold, value);
-    return true;
-}
-
-static uint64_t pt_mallopt(pt *h, int32_t parameter, int32_t value)
-{
-    uint64_t wide = h->pf->word == 8 ? (uint64_t)(int64_t)value : (uint32_t)value;
-    if (h->pf->version < 243 && !pt_consolidate(h, &h->arenas[0]))
-        return aborted();
-    bool ok = true;
-    switch (parameter) {
-    case 1:
-        ok = set_max_fast(h, wide);
-        break;
-    case -1:
-        set_threshold(h, &h->mp.trim_threshold, wide);
-        break;
-    case -2:
-        set_threshold(h, &h->mp.top_pad, wide);
-        break;
-    case -3:
-        ok = set_mmap_threshold(h, wide);
-        break;
-    case -4:
-        set_threshold(h, &h->mp.n_mmaps_max, (uint64_t)(int64_t)value);
-        break;
-    case -7:
-        if (h->pf->version >= 210 && value > 0)
-            h->mp.arena_test = wide;
-        break;
-    case -8:
-        if (h->pf->version >= 210 && value > 0)
-            h->mp.arena_max = wide;
-        break;
-    default:
-        break;
-    }
-    return done(h, ok);
-}
-
-typedef struct setting {
-    const char *name;
-    int32_t parameter;
-} setting;
-
-/* Up to 2.41 the largest request; then the smallest chunk that is too large, since 2.43 plus 1. */
-static bool set_tcache_max(pt *h, uint64_t value)
-{
-    const uint64_t largest = h->pf->version >= 242 ? 4u << 20 : h->pf->tcache_limit;
-    if (!h->pf->tcache_bytes || value > largest)
-        return false;
-    uint64_t nb = request_units(h, value), index = (nb - MIN_UNITS) >> h->align_units_log;
-    if (index >= TCACHE_SMALL && h->pf->version < 242)
-        return false;
-    if (index < TCACHE_SMALL)
-        h->mp.tcache_bins = (uint32_t)index + 1;
-    h->mp.tcache_limit = bytes_of(h, nb) + (h->pf->version == 242 ? 0 : 1);
-    return true;
-}
-
-static pa_status pt_tunable(pa_heap *heap, const char *name, uint64_t value)
-{
-    static const setting settings[] = {
-        {"mxfast", 1},    {"trim_threshold", -1}, {"top_pad", -2},   {"mmap_threshold", -3},
-        {"mmap_max", -4}, {"arena_test", -7},     {"arena_max", -8},
-    };
-    pt *h = (pt *)heap;
-    if (strcmp(name, "tcache_count") == 0 && value <= UINT16_MAX) {
-        h->mp.tcache_count = (uint32_t)value;
-    } else if (strcmp(name, "tcache_max") == 0) {
-        return set_tcache_max(h, value) ? PA_OK : PA_ERR_INVALID;
-    } else if (strcmp(name, "tcache_unsorted_limit") == 0) {
-        h->mp.tcache_unsorted_limit = value;
-    } else if (strcmp(name, "perturb") == 0 || strcmp(name, "check") == 0) {
-        return PA_OK; /* neither moves an address */
-    } else {
-        for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
-            if (strcmp(name, settings[i].name) != 0)
-                continue;
-            switch (settings[i].parameter) {
-            case 1:
-                return set_max_fast(h, value) ? PA_OK : PA_ERR_INVALID;
-            case -1:
-                set_threshold(h, &h->mp.trim_threshold, value);
-                return PA_OK;
-            case -2:
-                set_threshold(h, &h->mp.top_pad, value);
-                return PA_OK;
-            case -3:
-                return set_mmap_threshold(h, value) ? PA_OK : PA_ERR_INVALID;
-            case -4:
-                set_threshold(h, &h->mp.n_mmaps_max, value);
-                return PA_OK;
-            case -7:
-                h->mp.arena_test = value;
-                return PA_OK;
-            default:
-                h->mp.arena_max = value;
-                return PA_OK;
-            }
-        }
-        return PA_ERR_INVALID;
-    }
-    return PA_OK;
-}
-
 /* ---- threads end --------------------------------------------------------------------------------- */
 
 /* tcache_thread_shutdown() and arena detachment. */
@@ -807,6 +673,12 @@ static uint64_t thread_exit(pt *h)
 }
 
 /* ---- the seam ------------------------------------------------------------------------------------ */
+
+static uint64_t mallopt_call(pt *h, int32_t parameter, int32_t value)
+{
+    int32_t result = pt_mallopt(h, parameter, value);
+    return result < 0 ? PENDING : done(h, (uint64_t)result);
+}
 
 static uint64_t sbrk_by_somebody(pt *h, uint64_t delta)
 {
@@ -858,7 +730,7 @@ static uint64_t pt_call(pa_heap *heap, const pa_call *call)
         return heap->state == HEAP_DEAD ? PENDING : done(h, given);
     }
     case PA_OP_MALLOPT:
-        return pt_mallopt(h, (int32_t)arg, (int32_t)size);
+        return mallopt_call(h, (int32_t)arg, (int32_t)size);
     case PA_OP_SBRK:
         return sbrk_by_somebody(h, size);
     case PA_OP_THREAD_EXIT:
@@ -949,6 +821,7 @@ static const pa_allocator ptmalloc = {
     .statistics = pt_statistics,
     .walk = pt_walk,
     .tunable = pt_tunable,
+    .environment = pt_environment,
     .check = pt_check,
     .copy = pt_copy,
     .drop = pt_drop,

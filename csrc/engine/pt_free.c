@@ -37,6 +37,13 @@ static uint64_t raw_bytes(const pt *h, pa_unit c)
     return bytes_of(h, size_of(h, c)) | (at(h, c)->size & P_INUSE);
 }
 
+/* A freed block is overwritten. */
+static void perturb(pt *h, pa_unit c)
+{
+    if (h->mp.perturb)
+        heap_touch_range(&h->base, mem_of(h, c), bytes_of(h, size_of(h, c)) - 2 * h->pf->word);
+}
+
 static bool free_fast(pt *h, pt_arena *a, pa_unit c)
 {
     uint64_t size = size_of(h, c), next = raw_bytes(h, next_of(h, c));
@@ -46,6 +53,7 @@ static bool free_fast(pt *h, pt_arena *a, pa_unit c)
     pa_unit *bin = &a->fast[fast_index(size)];
     if (checks && *bin == c)
         return fail(h, "double free or corruption (fasttop)", c);
+    perturb(h, c);
     a->have_fast = true;
     a->count_fast++;
     a->bytes_fast += bytes_of(h, size);
@@ -179,6 +187,7 @@ bool pt_merge_free(pt *h, pt_arena *a, pa_unit c)
     const char *fault = free_fault(h, a, c);
     if (fault)
         return fail(h, fault, c);
+    perturb(h, c);
     pa_unit merged;
     at(h, c)->size &= ~(uint32_t)N_ARENA;
     if (!coalesce(h, a, c, h->pf->small_to_bin, &merged))
@@ -233,7 +242,8 @@ bool pt_systrim(pt *h, uint64_t pad)
     uint64_t area = (top - min - 1) & mask;
     if (area <= pad)
         return false;
-    uint64_t extra = ((area - pad) & mask) & ~(uint64_t)(PAGE_BYTES - 1);
+    uint64_t page = h->mp.huge_page ? h->mp.huge_page : PAGE_BYTES;
+    uint64_t extra = ((area - pad) & mask) & ~(page - 1);
     uint64_t end = address_of(h, a->top) + top;
     if (!extra || h->base.brk != end)
         return false;

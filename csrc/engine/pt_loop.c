@@ -18,7 +18,7 @@ static inline uint64_t result_of(pt *h, uint64_t result)
 
 static inline bool is_plain(const pt *h, const pt_tcache *tc)
 {
-    return tc->alive && h->threads[0].arena == 0;
+    return tc->alive && h->threads[0].arena == 0 && !h->mp.perturb;
 }
 
 /* The small bin of a chunk size, at least TCACHE_SMALL if it has none. */

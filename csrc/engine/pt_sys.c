@@ -16,9 +16,14 @@ static pt_arena *arena(pt *h)
     return &h->arenas[h->sys.arena];
 }
 
+static uint64_t align_up(uint64_t bytes, uint64_t to)
+{
+    return (bytes + to - 1) & ~(to - 1);
+}
+
 static uint64_t page_up(uint64_t bytes)
 {
-    return (bytes + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    return align_up(bytes, PAGE_BYTES);
 }
 
 static pa_unit ask(pt *h, pt_sys_step step, pa_reason reason, uint64_t address, uint64_t length)
@@ -196,6 +201,8 @@ static pa_unit begin_break(pt *h)
     if (a->contiguous)
         size = (size - bytes_of(h, h->sys.old_size)) & mask;
     size = page_up(size) & mask;
+    if (h->mp.huge_page && size && size <= mask >> 1)
+        size = align_up(h->base.brk + size, h->mp.huge_page) - h->base.brk;
     h->sys.size = size;
     uint64_t wanted = h->base.brk + size;
     bool sane = size && size <= mask >> 1 && wanted > h->base.brk && wanted <= mask;

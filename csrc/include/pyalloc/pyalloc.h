@@ -276,6 +276,9 @@ void pa_heap_read_statistics(const pa_heap *heap, pa_heap_statistics *out);
 /* Writes up to `room` chunks in address order; returns how many there are. */
 uint64_t pa_heap_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
 int pa_heap_tunable(pa_heap *heap, const char *name, uint64_t value);
+/* A variable of the environment, read as the library reads it at its start: GLIBC_TUNABLES or
+ * MALLOC_*.  PA_ERR_INVALID: the library ignores it. */
+int pa_heap_environment(pa_heap *heap, const char *name, const char *text);
 int pa_heap_check(const pa_heap *heap);
 
 /* ---- replay --------------------------------------------------------------------------------- */
