@@ -250,21 +250,13 @@ def pages_on_the_model(calls: pa.Trace, real: glibc.HostRun, touch: str) -> tupl
     return replay.summary.minor_faults, (table.counters()["anon"] - before) * PAGE
 
 
-NOT_YET = pytest.mark.xfail(
-    strict=False,
-    reason="calloc clears less of a fresh top, and realloc reads pages that were never written",
-)
 TOUCHED = [
-    pytest.param(
-        sizes,
-        touch,
-        which,
-        marks=[NOT_YET] if (sizes, touch, which) == ("mixed", "none", "all") else [],
-    )
+    (sizes, touch, which)
     for sizes in ("small", "medium", "mixed")
     for touch in ("none", "write")
     for which in ("plain", "all")
 ]
+NOT_YET = ("bursts", "mixed", "none", "all")
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -275,8 +267,11 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 @pytest.mark.parametrize("kind", ["random", "lifo", "bursts"])
 @pytest.mark.parametrize(("sizes", "touch", "which"), TOUCHED)
 def test_the_model_faults_page_by_page_as_this_machine(
-    kind: str, sizes: str, touch: str, which: str
+    request: pytest.FixtureRequest, kind: str, sizes: str, touch: str, which: str
 ) -> None:
+    if (kind, sizes, touch, which) == NOT_YET:
+        reason = "after a trim, calloc clears less of a regrown top than the model says"
+        request.applymarker(pytest.mark.xfail(reason=reason))
     if f"glibc-{glibc.version()}" not in engine.allocator_names():
         pytest.skip(f"glibc {glibc.version()} is not modelled")
     calls = stream(kind, sizes, count=10_000, live=200, seed=2, calls=which)

@@ -77,6 +77,13 @@ void heap_touch_range(pa_heap *heap, uint64_t address, uint64_t bytes)
         heap_log(heap, EFFECT_TOUCH, first, last - first + 1);
 }
 
+void heap_read_range(pa_heap *heap, uint64_t address, uint64_t bytes)
+{
+    if (heap->mm && bytes)
+        heap_log(heap, EFFECT_READ, address >> 12,
+                 ((address + bytes - 1) >> 12) - (address >> 12) + 1);
+}
+
 /* Touch what is left of an effect; false when the machine ran out of frames. */
 static bool apply_touch(pa_heap *heap, pa_effect *e)
 {

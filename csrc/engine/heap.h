@@ -127,5 +127,6 @@ static inline void heap_touch(pa_heap *heap, uint64_t address)
 }
 
 void heap_touch_range(pa_heap *heap, uint64_t address, uint64_t bytes);
+void heap_read_range(pa_heap *heap, uint64_t address, uint64_t bytes);
 
 #endif

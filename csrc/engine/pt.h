@@ -180,6 +180,8 @@ typedef struct pt_op {
     bool hopeless; /* too large to be asked of any arena */
     uint64_t nb, inner; /* units: of the request; of what is asked of the arena */
     uint64_t bytes, align, pointer;
+    pa_unit clean_from; /* calloc: the top before the call, and its bytes that may be dirty */
+    uint64_t dirty_bytes;
     uint64_t arena_bytes; /* a new arena's first heap is made large enough for this */
     pa_unit old;
 } pt_op;

@@ -63,6 +63,28 @@ static uint64_t realloc_chunk(pt *h, pa_unit c);
 static uint64_t finish_memalign(pt *h, pa_unit c);
 static uint64_t finish_realloc(pt *h, pa_unit c);
 
+/* calloc: what was top before the call is dirty only as far as the heap ever reached. */
+static void note_top(pt *h, const pt_arena *a)
+{
+    h->op.clean_from = a->top;
+    h->op.dirty_bytes = a->top ? bytes_of(h, size_of(h, a->top)) : 0;
+    if (!a->top || a->index)
+        return;
+    uint64_t reached = h->base.brk_start + a->max_system_mem, top = address_of(h, a->top);
+    if (reached > top && reached - top > h->op.dirty_bytes)
+        h->op.dirty_bytes = reached - top;
+}
+
+/* Clearing touches the whole chunk, or as much of it as the kernel has not just cleared. */
+static void clear_block(pt *h, pa_unit c)
+{
+    uint64_t bytes = bytes_of(h, size_of(h, c));
+    if (c == h->op.clean_from && bytes > h->op.dirty_bytes)
+        bytes = h->op.dirty_bytes;
+    if (bytes > h->pf->word)
+        heap_touch_range(&h->base, mem_of(h, c), bytes - h->pf->word);
+}
+
 static uint64_t finish(pt *h, pa_unit c)
 {
     if (h->mp.perturb && c && !h->op.cached)
@@ -71,10 +93,8 @@ static uint64_t finish(pt *h, pa_unit c)
         return finish_memalign(h, c);
     if (h->op.kind == PA_OP_REALLOC && h->op.pointer)
         return finish_realloc(h, c);
-    if (h->op.kind == PA_OP_CALLOC && c && c < MAPPED_REF && h->base.mm) {
-        /* Clearing touches what the kernel has not just cleared: never past the old top's pages. */
-        heap_touch_range(&h->base, mem_of(h, c), h->op.bytes);
-    }
+    if (h->op.kind == PA_OP_CALLOC && c && c < MAPPED_REF && h->base.mm)
+        clear_block(h, c);
     return done(h, pointer_of(h, c));
 }
 
@@ -104,6 +124,8 @@ static pa_unit take_block(pt *h)
     h->op.phase = PH_BLOCK;
     if (h->op.hopeless)
         return 0;
+    if (h->op.kind == PA_OP_CALLOC && h->op.arena != NO_ARENA && h->base.mm)
+        note_top(h, &h->arenas[h->op.arena]);
     bool cache = h->op.kind == PA_OP_MALLOC || h->op.moving ||
                  (h->op.kind == PA_OP_CALLOC && h->pf->calloc_uses_tcache);
     pa_unit c = cache ? pt_tcache_take(h, h->op.nb) : 0;
@@ -486,6 +508,13 @@ static uint64_t malloc_instead(pt *h)
     return run(h, 0);
 }
 
+/* memcpy: each page of the old block is read, each of the new one written. */
+static void copy_block(pt *h, uint64_t from, uint64_t to, uint64_t bytes)
+{
+    heap_read_range(&h->base, from, bytes);
+    heap_touch_range(&h->base, to, bytes);
+}
+
 /* The block that a growing realloc got: join it, or copy into it and free the old one. */
 static uint64_t finish_realloc(pt *h, pa_unit c)
 {
@@ -497,7 +526,7 @@ static uint64_t finish_realloc(pt *h, pa_unit c)
         return done(h, 0);
     if (!old) { /* the old block was a mapping */
         pt_mapped *m = pt_mapped_at(h, h->op.pointer);
-        heap_touch_range(&h->base, pointer_of(h, c), h->op.bytes);
+        copy_block(h, h->op.pointer, pointer_of(h, c), pt_usable(&h->base, h->op.pointer));
         pt_free_mapped(h, m);
         return done(h, pointer_of(h, c));
     }
@@ -505,7 +534,7 @@ static uint64_t finish_realloc(pt *h, pa_unit c)
     uint64_t size = size_of(h, old);
     if (c == next_of(h, old) && !h->op.moving)
         return shrink_to(h, a, old, size + size_of(h, c), h->op.nb);
-    heap_touch_range(&h->base, pointer_of(h, c), bytes_of(h, size) - h->pf->word);
+    copy_block(h, mem_of(h, old), pointer_of(h, c), bytes_of(h, size) - h->pf->word);
     if (!pt_int_free(h, a, old, true))
         return aborted();
     return done(h, pointer_of(h, c));
