@@ -475,8 +475,9 @@ void pt_statistics(const pa_heap *heap, pa_heap_statistics *out);
 uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
 pa_status pt_check(const pa_heap *heap);
 
-/* pt_loop.c */
-bool pt_run_loop(pa_replay *replay, size_t end);
+/* pt_loop_64.c, pt_loop_any.c */
+bool pt_run_loop_64(pa_replay *replay, size_t end);
+bool pt_run_loop_any(pa_replay *replay, size_t end);
 
 /* pt_calls.c */
 uint64_t pt_finish_block(pt *h, pa_unit c);

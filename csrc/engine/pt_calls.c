@@ -7,6 +7,7 @@
  * whichever phase the answer belongs to, so nothing is done twice.
  */
 #include "pt.h"
+#include "replay.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -841,11 +842,18 @@ static pa_heap *pt_copy(const pa_heap *heap)
     return NULL;
 }
 
+static bool run_loop(pa_replay *replay, size_t end)
+{
+    const pt *h = (const pt *)replay->heap;
+    bool plain = h->unit_shift == 4 && h->pf->word == 8 && h->pf->align == 16;
+    return plain ? pt_run_loop_64(replay, end) : pt_run_loop_any(replay, end);
+}
+
 static const pa_allocator ptmalloc = {
     .name = "glibc",
     .call = pt_call,
     .resume = pt_resume,
-    .loop = pt_run_loop,
+    .loop = run_loop,
     .usable_size = pt_usable,
     .statistics = pt_statistics,
     .walk = pt_walk,

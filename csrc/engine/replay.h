@@ -46,6 +46,12 @@ struct pa_replay {
     pa_replay_totals totals;
 };
 
+/* Has the heap called the kernel since totals.held was read? */
+static inline bool replay_kernel_called(const pa_replay *r)
+{
+    return r->heap->count_brk_calls + r->heap->count_mmap_calls != r->kernel_calls;
+}
+
 /* Do row replay->row the long way.  False: stopped, see replay->stop. */
 bool replay_row(pa_replay *replay);
 

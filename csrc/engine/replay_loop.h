@@ -44,11 +44,11 @@ static inline bool loop_writes(const pa_replay *r, uint64_t address, uint64_t si
 
 static inline loop_outcome loop_malloc(pa_replay *r, size_t row, replay_block *b)
 {
-    uint64_t size = r->in.size[row], calls = r->heap->count_brk_calls + r->heap->count_mmap_calls;
+    uint64_t size = r->in.size[row];
     uint64_t address = LOOP_MALLOC(r->heap, size);
     if (!address)
         return LOOP_LONG_WAY;
-    if (address == PENDING || calls != r->heap->count_brk_calls + r->heap->count_mmap_calls)
+    if (address == PENDING || replay_kernel_called(r))
         return replay_settle(r, row, address) ? LOOP_DONE : LOOP_STOPPED;
     pa_replay_totals *t = &r->totals;
     *b = (replay_block){address, size + 1};
@@ -70,11 +70,10 @@ static inline loop_outcome loop_free(pa_replay *r, size_t row, replay_block *b)
 {
     if (!b->live)
         return LOOP_LONG_WAY;
-    uint64_t calls = r->heap->count_brk_calls + r->heap->count_mmap_calls;
     uint64_t outcome = LOOP_FREE(r->heap, b->address);
     if (outcome == LOOP_DECLINED)
         return LOOP_LONG_WAY;
-    if (outcome == PENDING || calls != r->heap->count_brk_calls + r->heap->count_mmap_calls)
+    if (outcome == PENDING || replay_kernel_called(r))
         return replay_settle(r, row, outcome) ? LOOP_DONE : LOOP_STOPPED;
     r->totals.requested -= size_of_block(b);
     r->totals.blocks--;
