@@ -82,6 +82,8 @@ class HeapStatistics:
     bytes_system_peak: int
     bytes_mapped: int
     count_mapped: int
+    bytes_mapped_peak: int
+    count_mapped_peak: int
     bytes_tcache: int
     count_tcache: int
     bytes_fast: int
@@ -115,6 +117,25 @@ CHUNK_STATES: Final = (
     "mapped",
     "fence",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class MallInfo:
+    """What mallinfo2 of the simulated library says, under its names; bytes and chunks.
+
+    ``uordblks`` counts chunks in a tcache as in use; ``usmblks`` is always 0.
+    """
+
+    arena: int
+    ordblks: int
+    smblks: int
+    hblks: int
+    hblkhd: int
+    usmblks: int
+    fsmblks: int
+    uordblks: int
+    fordblks: int
+    keepcost: int
 
 
 class Heap:
@@ -245,6 +266,13 @@ class Heap:
         s = ffi.new("pa_heap_statistics *")
         lib.pa_heap_read_statistics(self.handle, s)
         return HeapStatistics(**{name: int(getattr(s, name)) for name in HeapStatistics.__slots__})
+
+    def mallinfo(self, arena: int | None = None) -> MallInfo:
+        """Return mallinfo2 of all arenas, or of one in the order in which malloc_stats has them."""
+        info = ffi.new("pa_mallinfo *")
+        number = 0xFFFFFFFF if arena is None else arena
+        check(lib.pa_heap_mallinfo(self.handle, number, info), "reading mallinfo")
+        return MallInfo(**{name: int(getattr(info, name)) for name in MallInfo.__slots__})
 
     def chunks(self) -> npt.NDArray[np.void]:
         """Return every chunk in address order: :data:`CHUNK`, state one of CHUNK_STATES."""

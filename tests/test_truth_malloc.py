@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from flatkernel import Died, FlatProcess
 
+from pyalloc.engine import MallInfo
+from pyalloc.errors import ArgumentError
+
 DATA = Path(__file__).parent / "data" / "malloc"
 
 ABORT, FAULT = 2**64 - 1, 2**64 - 2
@@ -50,11 +53,8 @@ def hexes(numbers: tuple[int, int, int]) -> str:
 COLUMNS = ("op", "id", "size", "arg", "value", "brk", "usable")
 
 
-def recordings(kind: str, archive: str) -> dict[str, Any]:
-    """Return the recordings by name: the full set where PYALLOC_TRUTH says so, else what ships."""
-    full = os.environ.get("PYALLOC_TRUTH")
-    if full:
-        return {path.stem: np.load(path) for path in sorted(Path(full, kind).glob("*.npz"))}
+def shipped(archive: str) -> dict[str, Any]:
+    """Return the recordings of an archive by name."""
     found = {}
     with tarfile.open(DATA / archive) as members:
         for member in members:
@@ -64,8 +64,17 @@ def recordings(kind: str, archive: str) -> dict[str, Any]:
     return found
 
 
+def recordings(kind: str, archive: str) -> dict[str, Any]:
+    """Return the recordings by name: the full set where PYALLOC_TRUTH says so, else what ships."""
+    full = os.environ.get("PYALLOC_TRUTH")
+    if full:
+        return {path.stem: np.load(path) for path in sorted(Path(full, kind).glob("*.npz"))}
+    return shipped(archive)
+
+
 RECORDED = recordings("malloc", "calls.tar.xz")
 PROGRAMS = recordings("programs", "programs.tar.xz")
+MALLINFO = shipped("mallinfo.tar.xz")
 
 
 def named(prefix: str) -> list[str]:
@@ -107,6 +116,34 @@ def test_corner_cases(name: str) -> None:
     version, arch = name.removeprefix("corner--").rsplit("-", 1)
     wrong = cases_of(RECORDED[name], f"glibc-{version}", bits_of(arch))
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", MALLINFO)
+def test_mallinfo_after_each_call(name: str) -> None:
+    """Where the library says its bytes are, field by field."""
+    allocator, arch = name.split("--", maxsplit=1)[0].rsplit("-", 1)
+    stream = MALLINFO[name]
+    process = FlatProcess(allocator, bits_of(arch), int(stream["brk0"]), str(stream["maps"]))
+    rows = zip(*(stream[column].tolist() for column in COLUMNS[:4]), strict=True)
+    for row, call in enumerate(rows):
+        process.call(*call)
+        info = process.heap.mallinfo()
+        said = dict(zip(MallInfo.__slots__, stream["info"][row].tolist(), strict=True))
+        assert said == {field: getattr(info, field) for field in said}, f"call {row}: {call}"
+
+
+def test_the_arenas_add_up_to_the_whole() -> None:
+    """As malloc_stats shows them: the main arena first, then the newest."""
+    run = ProgramRun(0x555555560000, 64)
+    for thread in (1, 2, 3):
+        run.call(1, thread, thread, 1000 * thread, 0)
+    heap = run.process.heap
+    arenas = [heap.mallinfo(i) for i in range(heap.statistics().count_arenas)]
+    assert [arena.arena for arena in arenas] == [0x21000] * 3
+    assert arenas[1].uordblks > arenas[2].uordblks > arenas[0].uordblks
+    assert sum(arena.fordblks for arena in arenas) == heap.mallinfo().fordblks
+    with pytest.raises(ArgumentError):
+        heap.mallinfo(3)
 
 
 # --- real programs: randomised addresses, so only what is inside a heap can be compared

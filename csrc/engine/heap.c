@@ -335,6 +335,12 @@ void pa_heap_read_statistics(const pa_heap *heap, pa_heap_statistics *out)
     heap->vt->statistics(heap, out);
 }
 
+int pa_heap_mallinfo(const pa_heap *heap, uint32_t arena, pa_mallinfo *out)
+{
+    memset(out, 0, sizeof *out);
+    return heap->vt->mallinfo ? (int)heap->vt->mallinfo(heap, arena, out) : PA_ERR_INVALID;
+}
+
 uint64_t pa_heap_walk(const pa_heap *heap, pa_chunk *out, uint64_t room)
 {
     return heap->vt->walk(heap, out, room);

@@ -59,6 +59,7 @@ typedef struct pa_allocator {
     bool (*loop)(pa_replay *replay, size_t end);
     uint64_t (*usable_size)(const pa_heap *heap, uint64_t pointer);
     void (*statistics)(const pa_heap *heap, pa_heap_statistics *out);
+    pa_status (*mallinfo)(const pa_heap *heap, uint32_t arena, pa_mallinfo *out); /* or NULL */
     uint64_t (*walk)(const pa_heap *heap, pa_chunk *out, uint64_t room);
     pa_status (*tunable)(pa_heap *heap, const char *name, uint64_t value);
     pa_status (*environment)(pa_heap *heap, const char *name, const char *text); /* or NULL */

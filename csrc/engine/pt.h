@@ -140,6 +140,7 @@ typedef struct pt_mapped {
 typedef struct pt_params {
     uint64_t top_pad, trim_threshold, mmap_threshold, mmap_threshold_max;
     uint64_t n_mmaps, n_mmaps_max, max_n_mmaps, mmapped, max_mmapped;
+    uint64_t mmapped_drift; /* what 2.43 counts too much when it remaps */
     uint64_t arena_test, arena_max;
     uint64_t tcache_unsorted_limit;
     uint64_t tcache_limit; /* bytes */
@@ -472,6 +473,7 @@ pa_status pt_environment(pa_heap *heap, const char *name, const char *text);
 
 /* pt_walk.c */
 void pt_statistics(const pa_heap *heap, pa_heap_statistics *out);
+pa_status pt_mallinfo(const pa_heap *heap, uint32_t arena, pa_mallinfo *out);
 uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
 pa_status pt_check(const pa_heap *heap);
 

@@ -619,6 +619,7 @@ static uint64_t end_mremap(pt *h)
     if (!base)
         return without_mremap(h, m);
     pt_move_mapped(h, m, base, h->op.inner, m->front);
+    h->mp.mmapped_drift += h->pf->version >= 243 ? 2 * h->pf->word : 0;
     return done(h, pt_mapped_mem(h, m));
 }
 
@@ -856,6 +857,7 @@ static const pa_allocator ptmalloc = {
     .loop = run_loop,
     .usable_size = pt_usable,
     .statistics = pt_statistics,
+    .mallinfo = pt_mallinfo,
     .walk = pt_walk,
     .tunable = pt_tunable,
     .environment = pt_environment,

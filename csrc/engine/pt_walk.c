@@ -68,6 +68,43 @@ void pt_statistics(const pa_heap *heap, pa_heap_statistics *out)
     out->count_arenas = h->count_arenas;
     out->bytes_mapped = h->mp.mmapped;
     out->count_mapped = h->mp.n_mmaps;
+    out->bytes_mapped_peak = h->mp.max_mmapped;
+    out->count_mapped_peak = h->mp.max_n_mmaps;
+}
+
+/* int_mallinfo(): chunks in a tcache count as in use. */
+static void add_mallinfo(const pt *h, const pt_arena *a, pa_mallinfo *m)
+{
+    uint64_t top = a->top ? bytes_of(h, size_of(h, a->top)) : 0, available = top + a->bytes_fast;
+    m->ordblks++;
+    for (uint32_t kind = 0; kind < 3; kind++) {
+        available += bytes_of(h, a->units_in[kind]);
+        m->ordblks += a->count_in[kind];
+    }
+    m->arena += a->system_mem;
+    m->smblks += a->count_fast;
+    m->fsmblks += a->bytes_fast;
+    m->fordblks += available;
+    m->uordblks += a->system_mem - available;
+    if (a->index)
+        return;
+    m->hblks = h->mp.n_mmaps;
+    m->hblkhd = h->mp.mmapped + h->mp.mmapped_drift;
+    m->keepcost = top;
+}
+
+/* mallinfo2(), up to 2.15 of the main arena only; or one arena in the order of the library's ring. */
+pa_status pt_mallinfo(const pa_heap *heap, uint32_t arena, pa_mallinfo *out)
+{
+    const pt *h = (const pt *)heap;
+    bool all = arena == PA_ALL_ARENAS;
+    if (!all && arena >= h->count_arenas)
+        return PA_ERR_INVALID;
+    uint32_t a = 0;
+    for (uint32_t i = 0; i < h->count_arenas; i++, a = h->arenas[a].next)
+        if (i == arena || (all && (!i || h->pf->version >= 216)))
+            add_mallinfo(h, &h->arenas[a], out);
+    return PA_OK;
 }
 
 /* ---- every chunk --------------------------------------------------------------------------------- */

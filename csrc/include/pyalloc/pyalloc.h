@@ -207,6 +207,7 @@ typedef struct pa_heap_statistics {
     uint64_t bytes_system_peak;
     uint64_t bytes_mapped;      /* mmapped chunks                                    */
     uint64_t count_mapped;
+    uint64_t bytes_mapped_peak, count_mapped_peak;
     uint64_t bytes_tcache, count_tcache;
     uint64_t bytes_fast, count_fast;
     uint64_t bytes_unsorted, count_unsorted;
@@ -272,6 +273,14 @@ uint64_t pa_heap_break_peak(pa_heap *heap);
 void pa_heap_set_break(pa_heap *heap, uint64_t brk);
 
 uint64_t pa_heap_usable_size(const pa_heap *heap, uint64_t pointer);
+/* mallinfo2() of the simulated library, field by field; or of one arena, as malloc_stats() shows. */
+typedef struct pa_mallinfo {
+    uint64_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+} pa_mallinfo;
+
+#define PA_ALL_ARENAS 0xFFFFFFFFu
+int pa_heap_mallinfo(const pa_heap *heap, uint32_t arena, pa_mallinfo *out);
+
 void pa_heap_read_statistics(const pa_heap *heap, pa_heap_statistics *out);
 /* Writes up to `room` chunks in address order; returns how many there are. */
 uint64_t pa_heap_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
