@@ -310,8 +310,19 @@ RULES: Final[dict[str, int]] = {
     "second_look": lib.PA_SECOND_LOOK,
     "zero_is_file": lib.PA_ZERO_IS_FILE,
     "frees_discarded": lib.PA_FREES_DISCARDED,
+    "exclusive": lib.PA_EXCLUSIVE,
+    "moves_tables": lib.PA_MOVES_TABLES,
+    "large_folios": lib.PA_LARGE_FOLIOS,
 }
 """How reclaim and page tables behave, by name; a kernel profile lists those that hold."""
+
+PROTECTIONS: Final[dict[str, int]] = {
+    "read_only": lib.PA_READ_ONLY,
+    "private": lib.PA_WRITE_PRIVATE,
+    "counted": lib.PA_WRITE_COUNTED,
+    "shared": lib.PA_WRITE_SHARED,
+}
+"""What writes need after mprotect; see ``pa_protection``."""
 
 UNLIMITED: Final = 2**64 - 1
 
@@ -458,6 +469,21 @@ class Ram:
         status = lib.pa_ram_access_object(self.handle, group, number, first, count, write, done)
         return int(done[0]), not self._fits(status, "reading or writing a file")
 
+    def load_object(self, group: int, number: int, first: int, count: int, order: int) -> int:
+        """Cache pages as if read long ago, in folios of up to ``1 << order``; return how many."""
+        done = ffi.new("uint64_t *")
+        status = lib.pa_ram_load_object(self.handle, group, number, first, count, order, done)
+        self._fits(status, "filling the page cache")
+        return int(done[0])
+
+    def clean_object(self, number: int, first: int, count: int) -> None:
+        """Write dirty pages back; the next write to each of them is noticed again."""
+        lib.pa_ram_clean_object(self.handle, number, first, count)
+
+    def forget_object(self, number: int, first: int, count: int) -> None:
+        """Drop clean pages that nobody maps."""
+        lib.pa_ram_forget_object(self.handle, number, first, count)
+
     def new_pages(self, group: int = 0) -> Pages:
         """Return the empty page table of a new process in ``group``."""
         handle = lib.pa_mm_new(self.handle, group)
@@ -490,6 +516,7 @@ class View:
     number: int
     shared: bool
     around: int = 1
+    writable: bool = False
 
 
 class Pages:
@@ -548,7 +575,15 @@ class Pages:
         """
         struct = ffi.new(
             "pa_view *",
-            (view.vpn, view.count, view.index, view.number, view.around, view.shared),
+            (
+                view.vpn,
+                view.count,
+                view.index,
+                view.number,
+                view.around,
+                view.shared,
+                view.writable,
+            ),
         )
         status = lib.pa_mm_touch_object(self.handle, struct, vpn, count, write, self._done)
         if status == lib.PA_ERR_INVALID:
@@ -572,9 +607,16 @@ class Pages:
         status = lib.pa_mm_move(self.handle, vpn, new_vpn, count, self._done)
         return self._outcome(status, "moving pages")
 
-    def protect(self, vpn: int, count: int, *, writable: bool) -> None:
-        """Mprotect."""
-        lib.pa_mm_protect(self.handle, vpn, count, writable)
+    def touch_huge(
+        self, low: int, high: int, vpn: int, count: int, *, write: bool
+    ) -> tuple[int, bool]:
+        """Access pages of the area [low, high), which may have huge pages."""
+        status = lib.pa_mm_touch_huge(self.handle, low, high, vpn, count, write, self._done)
+        return self._outcome(status, "touching memory")
+
+    def protect(self, vpn: int, count: int, how: str) -> None:
+        """Mprotect; ``how`` is one of :data:`PROTECTIONS`."""
+        lib.pa_mm_protect(self.handle, vpn, count, PROTECTIONS[how])
 
     def lock(self, vpn: int, count: int, *, lock: bool) -> None:
         """Mlock or munlock what is present."""

@@ -38,6 +38,27 @@ uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index)
     return pt_table_find(&ram->objects[id].pages, index);
 }
 
+static unsigned entry_order(uint64_t entry)
+{
+    return entry & PTE_PRESENT ? (unsigned)(entry >> ORDER_SHIFT & ORDER_MASK) : 0;
+}
+
+uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
+{
+    const uint64_t *entry = object_entry(ram, id, index);
+    unsigned order = entry ? entry_order(*entry) : 0;
+    uint64_t pages = UINT64_C(1) << order;
+    *first = index & ~(pages - 1);
+    for (uint64_t i = *first; i < *first + pages && pages > 1; i++) {
+        entry = object_entry(ram, id, i);
+        if (!entry || entry_order(*entry) != order) { /* a part of it is gone */
+            *first = index;
+            return 1;
+        }
+    }
+    return pages;
+}
+
 bool object_hint(object *o, uint32_t mm, int64_t delta)
 {
     for (uint32_t i = o->count_hints; i--;) {
@@ -104,7 +125,8 @@ static uint32_t swap_page_in(pa_ram *ram, uint32_t group_id, uint32_t id, uint64
     return f;
 }
 
-static uint32_t new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major)
+/* A page that was nowhere; of a file it is read. */
+static uint32_t new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index)
 {
     uint64_t f;
     if (!ram_take(ram, group_id, 1, &f))
@@ -118,8 +140,6 @@ static uint32_t new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     leaf[index & (pt_table_leaf_size(&o->pages) - 1)] = f << PTE_SHIFT | PTE_PRESENT;
     ram->maps[f] = 0;
     o->resident++;
-    *major = !o->shmem;
-    ram->events.file_read += !o->shmem;
     bool active = o->shmem && ram->settings.rules & PA_NEW_ANON_ACTIVE;
     ram_put(ram, (uint32_t)f,
             owner_of(KIND_OBJECT, group_id, id, index) | (active ? OWNER_ACTIVE : 0));
@@ -134,14 +154,22 @@ uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index
         return pte_frame(*entry);
     if (entry && *entry & PTE_SWAP)
         return swap_page_in(ram, group_id, id, index, *entry >> PTE_SHIFT, major);
-    return new_page(ram, group_id, id, index, major);
+    uint32_t f = new_page(ram, group_id, id, index);
+    *major = f != NO_FRAME && !ram->objects[id].shmem;
+    ram->events.file_read += *major;
+    return f;
+}
+
+static bool is_object(const pa_ram *ram, uint32_t id)
+{
+    return id < ram->count_objects && ram->objects[id].used;
 }
 
 int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t first,
                          uint64_t count, bool write, uint64_t *done)
 {
     *done = 0;
-    if (id >= ram->count_objects || !ram->objects[id].used || group_id >= ram->count_groups)
+    if (!is_object(ram, id) || group_id >= ram->count_groups)
         return PA_ERR_INVALID;
     for (; *done < count; ++*done) {
         bool major;
@@ -155,6 +183,68 @@ int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t f
             object_mark_dirty(ram, f);
     }
     return PA_OK;
+}
+
+/* The order of the folio that begins at `index`, with `left` pages to come: as far as it is aligned
+ * (__filemap_get_folio). */
+static unsigned order_at(uint64_t index, uint64_t left, unsigned most)
+{
+    unsigned order = 0;
+    while (order < most && !(index >> order & 1) && left >> (order + 1))
+        order++;
+    return order;
+}
+
+int pa_ram_load_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t first, uint64_t count,
+                       uint32_t order, uint64_t *done)
+{
+    *done = 0;
+    if (!is_object(ram, id) || group_id >= ram->count_groups || order > HUGE_ORDER)
+        return PA_ERR_INVALID;
+    object *o = &ram->objects[id];
+    uint64_t end = first + count < o->count_pages ? first + count : o->count_pages,
+             folio_end = first;
+    unsigned now = 0;
+    for (uint64_t i = first; i < end; i++, ++*done) {
+        const uint64_t *entry = object_entry(ram, id, i);
+        if (i == folio_end) {
+            now = order_at(i, end - i, order);
+            folio_end = i + (UINT64_C(1) << now);
+            o->order = now > o->order ? (uint8_t)now : o->order;
+        }
+        if (entry && *entry)
+            continue;
+        if (new_page(ram, group_id, id, i) == NO_FRAME)
+            return PA_EXHAUSTED;
+        *object_entry(ram, id, i) |= (uint64_t)now << ORDER_SHIFT;
+    }
+    return PA_OK;
+}
+
+static void write_protect(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
+{
+    (void)context;
+    *pte &= ~(uint64_t)(PTE_WRITE | PTE_DIRTY);
+    mm_cool(mm, vpn);
+}
+
+void pa_ram_clean_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t count)
+{
+    if (!is_object(ram, id) || ram->objects[id].shmem)
+        return;
+    uint64_t end =
+        first + count < ram->objects[id].count_pages ? first + count : ram->objects[id].count_pages;
+    for (uint64_t i = first; i < end; i++) {
+        const uint64_t *entry = object_entry(ram, id, i);
+        if (!entry || !(*entry & PTE_PRESENT))
+            continue;
+        uint32_t f = pte_frame(*entry);
+        if (!(ram->frame[f].owner & OWNER_DIRTY))
+            continue;
+        rmap_each(ram, f, write_protect, NULL);
+        ram_mark(ram, f, 0, OWNER_DIRTY);
+        ram->events.file_written++;
+    }
 }
 
 /* ---- taking pages away ------------------------------------------------------------------------ */
@@ -175,6 +265,7 @@ static void drop_page(pa_ram *ram, object *o, uint64_t *entry)
 {
     if (*entry & PTE_PRESENT) {
         uint32_t f = pte_frame(*entry);
+        huge_isolate(ram, f);
         rmap_each(ram, f, unmap_one, &o->shmem);
         ram->maps[f] = 0;
         swap_detach(ram, f);
@@ -188,7 +279,7 @@ static void drop_page(pa_ram *ram, object *o, uint64_t *entry)
 
 void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t pages)
 {
-    if (id >= ram->count_objects || !ram->objects[id].used)
+    if (!is_object(ram, id))
         return;
     object *o = &ram->objects[id];
     uint64_t size = pt_table_leaf_size(&o->pages);
@@ -202,6 +293,21 @@ void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t pages)
     o->count_pages = pages;
 }
 
+void pa_ram_forget_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t count)
+{
+    if (!is_object(ram, id) || ram->objects[id].shmem)
+        return;
+    object *o = &ram->objects[id];
+    uint64_t end = first + count < o->count_pages ? first + count : o->count_pages;
+    for (uint64_t i = first; i < end; i++) {
+        uint64_t *entry = object_entry(ram, id, i);
+        if (!entry || !(*entry & PTE_PRESENT) || ram->maps[pte_frame(*entry)] ||
+            ram->frame[pte_frame(*entry)].owner & OWNER_DIRTY)
+            continue;
+        drop_page(ram, o, entry);
+    }
+}
+
 static void free_object(object *o)
 {
     pt_table_drop(&o->pages);
@@ -211,7 +317,7 @@ static void free_object(object *o)
 
 void pa_ram_drop_object(pa_ram *ram, uint32_t id)
 {
-    if (id >= ram->count_objects || !ram->objects[id].used)
+    if (!is_object(ram, id))
         return;
     pa_ram_resize_object(ram, id, 0);
     free_object(&ram->objects[id]);

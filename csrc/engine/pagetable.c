@@ -141,10 +141,11 @@ unsigned pt_table_missing(const pa_pagetable *pt, uint64_t vpn)
     return 0;
 }
 
-uint64_t *pt_table_make_leaf(pa_pagetable *pt, uint64_t vpn)
+/* The table of `lowest` level that vpn belongs to, made if need be; NULL: no memory. */
+static void *make_down_to(pa_pagetable *pt, uint64_t vpn, unsigned lowest)
 {
     void *table = pt->root;
-    for (unsigned level = pt->levels - 1u; level; level--) {
+    for (unsigned level = pt->levels - 1u; level > lowest; level--) {
         void **slot = &((void **)table)[index_of(pt, level, vpn)];
         if (!*slot) {
             *slot = calloc(entries(pt, level - 1), 8);
@@ -154,7 +155,46 @@ uint64_t *pt_table_make_leaf(pa_pagetable *pt, uint64_t vpn)
         }
         table = *slot;
     }
-    return cache_leaf(pt, vpn, table);
+    return table;
+}
+
+uint64_t *pt_table_make_leaf(pa_pagetable *pt, uint64_t vpn)
+{
+    uint64_t *leaf = make_down_to(pt, vpn, 0);
+    return leaf ? cache_leaf(pt, vpn, leaf) : NULL;
+}
+
+bool pt_table_make_upper(pa_pagetable *pt, uint64_t vpn)
+{
+    return make_down_to(pt, vpn, 1) != NULL;
+}
+
+/* Where the table of leaves says where vpn's leaf is; NULL: there is no such table. */
+static void **slot_of_leaf(pa_pagetable *pt, uint64_t vpn)
+{
+    void *table = pt->root;
+    for (unsigned level = pt->levels - 1u; level > 1 && table; level--)
+        table = ((void **)table)[index_of(pt, level, vpn)];
+    return table ? &((void **)table)[index_of(pt, 1, vpn)] : NULL;
+}
+
+void pt_table_drop_leaf(pa_pagetable *pt, uint64_t vpn)
+{
+    void **slot = slot_of_leaf(pt, vpn);
+    forget_cached(pt);
+    if (!slot || !*slot)
+        return;
+    free(*slot);
+    *slot = NULL;
+    pt->count_tables[0]--;
+}
+
+void pt_table_move_leaf(pa_pagetable *pt, uint64_t from, uint64_t to)
+{
+    void **source = slot_of_leaf(pt, from), **target = slot_of_leaf(pt, to);
+    forget_cached(pt);
+    *target = *source;
+    *source = NULL;
 }
 
 uint64_t pt_table_next(const pa_pagetable *pt, uint64_t vpn, uint64_t end)

@@ -8,7 +8,8 @@
  *     | frame or swap slot      |  ...  |L|F|S|Z|D|A|W|P|     0: nothing was ever here
  *
  *     P present   W writable   A accessed   D dirty   Z the zero page   S swapped out: the number is
- *     a slot   F the frame belongs to an object (page cache)   L locked by mlock
+ *     a slot   F the frame belongs to an object (page cache)   L locked by mlock   H (bit 8) the leaf
+ *     stands for one entry of the table above it, which maps 2 MB at once (huge.c)
  *
  *     count_tables[0] == leaf tables, [1] == tables of leaves (PMD) ...; the root is not counted
  */
@@ -27,6 +28,7 @@ enum {
     PTE_SWAP = 32,
     PTE_FILE = 64,
     PTE_LOCKED = 128,
+    PTE_HUGE = 256,
     PTE_SHIFT = 12,
     TABLE_LEVELS = 4,
     CACHED_LEAVES = 32 /* found without a walk: 64 MB of a heap on x86-64 */
@@ -71,6 +73,12 @@ uint64_t pt_table_next(const pa_pagetable *pt, uint64_t vpn, uint64_t end);
 uint64_t pt_table_prune(pa_pagetable *pt, uint64_t first, uint64_t end, uint64_t floor,
                         uint64_t ceiling);
 uint64_t pt_table_total(const pa_pagetable *pt);
+/* Free vpn's leaf, whatever is in it. */
+void pt_table_drop_leaf(pa_pagetable *pt, uint64_t vpn);
+/* Hang the leaf of `from` where `to` has none; the tables above that place must exist. */
+void pt_table_move_leaf(pa_pagetable *pt, uint64_t from, uint64_t to);
+/* The tables above vpn's leaf, without the leaf; false: no memory on the host. */
+bool pt_table_make_upper(pa_pagetable *pt, uint64_t vpn);
 
 static inline uint64_t *pt_table_find(pa_pagetable *pt, uint64_t vpn)
 {

@@ -481,6 +481,7 @@ static bool copy_all(pa_ram *to, const pa_ram *from)
     to->count_dirty = from->count_dirty;
     to->count_cached = from->count_cached;
     to->events = from->events;
+    to->has_huge = from->has_huge;
     copy_records(to, from);
     return copy_objects(to, from) && copy_mms(to, from);
 }

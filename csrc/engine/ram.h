@@ -87,8 +87,12 @@ typedef struct object {
     uint64_t count_pages, resident;
     view_hint *hints;
     uint32_t count_hints, room_hints;
+    uint8_t order; /* of the largest folio it ever had */
     bool used, shmem;
 } object;
+
+/* An object's entry of a present page: bits 8 to 11 are the order of its folio. */
+enum { ORDER_SHIFT = 8, ORDER_MASK = 15 };
 
 struct pa_ram {
     pa_ram_settings settings;
@@ -105,6 +109,7 @@ struct pa_ram {
     uint64_t count_anon, count_shmem, count_file, count_dirty, count_cached;
     pa_ram_counters events; /* only the fields that count events */
     bool reclaiming;
+    bool has_huge; /* 2 MB were mapped at once some time */
 };
 
 /* ---- frame records ---------------------------------------------------------------------------- */
@@ -145,6 +150,12 @@ lru_list ram_list_of(const pa_ram *ram, uint64_t owner);
 static inline uint32_t pte_frame(uint64_t pte)
 {
     return (uint32_t)(pte >> PTE_SHIFT);
+}
+
+/* A frame is mapped: not swapped out, and not the zero page. */
+static inline bool pte_is_frame(uint64_t pte)
+{
+    return (pte & (PTE_PRESENT | PTE_ZERO)) == PTE_PRESENT;
 }
 
 /* ---- taking and giving (ram.c) ---------------------------------------------------------------- */
@@ -215,14 +226,77 @@ void object_forget_mm(pa_ram *ram, uint32_t mm);
 uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major);
 /* The entry of a page, or NULL. */
 uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
+/* How many pages the folio of page `index` has, and which is its first: 1 unless it was made
+ * larger and is still whole. */
+uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first);
 /* A page of it was looked at (read(), or a fault). */
 void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);
 void object_drop_all(pa_ram *ram);
 
-/* ---- whole mms (mm.c) ------------------------------------------------------------------------- */
+/* ---- one mm (mm.c) ---------------------------------------------------------------------------- */
 
 pa_mm *mm_copy(const pa_mm *mm, pa_ram *ram);
 void mm_free(pa_mm *mm);
+
+/* A piece of a range that lies in one leaf. */
+typedef struct stretch {
+    uint64_t vpn, count;
+    uint64_t *pte;
+} stretch;
+
+/* The next piece of [*vpn, end) that has a leaf; false at the end. */
+bool mm_next_stretch(pa_mm *mm, uint64_t *vpn, uint64_t end, stretch *out);
+uint64_t mm_end_of(const pa_mm *mm, uint64_t vpn, uint64_t count);
+/* The leaf of vpn, made and charged if need be; NULL: see *status. */
+uint64_t *mm_leaf_for(pa_mm *mm, uint64_t vpn, pa_status *status);
+void mm_drop_entry(pa_mm *mm, uint64_t *pte);
+/* Which of the mm's counters of resident pages the frame belongs to. */
+uint64_t *mm_resident_counter(pa_mm *mm, uint32_t f);
+
+/* ---- private faults (fault.c) ----------------------------------------------------------------- */
+
+enum { PTE_WRITTEN = PTE_PRESENT | PTE_WRITE | PTE_ACCESSED | PTE_DIRTY };
+
+void fault_count(pa_mm *mm, bool major);
+/* The owner of a new anonymous page. */
+uint64_t fault_new_owner(const pa_mm *mm, uint64_t vpn);
+/* One fault of a private page, or one run of first writes; *n pages are done. */
+pa_status fault_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t count, bool write,
+                     uint64_t *n);
+
+/* Access a page that is there; true if the entry needed no fault. */
+static inline bool fault_is_spared(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
+{
+    if (!(*pte & PTE_PRESENT) || (write && !(*pte & PTE_WRITE)))
+        return false;
+    *pte |= write ? PTE_ACCESSED | PTE_DIRTY : PTE_ACCESSED;
+    if (write)
+        mm_set_hot(mm, vpn);
+    return true;
+}
+
+/* ---- 2 MB at once (huge.c) -------------------------------------------------------------------- */
+
+enum { HUGE_ORDER = 9, HUGE_PAGES = 1 << HUGE_ORDER };
+
+static inline bool huge_at(const uint64_t *pte)
+{
+    return *pte & PTE_HUGE;
+}
+
+/* The stretch is the whole of a leaf that stands for one big entry. */
+bool huge_covers(const pa_mm *mm, const stretch *s);
+/* Make small entries of it if it is not that already; false: nothing is left of it. */
+bool huge_small(pa_mm *mm, const stretch *s);
+/* Small entries instead of the big one at vpn.  A file's are dropped, and their leaf. */
+void huge_split(pa_mm *mm, uint64_t vpn);
+void huge_drop(pa_mm *mm, uint64_t vpn);
+/* Before a mapped frame is taken away alone: nobody maps it through a big entry any more. */
+void huge_isolate(pa_ram *ram, uint32_t f);
+/* Map 2 MB of an object at once; false: it does not fit, or *status says why not. */
+bool huge_map_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool write, pa_status *status);
+/* A write to a big entry that is not writable; it may be small afterwards. */
+pa_status huge_fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte);
 
 #endif

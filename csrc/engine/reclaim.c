@@ -135,6 +135,7 @@ static bool evict_object(pa_ram *ram, uint32_t f)
 
 static bool evict(pa_ram *ram, uint32_t f)
 {
+    huge_isolate(ram, f);
     switch (owner_kind(ram->frame[f].owner)) {
     case KIND_ANON:
         return evict_anon(ram, f);

@@ -128,7 +128,7 @@ static void random_step(world *w)
         pa_mm_lazy_free(*mm, vpn, count);
         break;
     case 3:
-        pa_mm_protect(*mm, vpn, count, write);
+        pa_mm_protect(*mm, vpn, count, write ? PA_WRITE_PRIVATE : PA_READ_ONLY);
         break;
     case 4: /* the range moved to must be empty */
         pa_mm_unmap(*mm, 10000 + vpn, count, 0, 0);

@@ -1,4 +1,4 @@
-"""``mlock`` and ``munlock``.
+"""``mlock``, ``munlock`` and ``mlockall``.
 
 2.6 faults each area in as it locks it; 6.x locks them all first.
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pyalloc.kernel.vma import AddressSpace
 
 MLOCK_ONFAULT = 1
+MCL_CURRENT = 1
+MCL_FUTURE = 2
+MCL_ONFAULT = 4
 
 
 def mlock(space: AddressSpace, addr: int, length: int, flags: int) -> int:
@@ -55,6 +58,47 @@ def munlock(space: AddressSpace, addr: int, length: int) -> int:
     start, end = _range(addr, length)
     _apply(space, start, end, 0)
     return 0
+
+
+def mlockall(space: AddressSpace, flags: int) -> int:
+    """Lock what is mapped (MCL_CURRENT), what will be mapped (MCL_FUTURE), or both.
+
+    Pages that cannot be had are no error here.
+
+    Raises
+    ------
+    OSError
+        EINVAL for no or unknown flags; EPERM without any right to lock; ENOMEM over
+        RLIMIT_MEMLOCK.
+    """
+    if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) or flags == MCL_ONFAULT:
+        fail(errno.EINVAL)
+    limits = space.limits
+    if not limits.memlock and not limits.ipc_lock:
+        fail(errno.EPERM)
+    if flags & MCL_CURRENT and not limits.ipc_lock and space.total_vm > limits.memlock // PAGE:
+        fail(errno.ENOMEM)
+    lock = VM_LOCKED | (VM_LOCKONFAULT if flags & MCL_ONFAULT else 0)
+    space.lock_future = lock if flags & MCL_FUTURE else 0
+    if flags & MCL_CURRENT:
+        _lock_everything(space, lock)
+        space.populate(0, space.task_size)
+    return 0
+
+
+def munlockall(space: AddressSpace) -> int:
+    """Unlock everything, now and for what will be mapped."""
+    space.lock_future = 0
+    _lock_everything(space, 0)
+    return 0
+
+
+def _lock_everything(space: AddressSpace, lock: int) -> None:
+    for vma in list(space.areas):
+        vma_now = space.at(vma.start)
+        if vma_now is vma:
+            flags = vma.flags & ~(VM_LOCKED | VM_LOCKONFAULT) | lock
+            _lock(space, vma, vma.start, vma.end, flags)
 
 
 def _range(addr: int, length: int) -> tuple[int, int]:

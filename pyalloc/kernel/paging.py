@@ -29,6 +29,10 @@ class PagingRules:
     """The steps are at least 0.1 % of memory (watermark_scale_factor)."""
     counts_all_tables: bool = True
     """VmPTE counts every level; False: leaves only."""
+    huge_pages: bool = False
+    """Transparent huge pages exist, where madvise(2) asks for them (the default of 6.x)."""
+    largest_folio: int = 0
+    """Order of the largest folio that one write(2) makes in the page cache (ext4, from 6.16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Watermarks:
     low: int
     high: int
 
+
+_MODERN: Final = frozenset({"second_look", "exclusive", "moves_tables"})
 
 PAGING: Final[Mapping[str, PagingRules]] = {
     "2.6.11": PagingRules(
@@ -51,9 +57,15 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         (1, 2),
         counts_all_tables=False,
     ),
-    "6.12": PagingRules(frozenset({"second_look"}), 16, 262144, (1, 2), scaled=True),
+    "6.12": PagingRules(_MODERN, 16, 262144, (1, 2), scaled=True, huge_pages=True),
     "6.18": PagingRules(
-        frozenset({"second_look", "frees_discarded"}), 16, 262144, (1, 2), scaled=True
+        _MODERN | {"frees_discarded", "large_folios"},
+        16,
+        262144,
+        (1, 2),
+        scaled=True,
+        huge_pages=True,
+        largest_folio=9,
     ),
 }
 

@@ -748,6 +748,20 @@ class AddressSpace:
         """
         return locking.munlock(self, addr, length)
 
+    def mlockall(self, flags: int) -> int:
+        """Lock everything and return 0, as ``mlockall(2)``.
+
+        Raises
+        ------
+        OSError
+            EINVAL, EPERM or ENOMEM; see :mod:`pyalloc.kernel.locking`.
+        """
+        return locking.mlockall(self, flags)
+
+    def munlockall(self) -> int:
+        """Unlock everything and return 0, as ``munlockall(2)``."""
+        return locking.munlockall(self)
+
     # --- faults -------------------------------------------------------------------------
 
     def fault(self, addr: int, write: bool) -> Vma:

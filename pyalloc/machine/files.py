@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.files import Inode, OpenFile
+from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
     from pyalloc.machine.machine import Machine
@@ -43,8 +44,29 @@ class File:
         self.inode.bytes_size = size
         self.machine.ram.resize_object(self.machine.object_of(self.inode), self.inode.pages)
 
+    def sync(self) -> None:
+        """Write its dirty pages back, as ``fsync``."""
+        self.machine.ram.clean_object(self.machine.object_of(self.inode), 0, self.inode.pages)
+
+    def drop_cache(self) -> None:
+        """Forget its clean pages that nobody maps, as ``POSIX_FADV_DONTNEED``."""
+        self.machine.ram.forget_object(self.machine.object_of(self.inode), 0, self.inode.pages)
+
     def __repr__(self) -> str:
         return f"<File {self.name} {self.size} bytes>"
+
+
+def folio_order(size: int) -> int:
+    """Return the order of a folio of ``size`` bytes.
+
+    >>> folio_order(65536)
+    4
+    """
+    pages = size // PAGE
+    if size % PAGE or not 1 <= pages <= 512 or pages & (pages - 1):
+        message = f"folio must be a power of two from 4096 to 2 MiB (got {size})"
+        raise ArgumentError(message)
+    return pages.bit_length() - 1
 
 
 def open_file(file: File, mode: str) -> OpenFile:

@@ -30,7 +30,7 @@ from pyalloc.kernel.paging import PAGING, watermarks
 from pyalloc.kernel.proctext import ProcText
 from pyalloc.kernel.profiles import kernel_profile
 from pyalloc.machine.cgroup import Cgroup, pages_of_limit
-from pyalloc.machine.files import File
+from pyalloc.machine.files import File, folio_order
 from pyalloc.machine.oom import OomEvent
 from pyalloc.machine.process import Process
 from pyalloc.units import PAGE, parse_size
@@ -58,6 +58,9 @@ user_reserve_kbytes
         Bytes of RAM that the kernel and everybody else hold, beyond reclaim.
     swappiness, page_cluster
         The sysctls under ``vm.``.
+    huge_pages
+        Whether madvise(MADV_HUGEPAGE) gets transparent huge pages, where the kernel has them;
+        nobody gets them unasked (``transparent_hugepage/enabled`` is ``madvise`` or ``never``).
     policy
         A name for :func:`pyalloc.oom_policy`, or a policy object; by default the kernel's own.
     seed
@@ -84,6 +87,7 @@ user_reserve_kbytes
         reserved: int | str = 0,
         swappiness: int = 60,
         page_cluster: int = 3,
+        huge_pages: bool = True,
         policy: str | OomPolicy | None = None,
         seed: int = 0,
     ) -> None:
@@ -92,6 +96,7 @@ user_reserve_kbytes
             raise ArgumentError(message)
         self.profile = kernel_profile(kernel, arch)
         self.paging = PAGING[kernel]
+        self.huge_pages = huge_pages and self.paging.huge_pages and self.profile.word == 8
         self.cpus = cpus
         self.seed = seed
         self.overcommit = OvercommitSettings(
@@ -230,17 +235,53 @@ user_reserve_kbytes
         self._next_pid += 1
         return self._next_pid
 
-    def file(self, name: str, size: int | str = 0) -> File:
-        """Make a file of ``size`` bytes; it is on disk until somebody reads it."""
+    def file(
+        self,
+        name: str,
+        size: int | str = 0,
+        *,
+        cached: bool = True,
+        folio: int | str = PAGE,
+        tmpfs: bool = False,
+    ) -> File:
+        """Make a file of ``size`` bytes.
+
+        Parameters
+        ----------
+        name, size
+            A path, and bytes or text such as ``"16M"``.
+        cached
+            The whole file is in the page cache, clean, as far as there is room; False: it is on
+            disk until somebody reads it.
+        folio
+            Bytes of the pieces it is cached in, a power of two up to 2 MiB, as writes of that size
+            leave them.
+        tmpfs
+            It lives in memory and swap only.
+
+        Raises
+        ------
+        ArgumentError
+            ``folio`` is no such power of two.
+        """
+        order = folio_order(parse_size(folio, "folio"))
         self._next_inode += 1
         inode = Inode(
             name if name.startswith("/") else f"/{name}",
             number=self._next_inode,
-            major=8,
+            major=0 if tmpfs else 8,
             minor=1,
             bytes_size=parse_size(size, "size"),
+            shmem=tmpfs,
         )
+        if cached or tmpfs:
+            self.ram.load_object(0, self.object_of(inode), 0, inode.pages, order)
         return File(self, inode)
+
+    def drop_caches(self) -> None:
+        """Forget every clean file page that nobody maps (``echo 1 > drop_caches``)."""
+        for inode, number in self._objects.items():
+            self.ram.forget_object(number, 0, inode.pages)
 
     def object_of(self, inode: Inode) -> int:
         """Return the engine's number of an inode's pages."""

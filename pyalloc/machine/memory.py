@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from pyalloc import engine
 from pyalloc.errors import MemoryFault
-from pyalloc.kernel.abi import VM_LOCKED, VM_SHARED
+from pyalloc.kernel.abi import VM_HUGEPAGE, VM_LOCKED, VM_SHARED, VM_WRITE
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.vma import SIGBUS
 from pyalloc.units import PAGE
@@ -82,18 +83,18 @@ class ProcessPages:
     def protect(self, start: int, end: int, writable: bool) -> None:
         """Mprotect."""
         vma = self.process.space.at(start)
-        plain = vma is not None and not vma.flags & VM_SHARED
-        self.table.protect(start // PAGE, (end - start) // PAGE, writable=writable and plain)
+        if not writable or vma is None:
+            how = "read_only"
+        elif not vma.flags & VM_SHARED:
+            how = "private"
+        else:
+            how = "shared" if vma.file is not None and vma.file.inode.shmem else "counted"
+        self.table.protect(start // PAGE, (end - start) // PAGE, how)
 
     def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
         """Fault a range in; what lies past the end of a file is left out."""
-        try:
+        with contextlib.suppress(MemoryFault):
             self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
-        except MemoryFault:
-            return
-        finally:
-            if vma.flags & VM_LOCKED:
-                self.table.lock(start // PAGE, (end - start) // PAGE, lock=True)
 
     # --- faults -------------------------------------------------------------------------
 
@@ -107,20 +108,38 @@ class ProcessPages:
         ProcessKilled
             The OOM killer chose this process.
         """
+        if vma.file is None and vma.name is not None:
+            return  # the kernel's own pages are there already, and count for nobody
         view = self._view(vma)
         while count:
-            past = False
-            if view is not None:
-                done, dry, past = self.table.touch_object(view, vpn, count, write=write)
-            elif vma.name is None:
-                done, dry = self.table.touch_anon(vpn, count, write=write)
-            else:  # the kernel's own pages are there already, and count for nobody
-                return
+            done, dry, past = self._touch(vma, view, vpn, count, write=write)
+            if vma.flags & VM_LOCKED:
+                self.table.lock(vpn, done, lock=True)
             vpn, count = vpn + done, count - done
             if past:
                 raise MemoryFault(SIGBUS, vpn * PAGE)
             if dry:
                 self.process.out_of_memory()
+
+    def map_before_end(self, fault: MemoryFault, *, write: bool) -> None:
+        """Map what a read past an object's end finds around it; the fault is the caller's."""
+        vma = self.process.space.at(fault.address)
+        if fault.signal != SIGBUS or write or vma is None:
+            return
+        view = self._view(vma)
+        if view is not None:
+            self.table.touch_object(view, fault.address // PAGE, 1, write=False)
+
+    def _touch(
+        self, vma: Vma, view: engine.View | None, vpn: int, count: int, *, write: bool
+    ) -> tuple[int, bool, bool]:
+        """Access pages; return how many, whether memory ran out, whether the object ended."""
+        if view is not None:
+            return self.table.touch_object(view, vpn, count, write=write)
+        if vma.flags & VM_HUGEPAGE and self.process.machine.huge_pages:
+            low, high = vma.start // PAGE, vma.end // PAGE
+            return (*self.table.touch_huge(low, high, vpn, count, write=write), False)
+        return (*self.table.touch_anon(vpn, count, write=write), False)
 
     def _view(self, vma: Vma) -> engine.View | None:
         if vma.file is None:
@@ -133,6 +152,7 @@ class ProcessPages:
             number=machine.object_of(vma.file.inode),
             shared=bool(vma.flags & VM_SHARED),
             around=machine.paging.fault_around,
+            writable=bool(vma.flags & VM_WRITE),
         )
 
     def share(self, vma: Vma, parent: ProcessPages) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pyalloc import engine
-from pyalloc.errors import ArgumentError, ProcessKilled
-from pyalloc.kernel import procfs
+from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled
+from pyalloc.kernel import procfs, syncing
 from pyalloc.kernel.abi import MAP, VM_WIPEONFORK, fail
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import OpenFile
@@ -299,6 +299,26 @@ class Process:
         self.pages.table.lock(addr // PAGE, -(-length // PAGE), lock=False)
         return result
 
+    def mlockall(self, flags: int) -> int:
+        """Lock everything (MCL_CURRENT 1, MCL_FUTURE 2) and return 0, as ``mlockall(2)``."""
+        return self._after(self._space().mlockall(flags))
+
+    def munlockall(self) -> int:
+        """Unlock everything and return 0, as ``munlockall(2)``."""
+        space = self._space()
+        result = self._after(space.munlockall())
+        self.pages.table.lock(0, space.task_size // PAGE, lock=False)
+        return result
+
+    def msync(self, addr: int, length: int, flags: int = 4) -> int:
+        """Write mapped files' dirty pages back (MS_SYNC is 4) and return 0, as ``msync(2)``."""
+        parts, error = syncing.msync(self._space(), addr, length, flags)
+        for file, first, count in parts:
+            self.machine.ram.clean_object(self.machine.object_of(file.inode), first, count)
+        if error:
+            fail(error)
+        return 0
+
     def brk(self, addr: int) -> int:
         """Move the break and return it, as the raw system call: the old one is a refusal."""
         brk = self._after(self._space().brk(addr))
@@ -379,7 +399,11 @@ class Process:
         at, end = addr // PAGE * PAGE, addr + length
         first = addr
         while at < end:
-            vma = space.fault(first, write)
+            try:
+                vma = space.fault(first, write)
+            except MemoryFault as fault:
+                self.pages.map_before_end(fault, write=write)
+                raise
             stop = min(vma.end, -(-end // PAGE) * PAGE)
             self.pages.access(vma, at // PAGE, (stop - at) // PAGE, write=write)
             at = first = stop

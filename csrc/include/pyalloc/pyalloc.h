@@ -84,16 +84,19 @@ enum pa_reclaim_rule {
     PA_RECLAIM_MAPPED = 2,  /* 2.6: mapped pages leave the active list only in distress         */
     PA_SECOND_LOOK = 4,     /* a page is activated at the second look that finds it referenced  */
     PA_ZERO_IS_FILE = 8,    /* a mapped zero page counts as a resident file page (2.6.18)       */
-    PA_FREES_DISCARDED = 16 /* MADV_DONTNEED frees the page tables it empties (6.14 and later)  */
+    PA_FREES_DISCARDED = 16, /* MADV_DONTNEED frees the page tables it empties (6.14 and later) */
+    PA_EXCLUSIVE = 32, /* a page one process alone has needs no fault to be written (5.19) */
+    PA_MOVES_TABLES = 64, /* mremap moves whole page tables (5.0)                             */
+    PA_LARGE_FOLIOS = 128 /* a large folio is mapped whole (6.18)                             */
 };
 
 /* All in pages.  Reserved pages belong to the kernel and nobody can have them. */
 typedef struct pa_ram_settings {
     uint64_t count_frames, count_slots, count_reserved;
     uint64_t watermark_min, watermark_low, watermark_high;
-    uint32_t shape;        /* pa_shape                                         */
-    uint32_t rules;        /* pa_reclaim_rule bits                             */
-    uint32_t swappiness;   /* 0 to 200                                         */
+    uint32_t shape; /* pa_shape                                         */
+    uint32_t rules; /* pa_reclaim_rule bits                             */
+    uint32_t swappiness; /* 0 to 200                                         */
     uint32_t page_cluster; /* swap is read 1 << page_cluster pages at a time   */
 } pa_ram_settings;
 
@@ -140,6 +143,13 @@ void pa_ram_drop_object(pa_ram *ram, uint32_t object);
 int pa_ram_access_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t first,
                          uint64_t count, bool write, uint64_t *done);
 uint64_t pa_ram_object_resident(const pa_ram *ram, uint32_t object);
+/* Put pages into the cache as if they had been read long ago, in folios of up to 1 << order. */
+int pa_ram_load_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t first, uint64_t count,
+                       uint32_t order, uint64_t *done);
+/* Write a file's dirty pages back (msync, fsync); the next write to each is noticed again. */
+void pa_ram_clean_object(pa_ram *ram, uint32_t object, uint64_t first, uint64_t count);
+/* Forget clean pages of a file that nobody maps (POSIX_FADV_DONTNEED, drop_caches). */
+void pa_ram_forget_object(pa_ram *ram, uint32_t object, uint64_t first, uint64_t count);
 
 /* ---- mm: the pages of one process ----------------------------------------------------------- */
 
@@ -148,8 +158,17 @@ typedef struct pa_view {
     uint64_t vpn, count, index;
     uint32_t object;
     uint32_t around; /* pages mapped around a read fault: 1, or a power of two */
-    bool shared;
+    bool shared, writable;
 } pa_view;
+
+/* What writes need after mprotect: a fault, or none where it is safe.  Writes to a shared file are
+ * counted, page by page; those to shared memory are not. */
+typedef enum pa_protection {
+    PA_READ_ONLY = 0,
+    PA_WRITE_PRIVATE,
+    PA_WRITE_COUNTED,
+    PA_WRITE_SHARED
+} pa_protection;
 
 /* Pages now, and faults so far, of one process. */
 typedef struct pa_mm_counters {
@@ -182,6 +201,10 @@ int pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64
 int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count, bool write,
                        uint64_t *done);
 
+/* The same in an area that may have huge pages: [low, high) is the area. */
+int pa_mm_touch_huge(pa_mm *mm, uint64_t low, uint64_t high, uint64_t vpn, uint64_t count,
+                     bool write, uint64_t *done);
+
 /* MADV_DONTNEED: drop the pages, keep the area.  [floor, ceiling) is the area itself. */
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* MADV_FREE: reclaim may drop these pages unless they are written again. */
@@ -190,8 +213,7 @@ void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count);
 void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn);
 /* mremap: entries move to new_vpn; *done of them have. */
 int pa_mm_move(pa_mm *mm, uint64_t vpn, uint64_t new_vpn, uint64_t count, uint64_t *done);
-/* mprotect: the next write to each page must be looked at again, or (writable) need not be. */
-void pa_mm_protect(pa_mm *mm, uint64_t vpn, uint64_t count, bool writable);
+void pa_mm_protect(pa_mm *mm, uint64_t vpn, uint64_t count, pa_protection how);
 void pa_mm_lock(pa_mm *mm, uint64_t vpn, uint64_t count, bool lock);
 /* fork: the child shares the parent's pages of this range; private ones copy on write. */
 int pa_mm_share(pa_mm *child, pa_mm *parent, uint64_t vpn, uint64_t count, bool shared,
@@ -203,9 +225,9 @@ typedef struct pa_heap pa_heap;
 
 /* Where the bytes of a heap are, and how many chunks they are in. */
 typedef struct pa_heap_statistics {
-    uint64_t bytes_system;      /* main heap and thread heaps, from the kernel       */
+    uint64_t bytes_system; /* main heap and thread heaps, from the kernel       */
     uint64_t bytes_system_peak;
-    uint64_t bytes_mapped;      /* mmapped chunks                                    */
+    uint64_t bytes_mapped; /* mmapped chunks                                    */
     uint64_t count_mapped;
     uint64_t bytes_mapped_peak, count_mapped_peak;
     uint64_t bytes_tcache, count_tcache;
@@ -233,9 +255,9 @@ enum pa_chunk_state {
 
 typedef struct pa_chunk {
     uint64_t address; /* of the user's memory */
-    uint64_t size;    /* bytes, with header   */
+    uint64_t size; /* bytes, with header   */
     uint32_t arena;
-    uint32_t state;   /* pa_chunk_state       */
+    uint32_t state; /* pa_chunk_state       */
 } pa_chunk;
 
 /* allocator: "glibc-2.36", "first-fit" ...; word: 8 or 4 bytes.  NULL: no such allocator, or no
@@ -310,8 +332,8 @@ typedef struct pa_columns {
 /* One value a row each; NULL: not wanted. */
 typedef struct pa_outputs {
     uint64_t *address; /* what an allocating call returned, 0 for all others            */
-    uint64_t *usable;  /* malloc_usable_size() of it, bytes                             */
-    uint64_t *brk;     /* the break after the call                                      */
+    uint64_t *usable; /* malloc_usable_size() of it, bytes                             */
+    uint64_t *brk; /* the break after the call                                      */
 } pa_outputs;
 
 /* What a sample holds, one row of the sample buffer each. */
@@ -319,20 +341,20 @@ typedef enum pa_sample_field {
     PA_SAMPLE_CALLS = 0, /* calls done                                                  */
     PA_SAMPLE_ALLOCATED, /* bytes requested so far, freed or not                        */
     PA_SAMPLE_REQUESTED, /* bytes requested and not given back                          */
-    PA_SAMPLE_BLOCKS,    /* blocks not given back                                       */
-    PA_SAMPLE_HEAP,      /* bytes of the main heap and thread heaps                     */
-    PA_SAMPLE_MAPPED,    /* bytes of mmapped chunks                                     */
-    PA_SAMPLE_RSS,       /* bytes resident in the whole process                         */
-    PA_SAMPLE_SWAP,      /* bytes swapped out                                           */
-    PA_SAMPLE_MINOR,     /* minor faults so far                                         */
-    PA_SAMPLE_MAJOR,     /* major faults so far                                         */
-    PA_SAMPLE_TCACHE,    /* free bytes by where they are kept                           */
+    PA_SAMPLE_BLOCKS, /* blocks not given back                                       */
+    PA_SAMPLE_HEAP, /* bytes of the main heap and thread heaps                     */
+    PA_SAMPLE_MAPPED, /* bytes of mmapped chunks                                     */
+    PA_SAMPLE_RSS, /* bytes resident in the whole process                         */
+    PA_SAMPLE_SWAP, /* bytes swapped out                                           */
+    PA_SAMPLE_MINOR, /* minor faults so far                                         */
+    PA_SAMPLE_MAJOR, /* major faults so far                                         */
+    PA_SAMPLE_TCACHE, /* free bytes by where they are kept                           */
     PA_SAMPLE_FAST,
     PA_SAMPLE_UNSORTED,
     PA_SAMPLE_SMALL,
     PA_SAMPLE_LARGE,
     PA_SAMPLE_TOP,
-    PA_SAMPLE_HOLE,      /* bytes of the largest free chunk                             */
+    PA_SAMPLE_HOLE, /* bytes of the largest free chunk                             */
     PA_SAMPLE_FIELDS
 } pa_sample_field;
 
@@ -346,19 +368,19 @@ typedef struct pa_samples {
 
 typedef enum pa_touch {
     PA_TOUCH_NONE = 0, /* the program's own accesses are not modelled       */
-    PA_TOUCH_WRITE,    /* each block is written whole when it is allocated  */
-    PA_TOUCH_RECORDED  /* TOUCH rows say what is accessed                   */
+    PA_TOUCH_WRITE, /* each block is written whole when it is allocated  */
+    PA_TOUCH_RECORDED /* TOUCH rows say what is accessed                   */
 } pa_touch;
 
 typedef struct pa_replay_totals {
-    uint64_t calls;             /* rows done                                              */
-    uint64_t samples;           /* samples written                                        */
-    uint64_t blocks;            /* blocks allocated and not given back                    */
+    uint64_t calls; /* rows done                                              */
+    uint64_t samples; /* samples written                                        */
+    uint64_t blocks; /* blocks allocated and not given back                    */
     uint64_t blocks_peak;
-    uint64_t failed;            /* requests that returned NULL                            */
-    uint64_t allocated;         /* bytes requested so far, freed or not                   */
-    uint64_t requested;         /* bytes requested and not given back: P                  */
-    uint64_t held;              /* bytes the allocator has from the kernel: A             */
+    uint64_t failed; /* requests that returned NULL                            */
+    uint64_t allocated; /* bytes requested so far, freed or not                   */
+    uint64_t requested; /* bytes requested and not given back: P                  */
+    uint64_t held; /* bytes the allocator has from the kernel: A             */
     uint64_t requested_peak, requested_peak_row;
     uint64_t held_at_requested_peak;
     uint64_t held_peak, held_peak_row;

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * huge.c -- 2 MB at once: an entry of the table above the leaves that maps 512 pages.
+ *
+ * Such an entry is modelled by a leaf that is full and has PTE_HUGE in every entry, so that whoever
+ * only looks needs no second way.  Whoever changes a part of it makes it small first (huge_small).
+ * An anonymous one has its leaf deposited beside it, and charged; that of a file has none, so its
+ * leaf is not counted, and splitting it means to drop it (mm/huge_memory.c).
+ */
+#include "ram.h"
+
+static bool is_of_file(const uint64_t *pte)
+{
+    return *pte & PTE_FILE;
+}
+
+static uint64_t first_of(uint64_t vpn)
+{
+    return vpn & ~(uint64_t)(HUGE_PAGES - 1);
+}
+
+bool huge_covers(const pa_mm *mm, const stretch *s)
+{
+    return huge_at(s->pte) && s->count == pt_table_leaf_size(&mm->table);
+}
+
+bool huge_small(pa_mm *mm, const stretch *s)
+{
+    if (!huge_at(s->pte))
+        return true;
+    bool stays = !is_of_file(s->pte);
+    huge_split(mm, s->vpn);
+    return stays;
+}
+
+/* A leaf that no table was counted for comes to be counted, or the other way round. */
+static void count_leaf(pa_mm *mm, bool counted)
+{
+    mm->table.count_tables[0] += counted ? 1u : UINT64_MAX;
+}
+
+void huge_drop(pa_mm *mm, uint64_t vpn)
+{
+    uint64_t first = first_of(vpn), *leaf = pt_table_find_leaf(&mm->table, first);
+    bool file = is_of_file(leaf);
+    mm_cool_range(mm, first, HUGE_PAGES);
+    for (uint64_t i = 0; i < HUGE_PAGES; i++)
+        mm_drop_entry(mm, &leaf[i]);
+    if (file)
+        count_leaf(mm, true);
+    pt_table_drop_leaf(&mm->table, first);
+    if (!file)
+        ram_uncharge_tables(mm->ram, mm->group, 1);
+}
+
+void huge_split(pa_mm *mm, uint64_t vpn)
+{
+    uint64_t *leaf = pt_table_find_leaf(&mm->table, first_of(vpn));
+    if (is_of_file(leaf)) {
+        huge_drop(mm, vpn);
+        return;
+    }
+    for (uint64_t i = 0; i < HUGE_PAGES; i++)
+        leaf[i] &= ~(uint64_t)PTE_HUGE;
+}
+
+typedef struct spot {
+    pa_mm *mm;
+    uint64_t vpn;
+} spot;
+
+static void find_big(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
+{
+    if (huge_at(pte))
+        *(spot *)context = (spot){mm, vpn};
+}
+
+void huge_isolate(pa_ram *ram, uint32_t f)
+{
+    spot found;
+    if (!ram->has_huge)
+        return;
+    do {
+        found = (spot){NULL, 0};
+        rmap_each(ram, f, find_big, &found);
+        if (found.mm)
+            huge_split(found.mm, found.vpn);
+    } while (found.mm);
+}
+
+/* ---- objects ---------------------------------------------------------------------------------- */
+
+/* May the area have the 2 MB around vpn mapped at once, and is a whole folio there for it? */
+static bool fits_object(const pa_mm *mm, const pa_view *view, uint64_t vpn)
+{
+    uint64_t low = first_of(vpn), index = view->index + (vpn - view->vpn), first;
+    return pt_table_leaf_size(&mm->table) == HUGE_PAGES && low >= view->vpn &&
+           low + HUGE_PAGES <= view->vpn + view->count && !((vpn - index) & (HUGE_PAGES - 1)) &&
+           object_folio(mm->ram, view->object, index, &first) == HUGE_PAGES &&
+           first + HUGE_PAGES <= mm->ram->objects[view->object].count_pages;
+}
+
+bool huge_map_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool write, pa_status *status)
+{
+    pa_ram *ram = mm->ram;
+    *status = PA_OK;
+    unsigned missing = pt_table_missing(&mm->table, vpn);
+    if (!missing || !fits_object(mm, view, vpn))
+        return false;
+    if (!ram_charge_tables(ram, mm->group, missing - 1)) {
+        *status = PA_EXHAUSTED;
+        return false;
+    }
+    uint64_t *leaf = pt_table_make_leaf(&mm->table, vpn);
+    if (!leaf) {
+        *status = PA_ERR_HOST_NOMEM;
+        return false;
+    }
+    count_leaf(mm, false);
+    ram->has_huge = true;
+    if (!fits_object(mm, view, vpn)) { /* reclaimed meanwhile */
+        count_leaf(mm, true);
+        pt_table_drop_leaf(&mm->table, vpn);
+        return false;
+    }
+    uint64_t index = view->index + (first_of(vpn) - view->vpn);
+    uint64_t bits = PTE_PRESENT | PTE_FILE | PTE_HUGE | PTE_ACCESSED;
+    bits |= write ? PTE_WRITE | PTE_DIRTY : 0;
+    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
+        uint32_t f = pte_frame(*object_entry(ram, view->object, index + i));
+        ram->maps[f]++;
+        leaf[i] = (uint64_t)f << PTE_SHIFT | bits;
+        if (write)
+            object_mark_dirty(ram, f);
+    }
+    *mm_resident_counter(mm, pte_frame(leaf[0])) += HUGE_PAGES;
+    return true;
+}
+
+/* ---- anonymous memory ------------------------------------------------------------------------- */
+
+/* 512 new pages in an empty (or zero) leaf; false: there is no room for so many. */
+static bool fill(pa_mm *mm, uint64_t first, uint64_t *leaf)
+{
+    pa_ram *ram = mm->ram;
+    if (ram_room(ram, mm->group) < HUGE_PAGES ||
+        ram_available(ram) < (int64_t)(HUGE_PAGES + ram->settings.watermark_high))
+        return false;
+    for (uint64_t i = 0; i < HUGE_PAGES;) {
+        uint64_t f, got = ram_take(ram, mm->group, HUGE_PAGES - i, &f);
+        ram_put_anon_run(ram, f, got, fault_new_owner(mm, first + i));
+        for (uint64_t j = 0; j < got; j++)
+            leaf[i + j] = (f + j) << PTE_SHIFT | PTE_WRITTEN | PTE_HUGE;
+        i += got;
+    }
+    mm->anon += HUGE_PAGES;
+    return true;
+}
+
+/* The first access to an empty 2 MB: 512 pages, or for a read the huge zero page. */
+static pa_status fault_empty(pa_mm *mm, uint64_t vpn, bool write)
+{
+    pa_status status = PA_OK;
+    uint64_t first = first_of(vpn), *leaf = mm_leaf_for(mm, first, &status);
+    if (!leaf)
+        return status;
+    if (write && !fill(mm, first, leaf))
+        return PA_OK; /* small pages then */
+    for (uint64_t i = 0; !write && i < HUGE_PAGES; i++)
+        leaf[i] = PTE_PRESENT | PTE_ZERO | PTE_ACCESSED | PTE_HUGE;
+    mm->ram->has_huge = true;
+    fault_count(mm, false);
+    return PA_OK;
+}
+
+static bool is_sole(const pa_mm *mm, const uint64_t *leaf)
+{
+    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
+        if (mm->ram->maps[pte_frame(leaf[i])])
+            return false;
+    }
+    return true;
+}
+
+pa_status huge_fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
+{
+    uint64_t first = first_of(vpn), *leaf = pte - (vpn - first);
+    if (*pte & PTE_ZERO && fill(mm, first, leaf)) {
+        fault_count(mm, false);
+    } else if (*pte & PTE_ZERO) {
+        for (uint64_t i = 0; i < HUGE_PAGES; i++)
+            leaf[i] = 0;
+    } else if (!is_of_file(pte) && is_sole(mm, leaf)) {
+        for (uint64_t i = 0; i < HUGE_PAGES; i++)
+            leaf[i] |= PTE_WRITE;
+        *pte |= PTE_WRITTEN;
+        fault_count(mm, false);
+    } else {
+        huge_split(mm, vpn);
+    }
+    return PA_OK;
+}
+
+int pa_mm_touch_huge(pa_mm *mm, uint64_t low, uint64_t high, uint64_t vpn, uint64_t count,
+                     bool write, uint64_t *done)
+{
+    *done = 0;
+    if (pt_table_leaf_size(&mm->table) != HUGE_PAGES)
+        return pa_mm_touch_anon(mm, vpn, count, write, done);
+    while (*done < count) {
+        uint64_t at = vpn + *done, first = first_of(at), part;
+        uint64_t stop = first + HUGE_PAGES < vpn + count ? first + HUGE_PAGES : vpn + count;
+        bool whole = first >= low && first + HUGE_PAGES <= high;
+        if (whole && pt_table_missing(&mm->table, at)) {
+            pa_status status = fault_empty(mm, at, write);
+            if (status != PA_OK)
+                return status;
+        }
+        int status = pa_mm_touch_anon(mm, at, stop - at, write, &part);
+        *done += part;
+        if (status != PA_OK)
+            return status;
+    }
+    return PA_OK;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * view.c -- faults on objects: mapped files and shared memory.
+ *
+ * Model of mm/memory.c (do_read_fault, do_cow_fault, do_shared_fault, finish_fault) and of
+ * filemap_map_pages() in mm/filemap.c.
+ */
+#include "ram.h"
+
+/* One access that is being served. */
+typedef struct access {
+    pa_mm *mm;
+    const pa_view *view;
+    object *o;
+    uint64_t vpn, index;
+    bool write, fresh; /* fresh: there was no leaf */
+} access;
+
+static uint64_t *entry_at(const access *a, uint64_t vpn)
+{
+    return pt_table_find(&a->mm->table, vpn);
+}
+
+/* Reads of shared memory may be followed by writes without a fault; those of files are noticed. */
+static uint64_t bits_for(const access *a, bool write)
+{
+    bool free_writes = a->view->shared && a->view->writable && a->o->shmem;
+    return PTE_PRESENT | PTE_FILE | PTE_ACCESSED | (write || free_writes ? PTE_WRITE : 0) |
+           (write ? PTE_DIRTY : 0);
+}
+
+static void map_frame(const access *a, uint64_t vpn, uint32_t f, bool write)
+{
+    a->mm->ram->maps[f]++;
+    *entry_at(a, vpn) = (uint64_t)f << PTE_SHIFT | bits_for(a, write);
+    ++*mm_resident_counter(a->mm, f);
+    if (write)
+        object_mark_dirty(a->mm->ram, f);
+}
+
+/* The part of [low, high) that lies in the leaf and the area of the access. */
+static void clip(const access *a, uint64_t *low, uint64_t *high)
+{
+    uint64_t size = pt_table_leaf_size(&a->mm->table), leaf = a->vpn & ~(size - 1);
+    uint64_t start = leaf > a->view->vpn ? leaf : a->view->vpn, end = a->view->vpn + a->view->count;
+    end = end < leaf + size ? end : leaf + size;
+    *low = *low > start ? *low : start;
+    *high = *high < end ? *high : end;
+}
+
+static uint64_t index_of(const access *a, uint64_t vpn)
+{
+    return a->view->index + (vpn - a->view->vpn);
+}
+
+/* The frame of a page that is in the cache, else NO_FRAME. */
+static uint32_t cached(const access *a, uint64_t index)
+{
+    if (index >= a->o->count_pages)
+        return NO_FRAME;
+    const uint64_t *entry = object_entry(a->mm->ram, a->view->object, index);
+    return entry && *entry & PTE_PRESENT ? pte_frame(*entry) : NO_FRAME;
+}
+
+/* Since 6.18 a window that begins with the file's last folio makes no page table. */
+static bool begins_with_last(const access *a, uint64_t low, uint64_t high)
+{
+    if (!(a->mm->ram->settings.rules & PA_LARGE_FOLIOS) || a->o->shmem)
+        return false;
+    for (uint64_t v = low; v < high; v++) {
+        uint64_t first, index = index_of(a, v);
+        if (cached(a, index) == NO_FRAME)
+            continue;
+        uint64_t pages = object_folio(a->mm->ram, a->view->object, index, &first);
+        return first + pages >= a->o->count_pages;
+    }
+    return false;
+}
+
+/* Map what the cache has of the aligned window around a read fault (3.15 and later).  The window
+ * slides up to the area's start instead of losing what lies before it. */
+static void fault_around(const access *a)
+{
+    uint64_t window = a->view->around, low = a->vpn & ~(window - 1);
+    low = low > a->view->vpn ? low : a->view->vpn;
+    uint64_t high = low + window;
+    clip(a, &low, &high);
+    if (a->fresh && begins_with_last(a, low, high))
+        return;
+    for (uint64_t v = low; v < high; v++) {
+        uint32_t f = cached(a, index_of(a, v));
+        if (!*entry_at(a, v) && f != NO_FRAME)
+            map_frame(a, v, f, false);
+    }
+}
+
+/* Map the page, with the whole of its folio if that fits (6.18). */
+static void finish(const access *a, uint32_t f)
+{
+    uint64_t first, low = a->vpn, high = a->vpn + 1;
+    uint64_t pages = object_folio(a->mm->ram, a->view->object, a->index, &first);
+    bool whole = a->mm->ram->settings.rules & PA_LARGE_FOLIOS && a->fresh &&
+                 first + pages <= a->o->count_pages && a->index - first <= a->vpn;
+    if (whole && pages > 1) {
+        low = a->vpn - (a->index - first);
+        high = low + pages;
+        uint64_t want = low;
+        clip(a, &low, &high);
+        if (low != want || high != want + pages)
+            low = a->vpn, high = a->vpn + 1;
+    }
+    for (uint64_t v = low; v < high; v++) {
+        uint32_t page = v == a->vpn ? f : cached(a, index_of(a, v));
+        if (!*entry_at(a, v) && page != NO_FRAME)
+            map_frame(a, v, page, a->write);
+    }
+}
+
+/* A private area's first write: its own copy at once; the object's page is only read. */
+static pa_status copy(const access *a, uint32_t source, bool major)
+{
+    pa_mm *mm = a->mm;
+    pa_ram *ram = mm->ram;
+    uint64_t f;
+    ram->maps[source]++; /* not reclaimed while it is copied: a mapper that is not found */
+    ram_mark(ram, source, OWNER_LOCKED, 0);
+    uint64_t got = ram_take(ram, mm->group, 1, &f);
+    ram_mark(ram, source, 0, OWNER_LOCKED);
+    ram->maps[source]--;
+    if (!got)
+        return PA_EXHAUSTED;
+    *entry_at(a, a->vpn) = f << PTE_SHIFT | PTE_WRITTEN;
+    ram->maps[f] = 0;
+    ram_put(ram, (uint32_t)f, fault_new_owner(mm, a->vpn));
+    mm->anon++;
+    fault_count(mm, major);
+    return PA_OK;
+}
+
+/* A fault for which there is a leaf, and its entry is empty. */
+static pa_status fault_entry(const access *a, bool major)
+{
+    pa_mm *mm = a->mm;
+    bool more;
+    if (!a->write && a->view->around > 1) {
+        fault_around(a);
+        if (*entry_at(a, a->vpn)) {
+            fault_count(mm, major);
+            return PA_OK;
+        }
+    }
+    if (a->index >= a->o->count_pages)
+        return PA_ERR_INVALID;
+    uint32_t f = object_page(mm->ram, mm->group, a->view->object, a->index, &more);
+    if (f == NO_FRAME)
+        return PA_EXHAUSTED;
+    if (a->write && !a->view->shared)
+        return copy(a, f, major || more);
+    finish(a, f);
+    fault_count(mm, major || more);
+    return PA_OK;
+}
+
+/* Try 2 MB at once where there is no leaf; *served says that it worked. */
+static pa_status fault_big(const access *a, bool *major, bool *served)
+{
+    pa_mm *mm = a->mm;
+    pa_status status = PA_OK;
+    *served = false;
+    *major = false;
+    if (a->index >= a->o->count_pages || (a->write && !a->view->shared))
+        return PA_OK;
+    if (object_page(mm->ram, mm->group, a->view->object, a->index, major) == NO_FRAME)
+        return PA_EXHAUSTED;
+    *served = huge_map_object(mm, a->view, a->vpn, a->write, &status);
+    if (*served)
+        fault_count(mm, *major);
+    return status;
+}
+
+static pa_status fault_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool write)
+{
+    object *o = &mm->ram->objects[view->object];
+    access a = {.mm = mm, .view = view, .o = o, .vpn = vpn, .write = write};
+    a.index = index_of(&a, vpn);
+    a.fresh = pt_table_missing(&mm->table, vpn) > 0;
+    bool major = false, served;
+    if (!object_hint(o, mm->number, (int64_t)vpn - (int64_t)a.index))
+        return PA_ERR_HOST_NOMEM;
+    if (a.fresh && o->order == HUGE_ORDER) {
+        pa_status status = fault_big(&a, &major, &served);
+        if (status != PA_OK || served)
+            return status;
+    }
+    pa_status status = PA_OK;
+    if (!mm_leaf_for(mm, vpn, &status))
+        return status;
+    return fault_entry(&a, major);
+}
+
+/* A write to a present page of a shared area: it is writable from now on. */
+static void make_shared_writable(pa_mm *mm, uint64_t *pte)
+{
+    *pte |= PTE_WRITTEN;
+    object_mark_dirty(mm->ram, pte_frame(*pte));
+    fault_count(mm, false);
+}
+
+static pa_status fault_view(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t *pte, bool write)
+{
+    uint64_t n;
+    if (pte && huge_at(pte)) { /* the fault goes on without it */
+        bool file = *pte & PTE_FILE;
+        if (!file)
+            return huge_fault_write(mm, vpn, pte);
+        huge_split(mm, vpn);
+        pte = NULL;
+    }
+    if (!pte || !*pte)
+        return fault_object(mm, view, vpn, write);
+    if (view->shared && *pte & PTE_PRESENT) {
+        make_shared_writable(mm, pte);
+        return PA_OK;
+    }
+    return fault_anon(mm, vpn, pte, 1, write, &n);
+}
+
+static bool is_sane(const pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count)
+{
+    uint64_t end = pt_table_end(&mm->table);
+    return vpn >= view->vpn && vpn < end && count <= end - vpn &&
+           view->object < mm->ram->count_objects && mm->ram->objects[view->object].used;
+}
+
+int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count, bool write,
+                       uint64_t *done)
+{
+    *done = 0;
+    if (!is_sane(mm, view, vpn, count))
+        return PA_ERR_INVALID;
+    while (*done < count) {
+        uint64_t at = vpn + *done, *pte = pt_table_find(&mm->table, at);
+        if (pte && fault_is_spared(mm, at, pte, write)) {
+            ++*done;
+            continue;
+        }
+        pa_status status = fault_view(mm, view, at, pte, write);
+        if (status != PA_OK)
+            return status;
+    }
+    return PA_OK;
+}
