@@ -71,11 +71,10 @@ static void take(pa_replay *r, size_t row, uint64_t address)
 static void read_held(pa_replay *r, size_t row)
 {
     pa_replay_totals *t = &r->totals;
-    uint64_t calls = r->heap->count_brk_calls + r->heap->count_mmap_calls + r->heap->count_moves;
-    if (calls == r->kernel_calls)
+    if (!replay_kernel_called(r))
         return;
     pa_heap_statistics s;
-    r->kernel_calls = calls;
+    r->kernel_calls = replay_count_kernel_calls(r);
     pa_heap_read_statistics(r->heap, &s);
     t->held = s.bytes_system + s.bytes_mapped;
     if (t->held > t->held_peak) {

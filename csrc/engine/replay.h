@@ -46,10 +46,16 @@ struct pa_replay {
     pa_replay_totals totals;
 };
 
+/* Everything after which the heap may hold more or less than before. */
+static inline uint64_t replay_count_kernel_calls(const pa_replay *r)
+{
+    return r->heap->count_brk_calls + r->heap->count_mmap_calls + r->heap->count_moves;
+}
+
 /* Has the heap called the kernel since totals.held was read? */
 static inline bool replay_kernel_called(const pa_replay *r)
 {
-    return r->heap->count_brk_calls + r->heap->count_mmap_calls != r->kernel_calls;
+    return replay_count_kernel_calls(r) != r->kernel_calls;
 }
 
 /* Do row replay->row the long way.  False: stopped, see replay->stop. */
