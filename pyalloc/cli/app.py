@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
-from pyalloc.cli import allocators, article, convert, record, replay, run
+from pyalloc.cli import allocators, article, convert, record, replay, run, verify
 from pyalloc.cli.output import fail
 from pyalloc.errors import PyallocError
 
@@ -27,6 +27,7 @@ app.command(replay.replay)
 app.command(convert.convert)
 app.command(allocators.allocators)
 app.command(article.article)
+app.command(verify.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 def console() -> Console:
@@ -38,6 +39,22 @@ def working(what: str) -> Iterator[None]:
         return
     with err.status(what):
         yield
+
+
+@contextlib.contextmanager
+def progressing() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on stderr, if that is a terminal; yields what to tell: what, done, of how many."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    err = Console(stderr=True, highlight=False)
+    bar = Progress(*columns, TimeRemainingColumn(), console=err, transient=True)
+    bar.disable = not err.is_terminal
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        yield tell
 
 
 @contextlib.contextmanager

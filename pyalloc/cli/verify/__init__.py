@@ -1,0 +1,65 @@
+"""``pyalloc verify``: the model against the glibc and the kernel of this host.
+
+One file a part of the machine; to add one, write ``cli/verify/PART.py`` with a command, a
+``check()`` that needs no arguments and a ``show()`` for its verdict, and give it a row below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, NamedTuple
+
+from cyclopts import App, Parameter
+
+from pyalloc.cli.output import console, print_json
+from pyalloc.cli.verify import malloc
+from pyalloc.host.compile import HostError
+from pyalloc.lab.verify import Verdict
+
+
+class Part(NamedTuple):
+    """A part of the machine that can be verified: how, and how its verdict is printed."""
+
+    check: Callable[[], Verdict]
+    show: Callable[[Any], None]
+
+
+PARTS: Final[dict[str, Part]] = {
+    "malloc": Part(malloc.check, malloc.show),
+}
+
+app = App(
+    name="verify",
+    help="The model against the glibc and the kernel of this host.",
+    help_format="plaintext",
+    result_action="return_value",
+)
+app.command(malloc.malloc)
+
+
+@app.default
+def everything(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Verify every part of the machine that can be verified here, with the defaults of each.
+
+    Parameters
+    ----------
+    json
+        Print JSON.
+    """
+    found: dict[str, Any] = {}
+    agrees = True
+    for name, part in PARTS.items():
+        try:
+            verdict = part.check()
+        except HostError as error:
+            found[name] = {"impossible": str(error)}
+            if not json:
+                console().print(f"{name}: cannot be verified here: {error}", soft_wrap=True)
+            continue
+        agrees &= verdict.agrees
+        found[name] = verdict.to_dict()
+        if not json:
+            part.show(verdict)
+    if json:
+        print_json(found)
+    return 0 if agrees else 1

@@ -1,0 +1,69 @@
+"""What a verification found, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from pyalloc.lab.verify.malloc import Call, Difference, Finding, MallocVerdict
+from pyalloc.trace import NULL_BLOCK, Op
+from pyalloc.trace.ops import ALIGNS
+from pyalloc.trace.table import SIGNED
+
+
+def malloc_lines(verdict: MallocVerdict) -> Iterator[str]:
+    """Yield the lines of one word size."""
+    yield (
+        f"{verdict.word}-bit glibc {verdict.glibc} of this host, taken for {verdict.allocator}: "
+        f"{verdict.streams:,} streams, {verdict.calls:,} calls"
+    )
+    if verdict.finding is None:
+        yield "  every address, break and usable size is equal"
+        return
+    yield from _finding_lines(verdict.finding)
+
+
+def _finding_lines(finding: Finding) -> Iterator[str]:
+    yield f"  {finding.stream}"
+    yield f"  differs at call {finding.difference.row:,} of {finding.calls:,}"
+    yield f"  the shortest that still differs, {len(finding.shortest)} calls:"
+    for row, call in enumerate(finding.shortest):
+        yield f"    {row:>4}  {call_text(call)}"
+    yield f"  {difference_text(finding.shortest_difference)}"
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference as one line."""
+    real, model = (
+        f"{value:#x}" if isinstance(value, int) and difference.what != "usable" else str(value)
+        for value in (difference.real, difference.model)
+    )
+    return f"call {difference.row}: {difference.what}: real {real}, model {model}"
+
+
+_FORMS: Final = {
+    Op.FREE: "free({block})",
+    Op.REALLOC: "{block} = realloc({block}, {size})",
+    Op.CALLOC: "{block} = calloc(1, {size})",
+    Op.MALLOPT: "mallopt({arg}, {size})",
+    Op.MALLOC_TRIM: "malloc_trim({size})",
+    Op.SBRK: "sbrk({size})",
+    Op.MMAP: "{block} = mmap({size})",
+    Op.MUNMAP: "munmap({block}, {size})",
+    Op.TOUCH: "touch({block} + {arg}, {size})",
+    Op.THREAD_EXIT: "thread_exit()",
+}
+
+
+def call_text(call: Call) -> str:
+    """Return a call as it is written in C; bN is block N."""
+    op = Op(call.op)
+    aligned = "{block} = {name}({arg}, {size})"
+    form = _FORMS.get(op, aligned if op in ALIGNS else "{block} = {name}({size})")
+    block = "NULL" if call.block == NULL_BLOCK else f"b{call.block}"
+    size, arg = (_signed(call.size), _signed(call.arg)) if op in SIGNED else call[2:]
+    return form.format(block=block, name=op.name.lower(), size=size, arg=arg)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
