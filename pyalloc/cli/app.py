@@ -8,11 +8,20 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
-from pyalloc.cli import allocators, article, convert, record, replay, run, verify
 from pyalloc.cli.output import fail
 from pyalloc.errors import PyallocError
 
-BAD_INPUT = 2
+VERBS = {
+    "run": "Record a command, replay its every allocation, and report where the memory went.",
+    "record": "Record a command's calls of malloc and its kin.",
+    "replay": "Replay a recorded trace on a simulated machine and report.",
+    "report": "Write a page about a trace: over time, page by page, by call site.",
+    "convert": "Turn a trace of any format into any other.",
+    "article": "The figures of the article, printed and simulated.",
+    "verify": "The model against the glibc and the kernel of this host.",
+    "allocators": "List the allocators a trace can be replayed on.",
+}
+"""The commands and what the help says of them: ``pyalloc/cli/VERB.py`` defines ``VERB``."""
 
 app = App(
     name="pyalloc",
@@ -21,13 +30,9 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
 )
-app.command(run.run)
-app.command(record.record)
-app.command(replay.replay)
-app.command(convert.convert)
-app.command(allocators.allocators)
-app.command(article.article)
-app.command(verify.app)
+for _place, (_verb, _help) in enumerate(VERBS.items()):
+    # by name, so that it is imported when it is used: a command pays for no other
+    app.command(f"pyalloc.cli.{_verb}:{_verb}", name=_verb, help=_help, sort_key=_place)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

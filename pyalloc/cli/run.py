@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from pyalloc.cli.output import console, print_json, stdout_to_stderr, working
 from pyalloc.errors import PyallocError
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.report.examination import print_report
-from pyalloc.report.listing import table_of
+from pyalloc.report.listing import one_line, table_of
 from pyalloc.trace.record import Recording
 from pyalloc.trace.record import record as record_command
 from pyalloc.units import format_size
@@ -105,7 +106,7 @@ def _others(rest: list[tuple[Recording, Examination | None]]) -> Any:  # noqa: A
                 format_size(summary.peak_requested) if summary else "",
                 format_size(summary.peak_held) if summary else "",
                 "yes" if agreement and agreement.complete else "no",
-                " ".join(recording.command),
+                one_line(shlex.join(recording.command)),
             )
         )
     if len(rest) > _MOST_LISTED:

@@ -75,10 +75,14 @@ class TrimGain:
 
 @dataclass(frozen=True)
 class Examination:
-    """Everything :func:`examine` found; :meth:`to_dict` is for JSON."""
+    """Everything :func:`examine` found; :meth:`to_dict` is for JSON.
+
+    ``replay_at_peak`` stopped at the moment at which the heap held most.
+    """
 
     trace: Trace
     replay: Replay
+    replay_at_peak: Replay
     allocator: str
     agreement: Agreement | None
     peak: Breakdown
@@ -142,6 +146,7 @@ def examine(
     return Examination(
         trace=trace,
         replay=result,
+        replay_at_peak=peak,
         allocator=allocator,
         agreement=agreement(trace, result),
         peak=_breakdown(peak),

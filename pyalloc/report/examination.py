@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyalloc.lab.examine import Breakdown, Examination
+from pyalloc.report.listing import one_line
 from pyalloc.units import format_size
 
 _KINDS = (
@@ -36,7 +37,7 @@ def print_report(console: Console, found: Examination) -> None:
 
 def _parts(found: Examination) -> Iterator[RenderableType]:
     yield Text(_title(found), style="bold", overflow="ellipsis", no_wrap=True)
-    yield Text(_agreement(found))
+    yield Text(agreement_words(found))
     for error in found.replay.errors:
         yield Text(f"stopped at call {error.row}: {error.message}", style="red")
     if found.trace.info.truncated:
@@ -49,15 +50,16 @@ def _parts(found: Examination) -> Iterator[RenderableType]:
         yield Text("")
         yield _sites(found)
     yield Text("")
-    yield Text(_verdict(found))
+    yield Text(verdict(found))
 
 
 def _title(found: Examination) -> str:
-    command = shlex.join(found.trace.info.command) or "trace"
+    command = one_line(shlex.join(found.trace.info.command)) or "trace"
     return f"{command}  ({len(found.trace):,} calls, {found.allocator})"
 
 
-def _agreement(found: Examination) -> str:
+def agreement_words(found: Examination) -> str:
+    """Say how far the simulated addresses equal the recorded ones."""
     a = found.agreement
     if a is None:
         return "The trace has no recorded addresses to compare with."
@@ -153,7 +155,7 @@ def _sites(found: Examination) -> Table:
         table,
         (
             (
-                _short(s.site),
+                short_site(s.site),
                 f"{s.calls:,}",
                 _size(s.bytes),
                 _size(s.bytes_at_peak),
@@ -164,12 +166,13 @@ def _sites(found: Examination) -> Table:
     )
 
 
-def _short(site: str) -> str:
+def short_site(site: str) -> str:
     """Return a site with the file's name in place of its path."""
     return re.sub(r"\((?:[^()]*/)?([^/()]+)\)$", r"(\1)", site)
 
 
-def _verdict(found: Examination) -> str:
+def verdict(found: Examination) -> str:
+    """Say where the memory is at the end and what would give it back."""
     end = found.end
     if not end.held:
         return "Nothing is held at the end."

@@ -28,16 +28,16 @@ PARTS: Final[dict[str, Part]] = {
     "malloc": Part(malloc.check, malloc.show),
 }
 
-app = App(
+verify = App(
     name="verify",
     help="The model against the glibc and the kernel of this host.",
     help_format="plaintext",
     result_action="return_value",
 )
-app.command(malloc.malloc)
+verify.command(malloc.malloc)
 
 
-@app.default
+@verify.default
 def everything(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Verify every part of the machine that can be verified here, with the defaults of each.
 
