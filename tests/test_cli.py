@@ -55,6 +55,10 @@ def test_json_is_alone_on_standard_output(capfd: pytest.CaptureFixture[str]) -> 
         (["run", "--", "no-such-command-here"], "not found"),
         (["replay", "/nonexistent"], "No such file"),
         (["replay", "/etc/passwd"], "not a trace"),
+        (["replay", "larsen"], "did you mean larson"),
+        (["workload", "larsen"], "did you mean larson"),
+        (["workload", "larson:treads=1"], "threads"),
+        (["workload", "-o", "x"], "which workload"),
         (["nonsense"], "nonsense"),
         (["run", "--allocator", "glibc-9", "--", "true"], "glibc-2.36"),
     ],
@@ -67,6 +71,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert words in captured.err
+
+
+def test_a_workload_is_listed_explained_and_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["workload", "--json"]) == 0
+    names = [each["name"] for each in json.loads(capfd.readouterr().out)]
+    assert "larson" in names
+    assert main(["workload", "larson"]) == 0
+    assert "Threads at a time" in capfd.readouterr().out
+    file = tmp_path / "w.parquet"
+    assert main(["workload", "fifo:count=50,live=5", "-o", str(file), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["calls"] == 50
+    assert main(["workload", "fifo:count=50,live=5", "-o", str(file)]) == 2
+    assert "File exists" in capfd.readouterr().err
+    assert main(["replay", str(file), "--json"]) == main(["replay", "fifo:count=50,live=5"]) == 0
 
 
 def test_a_tunable_that_is_none_is_refused(trace: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ import pyalloc as pa
 from pyalloc.errors import ArgumentError
 from pyalloc.trace import NULL_BLOCK
 from pyalloc.workload import adversary, loops, stress
-from pyalloc.workload.catalogue import WORKLOADS, parse_workload
+from pyalloc.workload.catalogue import WORKLOADS, parse_workload, trace_of
 from pyalloc.workload.rows import repaired
 from pyalloc.workload.streams import KINDS, stream
 
@@ -33,6 +35,7 @@ SMALL = {
     "xmalloc": "batch=100,batches=5",
     "robson": "live=64K,largest=4K",
     "mesh_fragmenter": "total=1M",
+    "litter": "of=fifo:count=2000;live=100",
 }
 
 
@@ -78,7 +81,7 @@ def test_a_seed_decides_all(name: str) -> None:
     assert small(name) == small(name)
 
 
-@pytest.mark.parametrize("name", ["larson", "mstress", "rptest", "sh8bench", "xmalloc"])
+@pytest.mark.parametrize("name", ["larson", "litter", "mstress", "rptest", "sh8bench", "xmalloc"])
 def test_another_seed_is_another_trace(name: str) -> None:
     more = {"sizes": "1-4000"} if name == "xmalloc" else {}
     assert small(name, seed=1, **more) != small(name, seed=2, **more)
@@ -166,6 +169,29 @@ def test_a_workload_is_written_with_its_parameters() -> None:
     assert found.name == "lifo"
     assert parameters == {"sizes": "1-128", "live": "5"}
     assert pa.workload("loop_malloc:count=3", size="64K").size.tolist() == [65536] * 3
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_parameter_says_what_it_is_and_seed_is_one(name: str) -> None:
+    found = WORKLOADS[name]
+    assert "seed" in found.parameters
+    assert all(found.meanings.values()), found.meanings
+    assert found.description
+
+
+def test_a_trace_file_or_a_workload_is_a_program(tmp_path: Path) -> None:
+    made = pa.workload("fifo:count=50,live=5")
+    file = tmp_path / "larson"  # a file wins over the workload of its name
+    made.write(file)
+    assert trace_of(str(file)) == made
+    assert trace_of(file) == made
+    assert trace_of("fifo:count=50,live=5") == made
+    with pytest.raises(
+        ArgumentError, match="no file and no workload 'larsen'; did you mean larson"
+    ):
+        trace_of("larsen")
+    with pytest.raises(FileNotFoundError):
+        trace_of("larsen.parquet")
 
 
 # --- the article's pair

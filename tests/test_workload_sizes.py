@@ -40,6 +40,18 @@ def test_markov_repeats_a_size_as_often_as_asked() -> None:
     assert drawn.mean() == pytest.approx(500_000, rel=0.05)
 
 
+def test_classes_are_stayed_in_as_often_as_asked() -> None:
+    law = parse_sizes("classes:0.9:8-64/1K-4K/1M")
+    drawn = law.draw(RNG(1), 100_000)
+    which = np.digitize(drawn, [65, 1024, 5000, 1 << 20])
+    assert set(which.tolist()) == {0, 2, 4}  # nothing between the classes
+    assert (which[1:] == which[:-1]).mean() == pytest.approx(0.9, abs=0.01)
+    assert np.bincount(which)[[0, 2, 4]] / len(drawn) == pytest.approx([1 / 3] * 3, abs=0.03)
+    assert drawn.mean() == pytest.approx(law.mean, rel=0.1)
+    inside = drawn[which == 2]
+    assert inside.mean() == pytest.approx(2560, rel=0.02)
+
+
 def test_an_empirical_law_gives_each_size_its_share() -> None:
     law = Empirical.of(allocations([8, 8, 8, 1000]))
     drawn = law.draw(RNG(1), 40_000)
@@ -95,6 +107,11 @@ def test_a_law_of_ones_own_will_do() -> None:
         "pareto:1:0-10",
         "markov:2:1-10",
         "log:1:1-9",
+        "classes:0.5",
+        "classes:2:1-10/20",
+        "classes:0.5:1-10/x",
+        "classes:0.5:1-10/log:1-9",
+        "classes:0.5:10-1",
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str) -> None:

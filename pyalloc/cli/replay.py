@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -12,6 +11,7 @@ from pyalloc.errors import ArgumentError
 from pyalloc.lab.examine import examine
 from pyalloc.report.examination import print_report
 from pyalloc.trace import read_trace
+from pyalloc.workload.catalogue import trace_of
 
 
 def settings(pairs: list[str] | None) -> dict[str, str] | None:
@@ -27,7 +27,7 @@ def settings(pairs: list[str] | None) -> dict[str, str] | None:
 
 
 def replay(
-    trace: Path,
+    trace: str,
     *,
     allocator: str | None = None,
     touch: Literal["none", "write", "recorded"] = "write",
@@ -41,7 +41,7 @@ def replay(
     Parameters
     ----------
     trace
-        A trace file of any format that "pyalloc convert" reads.
+        A trace file of any format that "pyalloc convert" reads, or a workload by name.
     allocator
         Replay on this allocator (see "pyalloc allocators"); by default the recorded C library.
     touch
@@ -57,7 +57,7 @@ def replay(
     """
     with working("replaying ..."):
         found = examine(
-            read_trace(trace, format),
+            read_trace(trace, format) if format else trace_of(trace),
             allocator,
             touch=touch,
             tunables=settings(tunable),

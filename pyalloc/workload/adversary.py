@@ -49,7 +49,7 @@ def robson(
     header: int | None = None,
     seed: int = 0,
 ) -> Trace:
-    """Return the game that Robson's strategy plays against an allocator.
+    """Return the game that Robson's worst-case strategy plays against an allocator.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class _Game:
 def mesh_fragmenter(
     size: int = 512, total: int | str = "128M", *, end: bool = False, seed: int = 0
 ) -> Trace:
-    """Return the fragmenter of Mesh.
+    """Return Mesh's fragmenter: pairs of doubled sizes, of each pair one freed.
 
     Parameters
     ----------

@@ -1,35 +1,43 @@
 """Workloads by name: ``"larson"``, ``"fifo:sizes=1-128,live=5000"``, ``"fragmented1:size=64K"``.
 
 A workload is a name and its parameters, written behind a colon.  Every kind of stream, every
-stress test, the article's loops and the adversaries have one.
+stress test, the article's loops and the adversaries have one.  Where a program is wanted, a trace
+file or a workload will do (:func:`trace_of`).
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from pyalloc.errors import ArgumentError
-from pyalloc.trace import Trace
+from pyalloc.trace import Trace, read_trace
 from pyalloc.units import parse_size
 from pyalloc.workload import adversary, loops, stress
-from pyalloc.workload.streams import KINDS, stream
+from pyalloc.workload.streams import KINDS, StreamSpec, stream
 
 _TRUE: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A workload: its name, what makes it, its parameters with their defaults, and one line."""
+    """A workload: its name, what makes it, its parameters with their defaults, and one line.
+
+    ``meanings`` says what each parameter is.
+    """
 
     name: str
     maker: Callable[..., Trace]
     parameters: Mapping[str, Any]
     description: str
+    meanings: Mapping[str, str]
 
     def make(self, **parameters: Any) -> Trace:  # noqa: ANN401 - as the maker takes them
         """Return the trace.
@@ -39,12 +47,16 @@ class Workload:
         ArgumentError
             An unknown parameter, or a value outside its domain.
         """
+        return self.maker(**self.settings(parameters))
+
+    def settings(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``parameters`` as the maker takes them; raises as :meth:`make` does."""
         for name in parameters:
             if name not in self.parameters:
                 known = ", ".join(self.parameters)
                 message = f"workload {self.name} has no parameter {name!r}; it has {known}"
                 raise ArgumentError(message)
-        return self.maker(**{n: self._value(n, v) for n, v in parameters.items()})
+        return {name: self._value(name, value) for name, value in parameters.items()}
 
     def _value(self, name: str, value: Any) -> Any:  # noqa: ANN401
         """Return ``value`` as the type of the parameter's default, if it is text."""
@@ -60,16 +72,65 @@ class Workload:
             raise ArgumentError(message) from None
 
 
-def _workload(name: str, maker: Callable[..., Trace], description: str = "") -> Workload:
+def _workload(
+    name: str, maker: Callable[..., Trace], description: str = "", explained_by: object = None
+) -> Workload:
     signature = inspect.signature(maker)
     parameters = {
         p.name: p.default
         for p in signature.parameters.values()
         if p.default is not inspect.Parameter.empty and p.name != "kind"
     }
-    lines = (maker.__doc__ or "").strip().splitlines()
-    line = description or (lines[0].removeprefix("Return ").rstrip(".") if lines else "")
-    return Workload(name, maker, parameters, line)
+    text = inspect.getdoc(explained_by or maker) or ""
+    line = description or text.partition("\n")[0].removeprefix("Return ").rstrip(".")
+    meanings = _meanings(text)
+    return Workload(name, maker, parameters, line, {n: meanings.get(n, "") for n in parameters})
+
+
+_ENTRY: Final = re.compile(r"^(\w[\w, ]*)\n((?: {4}.*\n?)+)", re.MULTILINE)
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what a docstring in numpy's style says of each parameter or attribute."""
+    found = {}
+    for names, text in _ENTRY.findall(docstring):
+        for name in names.split(","):
+            found[name.strip()] = _plain(" ".join(text.split()))
+    return found
+
+
+def _plain(text: str) -> str:
+    """Return text without the markup of docstrings."""
+    text = re.sub(r" \(see :mod:.*?\)", "", text)
+    return re.sub(r":\w+:`(.*?)`", r"\1", text).replace("``", "")
+
+
+def litter(
+    of: str = "bursts:count=100000;live=1000",
+    occupancy: float = 0.95,
+    multiplier: float = 1.0,
+    *,
+    shuffle: bool = True,
+    seed: int = 0,
+) -> Trace:
+    """Return a program on a heap that was littered before its first call.
+
+    Parameters
+    ----------
+    of
+        The program: a trace file or a workload (semicolons between its parameters).
+    occupancy
+        Share of the litter that stays, for good.
+    multiplier
+        Litter blocks, as a multiple of the most that the program has live.
+    shuffle
+        Free at random places; without it, every k-th block in the order of allocation.
+    seed
+        Seed of the generator.
+    """
+    return adversary.litter(
+        trace_of(of.replace(";", ",")), occupancy, multiplier, shuffle=shuffle, seed=seed
+    )
 
 
 _KINDS: Final = {
@@ -95,10 +156,11 @@ _MAKERS: Final[tuple[Callable[..., Trace], ...]] = (
     *(getattr(stress, name) for name in stress.__all__),
     adversary.robson,
     adversary.mesh_fragmenter,
+    litter,
 )
 
 WORKLOADS: Final[dict[str, Workload]] = {
-    **{kind: _workload(kind, partial(stream, kind), _KINDS[kind]) for kind in KINDS},
+    **{kind: _workload(kind, partial(stream, kind), _KINDS[kind], StreamSpec) for kind in KINDS},
     **{maker.__name__: _workload(maker.__name__, maker) for maker in _MAKERS},
 }
 """Every workload by its name."""
@@ -113,15 +175,37 @@ def find_workload(name: str) -> Workload:
         There is none; the text names the nearest.
     """
     if name not in WORKLOADS:
-        near = difflib.get_close_matches(name, WORKLOADS, n=3, cutoff=0.5) or list(WORKLOADS)
-        message = f"no workload {name!r}; did you mean {', '.join(near)}?"
+        message = f"no workload {name!r}{_nearest(name)}"
         raise ArgumentError(message)
     return WORKLOADS[name]
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, WORKLOADS, n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else '; "pyalloc workload" lists them'
 
 
 def names_workload(text: str) -> bool:
     """Return whether ``text`` begins with the name of a workload."""
     return text.partition(":")[0] in WORKLOADS
+
+
+def trace_of(text: str | os.PathLike[str]) -> Trace:
+    """Return the trace in a file, or of a workload; a file of that name wins.
+
+    Raises
+    ------
+    ArgumentError
+        Neither a file nor a workload; the text names the nearest workload.
+    TraceError
+        The file is no trace.
+    """
+    if isinstance(text, str) and names_workload(text) and not Path(text).exists():
+        return workload(text)
+    if isinstance(text, str) and "/" not in text and "." not in text and not Path(text).exists():
+        message = f"no file and no workload {text!r}{_nearest(text.partition(':')[0])}"
+        raise ArgumentError(message)
+    return read_trace(text)
 
 
 def parse_workload(text: str) -> tuple[Workload, dict[str, str]]:

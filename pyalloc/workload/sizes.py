@@ -1,20 +1,23 @@
 """Distributions of request sizes: written as text, or learnt from a trace.
 
-=========================  =======================================================================
-text                       sizes
-=========================  =======================================================================
-``64``                     all alike
-``1-4000``                 uniform
-``log:1-1M``               log-uniform: as many from 1 to 2 bytes as from 512 KiB to 1 MiB
-``pow:16-64K``             powers of two, each as likely
-``pareto:1.2:16-1M``       bounded Pareto law of that exponent: most small, a few very large
-``markov:0.9:1-4000``      each with that probability as large as the one before, else uniform
-``trace:FILE``             those of a recorded trace, each as likely as it occurs there
-``chain:FILE``             the same, each following the one before as it does there
-=========================  =======================================================================
+==========================  ======================================================================
+text                        sizes
+==========================  ======================================================================
+``64``                      all alike
+``1-4000``                  uniform
+``log:1-1M``                log-uniform: as many from 1 to 2 bytes as from 512 KiB to 1 MiB
+``pow:16-64K``              powers of two, each as likely
+``pareto:1.2:16-1M``        bounded Pareto law of that exponent: most small, a few very large
+``markov:0.9:1-4000``       each with that probability as large as the one before, else uniform
+``classes:0.9:8-64/1K-4K``  classes of sizes, any number: each size stays in the class of the one
+                            before with that probability, else goes to one of the others; uniform
+                            inside a class
+``trace:FILE``              those of a recorded trace, each as likely as it occurs there
+``chain:FILE``              the same, each following the one before as it does there
+==========================  ======================================================================
 
 Both ends of a range are included; K, M and G are powers of 1024.  Requests come in runs in real
-programs, which is what ``markov:`` and ``chain:`` keep and the others lose.
+programs, which is what ``markov:``, ``classes:`` and ``chain:`` keep and the others lose.
 """
 
 from __future__ import annotations
@@ -127,6 +130,33 @@ def _pareto_mean(shape: float, low: float, high: float) -> float:
     return float(norm * (high ** (1 - shape) - low ** (1 - shape)) / (1 - shape))
 
 
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """A Markov chain of size classes, each uniform inside; bounds in bytes, both included.
+
+    ``stays`` is the probability that a size is of the same class as the one before it.
+    """
+
+    stays: float
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+
+    def draw(self, rng: np.random.Generator, count: int) -> Bytes:
+        """Return ``count`` sizes in bytes."""
+        classes = len(self.low)
+        moves = rng.random(count) >= self.stays
+        step = rng.integers(1, classes, count) if classes > 1 else np.zeros(count, np.int64)
+        now = (rng.integers(0, classes) + np.cumsum(step * moves)) % classes
+        low, high = np.array(self.low, np.uint64)[now], np.array(self.high, np.uint64)[now]
+        drawn: Bytes = rng.integers(low, high + np.uint64(1), dtype=np.uint64)
+        return drawn
+
+    @property
+    def mean(self) -> float:
+        """The expected size in bytes: every class is as likely as any other in the long run."""
+        return float(np.mean([(a + b) / 2 for a, b in zip(self.low, self.high, strict=True)]))
+
+
 # --- learnt from a trace
 
 
@@ -230,15 +260,17 @@ def parse_sizes(text: str | int | SizeLaw) -> SizeLaw:
     if not isinstance(text, str | int):
         return text
     written = SIZES.get(str(text), str(text))
-    law, colon, path = written.partition(":")
+    law, colon, rest = written.partition(":")
     if colon and law in _LEARNT:
-        return _LEARNT[law].of(read_trace(path))
+        return _LEARNT[law].of(read_trace(rest))
+    if colon and law == "classes":
+        return _classes(rest, written)
     match = _SIZES.fullmatch(written)
     if not match or bool(match[2]) != (match[1] in _PARAMETRIC):
         message = (
             f"sizes must be one of {', '.join(SIZES)}, a number of bytes, [log:|pow:]LOW-HIGH, "
-            f"pareto:EXPONENT:LOW-HIGH, markov:PROBABILITY:LOW-HIGH, trace:FILE or chain:FILE "
-            f"(got {text!r})"
+            f"pareto:EXPONENT:LOW-HIGH, markov:PROBABILITY:LOW-HIGH, "
+            f"classes:PROBABILITY:LOW-HIGH/..., trace:FILE or chain:FILE (got {text!r})"
         )
         raise ArgumentError(message)
     low = parse_size(_number(match[3]), "sizes")
@@ -247,6 +279,22 @@ def parse_sizes(text: str | int | SizeLaw) -> SizeLaw:
     shape = _shape(law, match[2])
     _check_bounds(law, low, high, written)
     return Sizes(law, low, high, shape)
+
+
+def _classes(text: str, written: str) -> Classes:
+    stays, _, ranges = text.partition(":")
+    probability = _shape("classes", stays)
+    found = [_SIZES.fullmatch(each) for each in ranges.split("/")]
+    bounds = []
+    for match in found:
+        if match is None or match[1] or match[2]:
+            message = f"sizes classes: are written PROBABILITY:LOW-HIGH/LOW-HIGH (got {written!r})"
+            raise ArgumentError(message)
+        low = parse_size(_number(match[3]), "sizes")
+        high = low if match[4] is None else parse_size(_number(match[4]), "sizes")
+        _check_bounds("uniform", low, high, written)
+        bounds.append((low, high))
+    return Classes(probability, tuple(a for a, _ in bounds), tuple(b for _, b in bounds))
 
 
 def _number(text: str) -> int | str:
@@ -260,9 +308,11 @@ def _shape(law: str, text: str | None) -> float:
         shape = float(text)
     except ValueError:
         shape = -1.0
-    most = 1.0 if law == "markov" else 100.0
-    if not (0 < shape <= most or (law == "markov" and shape == 0)):
-        message = f"the number in sizes {law}: must be above 0 and at most {most:g} (got {text!r})"
+    probability = law in ("markov", "classes")
+    most = 1.0 if probability else 100.0
+    if not (0 < shape <= most or (probability and shape == 0)):
+        least = "from 0 to 1" if probability else "above 0 and at most 100"
+        message = f"the number in sizes {law}: must be {least} (got {text!r})"
         raise ArgumentError(message)
     return shape
 

@@ -297,7 +297,8 @@ class StreamSpec:
     kind
         Order of frees, one of :data:`KINDS`.
     sizes
-        Distribution of request sizes, as :func:`parse_sizes` takes it.
+        Request sizes: 64, 1-4000, log:1-1M, pow:16-64K, pareto:1.2:16-1M, markov:0.9:1-4000,
+        classes:0.9:8-64/1K-4K, trace:FILE or chain:FILE (see :mod:`pyalloc.workload.sizes`).
     count
         Number of calls.
     live

@@ -75,7 +75,7 @@ def larson(
     generations: int = 10,
     seed: int = 0,
 ) -> Trace:
-    """Return the larson server test.
+    """Return larson, a server: random blocks replaced, handed from thread to thread.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def sh6bench(
     largest: int = 1000,
     seed: int = 0,
 ) -> Trace:
-    """Return the SmartHeap benchmark 6.
+    """Return SmartHeap's benchmark 6: small blocks through a ring, a fifth survives.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def sh8bench(
     foreign: float = 0.1,
     seed: int = 0,
 ) -> Trace:
-    """Return the SmartHeap benchmark 8.
+    """Return SmartHeap's benchmark 8: the same in threads, part freed by others.
 
     Parameters
     ----------
@@ -244,7 +244,19 @@ def _again_and_again(thread: int, size: int, times: int, base: int) -> Rows:
 def cache_scratch(
     threads: int = 4, size: int = 8, repetitions: int = 10_000, seed: int = 0
 ) -> Trace:
-    """Return Hoard's test for passive false sharing; nothing in it is random."""
+    """Return Hoard's cache-scratch: passive false sharing.
+
+    Parameters
+    ----------
+    threads
+        Threads, each of which is given a block by the main thread.
+    size
+        Bytes of every block.
+    repetitions
+        How often each thread allocates and frees.
+    seed
+        Takes no effect: nothing in it is random.
+    """
     del seed
     _check(threads=threads, size=size, repetitions=repetitions)
     given = np.arange(threads)
@@ -264,7 +276,19 @@ def cache_scratch(
 def cache_thrash(
     threads: int = 4, size: int = 8, repetitions: int = 10_000, seed: int = 0
 ) -> Trace:
-    """Return Hoard's test for active false sharing; nothing in it is random."""
+    """Return Hoard's cache-thrash: active false sharing.
+
+    Parameters
+    ----------
+    threads
+        Threads.
+    size
+        Bytes of every block.
+    repetitions
+        How often each thread allocates and frees.
+    seed
+        Takes no effect: nothing in it is random.
+    """
     del seed
     _check(threads=threads, size=size, repetitions=repetitions)
     parts = [
@@ -285,7 +309,7 @@ def xmalloc(
     queue: int = 2,
     seed: int = 0,
 ) -> Trace:
-    """Return xmalloc-test.
+    """Return xmalloc-test: producers allocate batches, consumers free them.
 
     Parameters
     ----------
@@ -322,9 +346,20 @@ def xmalloc(
 def threadtest(
     threads: int = 4, iterations: int = 50, objects: int = 30_000, size: int = 8, seed: int = 0
 ) -> Trace:
-    """Return Hoard's threadtest: ``objects`` in all, shared out among the threads, each iteration.
+    """Return Hoard's threadtest: each thread fills and frees, again and again.
 
-    Nothing in it is random.
+    Parameters
+    ----------
+    threads
+        Threads.
+    iterations
+        How often each of them allocates its objects and frees them all.
+    objects
+        Objects of an iteration, shared out among the threads.
+    size
+        Bytes of an object.
+    seed
+        Takes no effect: nothing in it is random.
     """
     del seed
     _check(threads=threads, iterations=iterations, objects=objects, size=size)
@@ -387,7 +422,7 @@ class _Writer:
 def mstress(
     threads: int = 4, scale: int = 10, iterations: int = 2, transfers: int = 1000, seed: int = 0
 ) -> Trace:
-    """Return mimalloc's stress test.
+    """Return mimalloc's stress test: some kept, some freed, some swapped by threads.
 
     Parameters
     ----------
@@ -484,7 +519,7 @@ def rptest(
     cross: int = 2,
     seed: int = 0,
 ) -> Trace:
-    """Return rpmalloc's benchmark.
+    """Return rpmalloc's benchmark: strides through sets of blocks, handed around.
 
     Parameters
     ----------
