@@ -519,6 +519,13 @@ class View:
     writable: bool = False
 
 
+def _as_struct(view: View) -> Any:  # noqa: ANN401 - a cffi struct
+    return ffi.new(
+        "pa_view *",
+        (view.vpn, view.count, view.index, view.number, view.around, view.shared, view.writable),
+    )
+
+
 class Pages:
     """One process's page table; all arguments in pages and virtual page numbers."""
 
@@ -573,22 +580,26 @@ class Pages:
 
         The third value says that the next page lies past the object's end.
         """
-        struct = ffi.new(
-            "pa_view *",
-            (
-                view.vpn,
-                view.count,
-                view.index,
-                view.number,
-                view.around,
-                view.shared,
-                view.writable,
-            ),
+        status = lib.pa_mm_touch_object(
+            self.handle, _as_struct(view), vpn, count, write, self._done
         )
-        status = lib.pa_mm_touch_object(self.handle, struct, vpn, count, write, self._done)
+        return self._object_outcome(status)
+
+    def _object_outcome(self, status: int) -> tuple[int, bool, bool]:
         if status == lib.PA_ERR_INVALID:
             return int(self._done[0]), False, True
         return (*self._outcome(status, "touching a mapped object"), False)
+
+    def touch_list(
+        self, view: View | None, vpn: int, index: npt.NDArray[np.uint64], *, write: bool
+    ) -> tuple[int, bool, bool]:
+        """Access pages ``vpn + index[i]`` one after another; results as of :meth:`touch_object`."""
+        struct = ffi.NULL if view is None else _as_struct(view)
+        array = ffi.from_buffer("uint64_t[]", index)
+        status = lib.pa_mm_touch_list(
+            self.handle, struct, vpn, array, len(index), write, self._done
+        )
+        return self._object_outcome(status)
 
     def discard(self, vpn: int, count: int) -> None:
         """MADV_DONTNEED."""

@@ -205,7 +205,7 @@ user_reserve_kbytes
         layout
             An address space made by hand, in place of ``maps``.
         """
-        limits = rlimits or Limits()
+        limits = rlimits or Limits(ipc_lock=uid == 0)
         if rlimit_as is not None:
             limits = replace(limits, address_space=parse_size(rlimit_as, "rlimit_as"))
         if not -1000 <= oom_score_adj <= 1000:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from pyalloc import engine
 from pyalloc.errors import MemoryFault
 from pyalloc.kernel.abi import VM_HUGEPAGE, VM_LOCKED, VM_SHARED, VM_WRITE
@@ -120,6 +123,30 @@ class ProcessPages:
                 raise MemoryFault(SIGBUS, vpn * PAGE)
             if dry:
                 self.process.out_of_memory()
+
+    def access_list(
+        self, vma: Vma, vpn: int, index: npt.NDArray[np.uint64], *, write: bool
+    ) -> None:
+        """Make one access to each page ``vpn + index[i]`` of ``vma``, in this order.
+
+        Raises
+        ------
+        MemoryFault, ProcessKilled
+            As :meth:`access`.
+        """
+        view = self._view(vma)
+        while len(index):
+            done, dry, past = self.table.touch_list(view, vpn, index, write=write)
+            index = index[done:]
+            if past:
+                raise MemoryFault(SIGBUS, (vpn + int(index[0])) * PAGE)
+            if dry:
+                self.process.out_of_memory()
+
+    def takes_lists(self, vma: Vma) -> bool:
+        """Whether :meth:`access_list` can serve the area: plain small pages of its own."""
+        special = vma.file is None and vma.name is not None
+        return not special and not vma.flags & (VM_LOCKED | VM_HUGEPAGE)
 
     def map_before_end(self, fault: MemoryFault, *, write: bool) -> None:
         """Map what a read past an object's end finds around it; the fault is the caller's."""

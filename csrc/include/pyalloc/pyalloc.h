@@ -205,6 +205,11 @@ int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t co
 int pa_mm_touch_huge(pa_mm *mm, uint64_t low, uint64_t high, uint64_t vpn, uint64_t count,
                      bool write, uint64_t *done);
 
+/* One access to each page vpn + index[i], in this order: of private memory, or of the object that
+ * `view` shows.  Results as above; *done indices were served. */
+int pa_mm_touch_list(pa_mm *mm, const pa_view *view, uint64_t vpn, const uint64_t *index,
+                     uint64_t count, bool write, uint64_t *done);
+
 /* MADV_DONTNEED: drop the pages, keep the area.  [floor, ceiling) is the area itself. */
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* MADV_FREE: reclaim may drop these pages unless they are written again. */
