@@ -138,10 +138,10 @@ def _parse(data: bytes) -> _Elf:
     sections = _records(data, layout["shdr"], head["shoff"], head["shnum"])
     functions = sorted(set(_functions(data, layout, sections)))
     start = np.array([value for value, _, _ in functions], np.uint64)
-    size = np.array([max(size, 1) for _, size, _ in functions], np.uint64)
-    return _Elf(
-        segments[segments["type"] == PT_LOAD], start, start + size, [name for *_, name in functions]
-    )
+    size = np.array([size for _, size, _ in functions], np.uint64)
+    following = np.append(start[1:], start[-1:] + np.uint64(1))  # hand-written code has no size
+    end = np.where(size > 0, start + size, following)
+    return _Elf(segments[segments["type"] == PT_LOAD], start, end, [name for *_, name in functions])
 
 
 @functools.lru_cache(maxsize=64)
@@ -201,6 +201,18 @@ def lookup(path: str, offsets: Sequence[int]) -> list[Name]:
     addresses = [elf.address_of(offset) for offset in offsets]
     answers = _ask_addr2line(path, addresses) or [Name() for _ in offsets]
     return [
-        answer if answer.function else Name(elf.function_at(address), answer.file, answer.line)
+        _trusted(answer, elf.function_at(address))
         for answer, address in zip(answers, addresses, strict=True)
     ]
+
+
+def _trusted(answer: Name, covering: str | None) -> Name:
+    """Return what may be believed of addr2line's ``answer``.
+
+    Without debug information it names the nearest symbol below, however far away: in a stripped
+    program that is some exported function.  Its (demangled) name counts only where a function
+    covers the address.
+    """
+    if answer.file:
+        return Name(answer.function or covering, answer.file, answer.line)
+    return Name((answer.function or covering) if covering else None)
