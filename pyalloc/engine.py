@@ -741,9 +741,12 @@ class ReplayRun:
         self._keep.append(buffer)
         return buffer
 
-    def run(self) -> bool:
-        """Run on; return True at the end of the trace, False at a question."""
-        status = lib.pa_replay_run(self._handle)
+    def run(self, end: int | None = None) -> bool:
+        """Run on; return True at the end, or before row ``end``, and False at a question."""
+        if end is None:
+            status = lib.pa_replay_run(self._handle)
+        else:
+            status = lib.pa_replay_run_to(self._handle, end)
         if status == PENDING:
             return False
         check(status, "replaying a trace")

@@ -308,13 +308,13 @@ static bool go_on(pa_replay *r)
     return done;
 }
 
-static size_t next_pause(const pa_replay *r)
+static size_t next_pause(const pa_replay *r, size_t end)
 {
-    size_t every = r->samples.every, count = r->in.count;
+    size_t every = r->samples.every;
     if (!every)
-        return count;
+        return end;
     size_t next = (r->row / every + 1) * every;
-    return next < count ? next : count;
+    return next < end ? next : end;
 }
 
 static bool sample_is_due(const pa_replay *r)
@@ -322,10 +322,10 @@ static bool sample_is_due(const pa_replay *r)
     return r->samples.every && r->row && (r->row % r->samples.every == 0 || r->row == r->in.count);
 }
 
-/* The next rows up to a sample, the sample included.  False: stopped. */
-static bool run_stretch(pa_replay *r)
+/* The next rows before `end` up to a sample, the sample included.  False: stopped. */
+static bool run_stretch(pa_replay *r, size_t end)
 {
-    size_t pause = next_pause(r);
+    size_t pause = next_pause(r, end);
     bool (*loop)(pa_replay *, size_t) = r->heap->vt->loop;
     if (!(loop ? loop(r, pause) : generic_loop(r, pause)))
         return false;
@@ -334,18 +334,25 @@ static bool run_stretch(pa_replay *r)
     return true;
 }
 
-int pa_replay_run(pa_replay *r)
+int pa_replay_run_to(pa_replay *r, uint64_t end)
 {
+    if (end > r->in.count)
+        end = r->in.count;
     bool resumed = r->state != REPLAY_ROWS;
     if (!go_on(r))
         return r->heap->error != PA_OK ? (int)r->heap->error : PA_PENDING;
     if (resumed && sample_is_due(r))
         sample(r);
-    while (r->row < r->in.count && r->heap->error == PA_OK) {
-        if (!run_stretch(r))
+    while (r->row < end && r->heap->error == PA_OK) {
+        if (!run_stretch(r, end))
             return PA_PENDING;
     }
     return (int)r->heap->error;
+}
+
+int pa_replay_run(pa_replay *r)
+{
+    return pa_replay_run_to(r, r->in.count);
 }
 
 /* ---- life and looking ------------------------------------------------------------------------- */

@@ -31,7 +31,7 @@ from pyalloc.machine.files import File, open_file
 from pyalloc.machine.heap import ProcessHeap
 from pyalloc.machine.memory import Account, ProcessPages
 from pyalloc.machine.oom import run_oom_killer, task_of
-from pyalloc.machine.replay import Replay, TraceColumns, run_replay
+from pyalloc.machine.replay import Playback, Replay, TraceColumns, run_replay
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Process:
         False once it has exited or was killed.
     exit_code, killed_by
         How it ended: a code, or ``"oom"`` or the name of a signal.
+    last
+        What of it was in memory just before its end; None while it is alive.
     cpu_time, started
         Seconds; only the 2.6 OOM killer asks for them.
     """
@@ -111,6 +113,7 @@ class Process:
         self.alive = True
         self.exit_code: int | None = None
         self.killed_by: str | None = None
+        self.last: procfs.Resident | None = None
         self.parent: Process | None = None
         self.children: list[Process] = []
         self.files: dict[int, OpenFile] = {}
@@ -219,6 +222,11 @@ class Process:
         """Make every call of ``trace``; see :func:`pyalloc.replay`."""
         self.require_alive()
         return run_replay(self, trace, touch=touch, record=record, samples=samples)
+
+    def playback(self, trace: TraceColumns, *, touch: str = "none") -> Playback:
+        """Return ``trace`` ready to be run on this process bit by bit."""
+        self.require_alive()
+        return Playback(self, trace, touch=touch)
 
     # --- system calls -------------------------------------------------------------------
 
@@ -407,6 +415,7 @@ class Process:
             message = f"length must not be negative (got {length})"
             raise ArgumentError(message)
         space = self._space()
+        size = space.total_vm
         at, end = addr // PAGE * PAGE, addr + length
         first = addr
         while at < end:
@@ -418,7 +427,8 @@ class Process:
             stop = min(vma.end, -(-end // PAGE) * PAGE)
             self.pages.access(vma, at // PAGE, (stop - at) // PAGE, write=write)
             at = first = stop
-        self.heap.lease()
+        if space.total_vm != size:  # the stack has grown
+            self.heap.lease()
 
     def touch_pages(self, addr: int, pages: npt.ArrayLike, write: bool = True) -> None:
         """Access single pages, in the order given: page ``i`` is the one at ``addr + i * 4096``.
@@ -474,6 +484,9 @@ class Process:
         self.kill(signal.Signals(number).name)
 
     def _end(self) -> None:
+        self.heap.sync()
+        self.last = self.resident()
+        self.space.peak_vm = max(self.space.peak_vm, self.space.total_vm)
         self.heap.heap.attach(None)
         self.space.exit()
         self.pages.table.drop()

@@ -190,6 +190,57 @@ def run_replay(
     return Replay(process, outputs, sampled, summary, errors)
 
 
+class Playback:
+    """A trace being run on a process bit by bit, while other things happen on the machine.
+
+    Made by :meth:`Process.playback <pyalloc.Process.playback>`.
+    """
+
+    def __init__(self, process: Process, trace: TraceColumns, *, touch: str) -> None:
+        _check_arguments(touch, (), 0)
+        self.process = process
+        self._run = _plain_run(process, trace, touch)
+
+    @property
+    def row(self) -> int:
+        """How many calls have been made."""
+        return self._run.totals()["calls"]
+
+    @property
+    def failed(self) -> int:
+        """How many requests came back NULL so far."""
+        return self._run.totals()["failed"]
+
+    def run_to(self, row: int) -> None:
+        """Make the calls before ``row``.
+
+        Raises
+        ------
+        HeapAbort, MemoryFault, ProcessKilled
+            The process ended on the way.
+        """
+        self.process.require_alive()
+        self.process.heap.lease()
+        _run_to(self.process, self._run, row)
+
+
+def _plain_run(process: Process, trace: TraceColumns, touch: str) -> engine.ReplayRun:
+    """Return a run that keeps no columns and takes no samples."""
+    empty = np.zeros((len(engine.SAMPLE_FIELDS), 0), np.uint64)
+    return engine.ReplayRun(process.heap.heap, _columns_of(trace), {}, empty, 0, touch)
+
+
+def _run_to(process: Process, run: engine.ReplayRun, row: int | None = None) -> None:
+    """Run and answer questions until ``row``, or the end."""
+    while not run.run(row):
+        stop = run.stop
+        if stop.reason == engine.STOP_TOUCH:
+            _perform(process, run, stop)
+        else:
+            process.heap.serve(stop, run.answer)
+    process.heap.sync()
+
+
 def _columns_of(trace: TraceColumns) -> dict[str, npt.NDArray[Any]]:
     """Return the columns the engine reads; one that is all zeros only costs it time."""
     found = trace.columns
@@ -216,13 +267,7 @@ def _check_arguments(touch: str, record: Sequence[str], samples: int) -> None:
 def _run(process: Process, run: engine.ReplayRun) -> tuple[ReplayError, ...]:
     kind = "killed"
     try:
-        while not run.run():
-            stop = run.stop
-            if stop.reason == engine.STOP_TOUCH:
-                _perform(process, run, stop)
-            else:
-                process.heap.serve(stop, run.answer)
-        process.heap.sync()
+        _run_to(process, run)
     except HeapAbort as error:
         kind, message = "abort", str(error)
     except MemoryFault as error:

@@ -401,6 +401,8 @@ void pa_replay_drop(pa_replay *replay);
  * the model gives up (an error).  Called again it goes on where it stopped.  After PA_STOP_ABORT
  * there is nothing to go on with. */
 int pa_replay_run(pa_replay *replay);
+/* The same, but only the rows before `end`: PA_OK once they are done. */
+int pa_replay_run_to(pa_replay *replay, uint64_t end);
 
 /* The question.  Reason PA_STOP_TOUCH: an SBRK, MMAP or MUNMAP row; `prot` is its op, address
  * that of its block, length its size; the answer is the address of an MMAP, ignored otherwise. */
