@@ -13,6 +13,7 @@ from pyalloc.errors import (
     ProcessKilled,
     PyallocError,
     RecordError,
+    ScenarioError,
     TraceError,
 )
 from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT
@@ -21,6 +22,8 @@ from pyalloc.kernel.oom import Task, oom_policy
 from pyalloc.lab.allocators import Allocator, allocators
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.lab.replay import Agreement, agreement, replay
+from pyalloc.lab.simulate import simulate
+from pyalloc.lab.simulation import Event, Outcome, Simulation
 from pyalloc.machine import (
     Cgroup,
     File,
@@ -34,38 +37,66 @@ from pyalloc.machine import (
 from pyalloc.trace import NULL_BLOCK, Op, Trace, TraceInfo, read_trace
 from pyalloc.trace.record import Recording, record
 from pyalloc.workload.catalogue import WORKLOADS, workload
+from pyalloc.workload.programs import PROGRAMS, Bytes, Job, Program, Seconds
+from pyalloc.workload.scenario import (
+    CgroupSpec,
+    ChangeSpec,
+    ExpectSpec,
+    FileSpec,
+    MachineSpec,
+    ProcessSpec,
+    Scenario,
+    load_scenario,
+    scenarios,
+)
 
 __all__ = [
     "MADV",
     "MAP",
     "MREMAP",
     "NULL_BLOCK",
+    "PROGRAMS",
     "PROT",
     "WORKLOADS",
     "Agreement",
     "Allocator",
     "ArgumentError",
+    "Bytes",
     "Cgroup",
+    "CgroupSpec",
+    "ChangeSpec",
     "EngineBug",
     "EngineBusy",
     "EngineLimit",
+    "Event",
     "Examination",
+    "ExpectSpec",
     "File",
+    "FileSpec",
     "HeapAbort",
+    "Job",
     "KernelPanic",
     "Limits",
     "Machine",
+    "MachineSpec",
     "MemoryFault",
     "OomEvent",
     "Op",
+    "Outcome",
     "Process",
     "ProcessKilled",
+    "ProcessSpec",
+    "Program",
     "PyallocError",
     "RecordError",
     "Recording",
     "Replay",
     "ReplayError",
     "ReplaySummary",
+    "Scenario",
+    "ScenarioError",
+    "Seconds",
+    "Simulation",
     "Task",
     "Trace",
     "TraceError",
@@ -73,9 +104,12 @@ __all__ = [
     "agreement",
     "allocators",
     "examine",
+    "load_scenario",
     "oom_policy",
     "read_trace",
     "record",
     "replay",
+    "scenarios",
+    "simulate",
     "workload",
 ]

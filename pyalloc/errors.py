@@ -15,6 +15,10 @@ class TraceError(PyallocError, ValueError):
     """A trace file or table cannot be read; the text says where and why."""
 
 
+class ScenarioError(PyallocError, ValueError):
+    """A scenario cannot be run; the text says where in the file, what is wrong, and what to do."""
+
+
 class RecordError(PyallocError, RuntimeError):
     """A program cannot be recorded; the text says why and what to do."""
 

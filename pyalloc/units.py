@@ -1,4 +1,4 @@
-"""Sizes in words and in numbers: parsing ``"256M"`` and printing ``1.5 MiB``."""
+"""Sizes and times in words and in numbers: ``"256M"`` and ``1.5 MiB``, ``"5min"`` and ``5:00``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ PAGE: Final = 4096
 
 _FACTORS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
+
+_SECONDS: Final = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "": 1.0,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+}
+_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
 def parse_size(value: int | str, name: str = "size") -> int:
@@ -34,6 +45,44 @@ def parse_size(value: int | str, name: str = "size") -> int:
         message = f"{name} must not be negative (got {value!r})"
         raise ArgumentError(message)
     return size
+
+
+def parse_duration(value: float | str, name: str = "duration") -> float:
+    """Return ``value`` in seconds; text takes us, ms, s, min, h and d.
+
+    >>> parse_duration("1.5h")
+    5400.0
+    """
+    wanted = f"{name} must be a number of seconds or text such as '90s', '5min' or '2h'"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        message = f"{wanted} (got {value!r})"
+        raise TypeError(message)
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        if not match or (unit := match[2].lower()) not in _SECONDS:
+            message = f"{wanted} (got {value!r})"
+            raise ArgumentError(message)
+        value = float(match[1]) * _SECONDS[unit]
+    if not 0 <= value < float("inf"):
+        message = f"{wanted}, 0 or more (got {value!r})"
+        raise ArgumentError(message)
+    return float(value)
+
+
+def format_duration(seconds: float) -> str:
+    """Return ``seconds`` as a reader of a report wants them.
+
+    >>> format_duration(0.25), format_duration(75), format_duration(7384)
+    ('250 ms', '1:15', '2:03:04')
+    """
+    if seconds < 60:
+        return f"{seconds:.3g} s" if seconds >= 1 or not seconds else f"{seconds * 1000:.3g} ms"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24:02}:{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def format_size(size: float) -> str:

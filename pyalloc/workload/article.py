@@ -6,7 +6,9 @@ print a line a block, for which the C library of the time maps a page of buffer 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from pyalloc.errors import ProcessKilled
 from pyalloc.kernel.abi import MAP, PROT
@@ -53,6 +55,37 @@ def process(on: Machine, name: str, stack_pages: int = 22) -> Process:
     return program
 
 
+class Caller(Protocol):
+    """What the programs call: a process, or a job of a scenario."""
+
+    def malloc(self, size: int) -> int:
+        """Return new bytes; 0 is NULL."""
+
+    def calloc(self, count: int, size: int) -> int:
+        """Return zeroed bytes; 0 is NULL."""
+
+    def touch(self, addr: int, length: int, write: bool = True) -> None:
+        """Access each page of a range."""
+
+    def mmap(self, addr: int, length: int, prot: int, flags: int) -> int:
+        """Map memory."""
+
+
+def megabytes(of: Caller, how: str = "malloc", size: int = MEGABYTE) -> Iterator[int]:
+    """Ask for 1 MB at a time until NULL; yield the number of blocks after each.
+
+    ``how`` is ``"malloc"``, ``"calloc"``, or ``"write"``: malloc, and fill what comes.
+    """
+    got = 0
+    while block := of.calloc(1, size) if how == "calloc" else of.malloc(size):
+        if how == "write":
+            of.touch(block, size)
+        got += 1
+        if got == 1:
+            of.mmap(0, PAGE, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS)
+        yield got
+
+
 def loop(
     of: Process,
     *,
@@ -66,18 +99,10 @@ def loop(
     number of blocks after each.
     """
     got = 0
-    try:
-        while got != blocks:
-            block = of.malloc(MEGABYTE)
-            if not block:
-                break
-            if write:
-                of.touch(block, MEGABYTE)
-            got += 1
-            if got == 1:
-                of.mmap(0, PAGE, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS)
+    with contextlib.suppress(ProcessKilled):
+        for got in megabytes(of, "write" if write else "malloc"):
             if step is not None:
                 step(got)
-    except ProcessKilled:
-        pass
+            if got == blocks:
+                break
     return got
