@@ -99,6 +99,9 @@ class HeapStatistics:
     count_arenas: int
     count_brk_calls: int
     count_mmap_calls: int
+    count_madvise_calls: int
+    count_arena_calls: int
+    count_steps: int
 
 
 CHUNK: Final = np.dtype(
@@ -659,6 +662,7 @@ SAMPLE_FIELDS: Final = (
     "free_large",
     "top",
     "largest_hole",
+    "rss_peak",
 )
 """The rows of a sample buffer, in the order of ``pa_sample_field``."""
 
@@ -697,9 +701,11 @@ class ReplayRun:
         Calls from one sample to the next; 0 for none.
     touch
         One of :data:`TOUCH_MODES`.
+    rows
+        uint64, ascending from 1: sample after so many calls each, in place of every ``every``.
     """
 
-    __slots__ = ("_handle", "_keep", "_stop", "heap")
+    __slots__ = ("_keep", "_stop", "handle", "heap")
 
     def __init__(
         self,
@@ -709,6 +715,7 @@ class ReplayRun:
         samples: npt.NDArray[np.uint64],
         every: int,
         touch: str = "none",
+        rows: npt.NDArray[np.uint64] | None = None,
     ) -> None:
         self._keep: list[object] = []
         table = ffi.new("pa_columns *", {"count": len(columns["op"])})
@@ -721,12 +728,15 @@ class ReplayRun:
         sampled = ffi.new("pa_samples *", {"room": samples.shape[1], "every": every})
         flat = samples.reshape(-1)
         sampled.values = self._buffer("uint64_t[]", flat, np.uint64, writable=True)
+        if rows is not None:
+            sampled.rows = self._buffer("uint64_t[]", rows, np.uint64)
+            sampled.count_rows = len(rows)
         handle = lib.pa_replay_new(heap.handle, table, out, sampled, TOUCH_MODES[touch])
         if handle == ffi.NULL:
             message = "no memory for the table of blocks of a replay"
             raise MemoryError(message)
         self.heap = heap
-        self._handle = ffi.gc(handle, lib.pa_replay_drop)
+        self.handle = ffi.gc(handle, lib.pa_replay_drop)
         self._stop = lib.pa_replay_stop(handle)
 
     def _buffer(
@@ -744,9 +754,9 @@ class ReplayRun:
     def run(self, end: int | None = None) -> bool:
         """Run on; return True at the end, or before row ``end``, and False at a question."""
         if end is None:
-            status = lib.pa_replay_run(self._handle)
+            status = lib.pa_replay_run(self.handle)
         else:
-            status = lib.pa_replay_run_to(self._handle, end)
+            status = lib.pa_replay_run_to(self.handle, end)
         if status == PENDING:
             return False
         check(status, "replaying a trace")
@@ -760,22 +770,55 @@ class ReplayRun:
 
     def answer(self, value: int) -> None:
         """Answer the question; :meth:`run` goes on with it."""
-        lib.pa_replay_answer(self._handle, value)
+        lib.pa_replay_answer(self.handle, value)
 
     def totals(self) -> dict[str, int]:
         """Return the running totals by the names of ``pa_replay_totals``."""
         totals = ffi.new("pa_replay_totals *")
-        lib.pa_replay_read_totals(self._handle, totals)
+        lib.pa_replay_read_totals(self.handle, totals)
         return {name: int(getattr(totals, name)) for name, _ in ffi.typeof(totals[0]).fields}
 
     def blocks(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return last address and requested bytes of each block; 2^64-1 for one not allocated."""
-        count = lib.pa_replay_count_blocks(self._handle)
+        count = lib.pa_replay_count_blocks(self.handle)
         address, size = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
         if count:
             lib.pa_replay_read_blocks(
-                self._handle,
+                self.handle,
                 ffi.from_buffer("uint64_t[]", address, require_writable=True),
                 ffi.from_buffer("uint64_t[]", size, require_writable=True),
             )
         return address, size
+
+
+class Space:
+    """The address space of a process that has a machine to itself; nothing in it is refused.
+
+    Parameters
+    ----------
+    low, high
+        Where mappings may lie, in bytes; the break grows from below.
+    """
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, low: int, high: int) -> None:
+        handle = lib.pa_space_new(low, high)
+        if handle == ffi.NULL:
+            message = f"no address space from {low:#x} to {high:#x}"
+            raise ArgumentError(message)
+        self._handle = ffi.gc(handle, lib.pa_space_drop)
+
+    def run(self, replay: ReplayRun) -> bool:
+        """Run a replay; return False where it ended before the last row (see its ``stop``)."""
+        status = lib.pa_space_run(self._handle, replay.handle)
+        if status == PENDING:
+            return False
+        check(status, "replaying a trace")
+        return True
+
+    def counters(self) -> dict[str, int]:
+        """Return how many system calls there were, by the names of ``pa_space_counters``."""
+        counters = ffi.new("pa_space_counters *")
+        lib.pa_space_read(self._handle, counters)
+        return _as_dict(counters)

@@ -128,6 +128,7 @@ static bool apply(pa_heap *heap, pa_effect *e)
         heap->next_effect++;
         return tell(heap, e);
     }
+    heap->count_madvise_calls += e->kind == EFFECT_DISCARD;
     if (heap->mm && e->kind == EFFECT_DISCARD)
         mm_discard(heap->mm, e->at, e->count);
     else if (heap->mm && e->kind == EFFECT_SHRINK)
@@ -332,6 +333,9 @@ void pa_heap_read_statistics(const pa_heap *heap, pa_heap_statistics *out)
     memset(out, 0, sizeof *out);
     out->count_brk_calls = heap->count_brk_calls;
     out->count_mmap_calls = heap->count_mmap_calls;
+    out->count_madvise_calls = heap->count_madvise_calls;
+    out->count_arena_calls = heap->count_arena_calls;
+    out->count_steps = heap->count_steps;
     heap->vt->statistics(heap, out);
 }
 

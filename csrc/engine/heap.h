@@ -85,7 +85,8 @@ struct pa_heap {
     uint32_t thread;
     uint64_t brk_start, brk, brk_highest, lease;
     uint64_t floor_vpn, ceiling_vpn; /* neighbours of the break's area, for its page tables */
-    uint64_t count_brk_calls, count_mmap_calls;
+    uint64_t count_brk_calls, count_mmap_calls, count_madvise_calls;
+    uint64_t count_arena_calls, count_steps; /* past the tcache; chunks looked at then */
     uint64_t count_moves; /* of what it has from the kernel, but for those two */
     pa_stop stop;
     pa_stop question; /* waits until the effects before it are applied; reason 0: none does */

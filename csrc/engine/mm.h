@@ -23,6 +23,7 @@ struct pa_mm {
     bool disturbed; /* a page that was written may have to be touched again */
     uint64_t anon, file, shmem, swap, locked;
     uint64_t resident_peak; /* brought up to date before the resident pages get fewer */
+    uint64_t recent_peak; /* the same since somebody asked; never above resident_peak   */
     uint64_t minor_faults, major_faults;
 };
 
@@ -51,8 +52,21 @@ static inline uint64_t mm_resident(const pa_mm *mm)
 
 static inline void mm_note_peak(pa_mm *mm)
 {
-    if (mm_resident(mm) > mm->resident_peak)
-        mm->resident_peak = mm_resident(mm);
+    uint64_t resident = mm_resident(mm);
+    if (resident <= mm->recent_peak)
+        return;
+    mm->recent_peak = resident;
+    if (resident > mm->resident_peak)
+        mm->resident_peak = resident;
+}
+
+/* The most pages that were resident since this was last asked. */
+static inline uint64_t mm_take_recent_peak(pa_mm *mm)
+{
+    mm_note_peak(mm);
+    uint64_t peak = mm->recent_peak;
+    mm->recent_peak = mm_resident(mm);
+    return peak;
 }
 
 /* Would a write to vpn change nothing?  Then it is hot from now on. */

@@ -407,7 +407,7 @@ void pt_push_small_front(pt *h, pt_arena *a, pa_unit c);
 void pt_insert(pt *h, pt_arena *a, pa_unit c);
 const char *pt_unlink(pt *h, pt_arena *a, pa_unit c);
 void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c);
-pa_unit pt_best_in_own_bin(const pt *h, const pt_arena *a, uint64_t nb);
+pa_unit pt_best_in_own_bin(pt *h, const pt_arena *a, uint64_t nb);
 pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above);
 
 /* pt_malloc.c: a chunk, 0 (no memory), or REF_PENDING */

@@ -146,8 +146,10 @@ static void insert_skip(pt *h, pa_unit head, pa_unit c)
         return;
     }
     pa_unit fwd = first;
-    for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && steps; steps--)
+    for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && steps; steps--) {
         fwd = at(h, fwd)->fd_nextsize;
+        h->base.count_steps++;
+    }
     if (size == size_of(h, fwd)) { /* always second of its size */
         link_between(h, c, fwd, at(h, fwd)->fd);
         at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = 0;
@@ -170,8 +172,10 @@ static void insert_plain(pt *h, pa_unit head, pa_unit c)
         if (size <= size_of(h, at(h, head)->bk))
             fwd = head;
         else
-            for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && steps; steps--)
+            for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && steps; steps--) {
                 fwd = at(h, fwd)->fd;
+                h->base.count_steps++;
+            }
     }
     link_between(h, c, at(h, fwd)->bk, fwd);
 }
@@ -233,18 +237,20 @@ const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
     return NULL;
 }
 
-static pa_unit best_skip(const pt *h, pa_unit head, uint64_t nb)
+static pa_unit best_skip(pt *h, pa_unit head, uint64_t nb)
 {
     pa_unit c = at(h, at(h, head)->fd)->bk_nextsize;
-    for (uint32_t steps = PATIENCE; size_of(h, c) < nb && steps; steps--)
+    for (uint32_t steps = PATIENCE; size_of(h, c) < nb && steps; steps--) {
         c = at(h, c)->bk_nextsize;
+        h->base.count_steps++;
+    }
     pa_unit second = at(h, c)->fd;
     bool equal = c != at(h, head)->bk && size_of(h, second) == size_of(h, c);
     return equal ? second : c;
 }
 
 /* Smallest chunk of nb's own large bin that is large enough, 0 if there is none. */
-pa_unit pt_best_in_own_bin(const pt *h, const pt_arena *a, uint64_t nb)
+pa_unit pt_best_in_own_bin(pt *h, const pt_arena *a, uint64_t nb)
 {
     pa_unit head = head_of(a, pt_bin_index(h, nb)), first = at(h, head)->fd;
     if (h->pf->skip_list) {
@@ -253,9 +259,11 @@ pa_unit pt_best_in_own_bin(const pt *h, const pt_arena *a, uint64_t nb)
         return best_skip(h, head, nb);
     }
     uint64_t steps = PATIENCE;
-    for (pa_unit c = at(h, head)->bk; c != head && steps; c = at(h, c)->bk, steps--)
+    for (pa_unit c = at(h, head)->bk; c != head && steps; c = at(h, c)->bk, steps--) {
+        h->base.count_steps++;
         if (size_of(h, c) >= nb)
             return c;
+    }
     return 0;
 }
 

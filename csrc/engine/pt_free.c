@@ -159,6 +159,7 @@ bool pt_consolidate(pt *h, pt_arena *a)
             if (h->pf->version >= 227 && fast_index(size_of(h, c)) != i)
                 return fail(h, "malloc_consolidate(): invalid chunk size", c);
             a->count_fast--;
+            h->base.count_steps++;
             a->bytes_fast -= bytes_of(h, size_of(h, c));
             if (!merge_fast_chunk(h, a, c))
                 return false;
@@ -219,6 +220,7 @@ bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
         if (taken)
             return true;
     }
+    h->base.count_arena_calls++;
     uint64_t size = size_of(h, c);
     if (!size && h->pf->version < 204) /* complains on stderr and goes on */
         return true;

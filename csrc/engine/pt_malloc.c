@@ -138,6 +138,7 @@ static pa_unit unsorted_pass(pt *h, pt_arena *a, uint64_t nb, uint32_t binned, b
             heap_abort(&h->base, fault);
             return REF_PENDING;
         }
+        h->base.count_steps++;
         uint64_t size = size_of(h, c);
         if (is_small(h, nb) && at(h, c)->bk == head && c == a->last_remainder &&
             size > nb + MIN_UNITS) {
@@ -255,6 +256,7 @@ pa_unit pt_malloc_resume(pt *h)
 pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb)
 {
     pa_unit c;
+    h->base.count_arena_calls++;
     if (nb <= h->max_fast && (c = from_fastbin(h, a, nb)))
         return c;
     if (is_small(h, nb)) {

@@ -105,12 +105,16 @@ static void put_free(pa_replay *r, const pa_heap_statistics *s)
 static void put_pages(pa_replay *r)
 {
     pa_mm_counters c = {0};
-    if (r->heap->mm)
+    uint64_t peak = 0;
+    if (r->heap->mm) {
         pa_mm_read(r->heap->mm, &c);
+        peak = mm_take_recent_peak(r->heap->mm);
+    }
     put(r, PA_SAMPLE_RSS, (c.anon + c.file + c.shmem) << PAGE_SHIFT);
     put(r, PA_SAMPLE_SWAP, c.swap << PAGE_SHIFT);
     put(r, PA_SAMPLE_MINOR, c.minor_faults);
     put(r, PA_SAMPLE_MAJOR, c.major_faults);
+    put(r, PA_SAMPLE_RSS_PEAK, peak << PAGE_SHIFT);
 }
 
 static void sample(pa_replay *r)
@@ -308,18 +312,31 @@ static bool go_on(pa_replay *r)
     return done;
 }
 
-static size_t next_pause(const pa_replay *r, size_t end)
+/* The next of the rows asked for that is not behind us. */
+static size_t next_wanted(pa_replay *r)
 {
-    size_t every = r->samples.every;
-    if (!every)
-        return end;
-    size_t next = (r->row / every + 1) * every;
+    const pa_samples *s = &r->samples;
+    while (r->next_sample < s->count_rows && s->rows[r->next_sample] <= r->row)
+        r->next_sample++;
+    return r->next_sample < s->count_rows ? (size_t)s->rows[r->next_sample] : r->in.count;
+}
+
+static size_t next_pause(pa_replay *r, size_t end)
+{
+    size_t every = r->samples.every, next = end;
+    if (r->samples.rows)
+        next = next_wanted(r);
+    else if (every)
+        next = (r->row / every + 1) * every;
     return next < end ? next : end;
 }
 
 static bool sample_is_due(const pa_replay *r)
 {
-    return r->samples.every && r->row && (r->row % r->samples.every == 0 || r->row == r->in.count);
+    const pa_samples *s = &r->samples;
+    if (s->rows)
+        return r->next_sample < s->count_rows && s->rows[r->next_sample] == r->row;
+    return s->every && r->row && (r->row % s->every == 0 || r->row == r->in.count);
 }
 
 /* The next rows before `end` up to a sample, the sample included.  False: stopped. */

@@ -40,6 +40,7 @@ struct pa_replay {
     replay_block *blocks;
     size_t count_blocks;
     size_t row; /* rows before it are done */
+    size_t next_sample; /* of samples.rows */
     pa_stop stop;
     uint64_t touch_vpn, touch_left; /* pages still to be accessed by `row`   */
     uint64_t kernel_calls;          /* the heap's, when totals.held was read */

@@ -243,7 +243,9 @@ typedef struct pa_heap_statistics {
     uint64_t bytes_top;
     uint64_t bytes_largest_hole; /* largest free chunk, top included                  */
     uint64_t count_arenas;
-    uint64_t count_brk_calls, count_mmap_calls;
+    uint64_t count_brk_calls, count_mmap_calls, count_madvise_calls;
+    uint64_t count_arena_calls; /* mallocs and frees that went past the tcache         */
+    uint64_t count_steps; /* chunks looked at and sorted meanwhile               */
 } pa_heap_statistics;
 
 enum pa_chunk_state {
@@ -360,15 +362,18 @@ typedef enum pa_sample_field {
     PA_SAMPLE_LARGE,
     PA_SAMPLE_TOP,
     PA_SAMPLE_HOLE, /* bytes of the largest free chunk                             */
+    PA_SAMPLE_RSS_PEAK, /* the most that was resident since the sample before          */
     PA_SAMPLE_FIELDS
 } pa_sample_field;
 
-/* values[field * room + i] is a field of sample i; one sample every `every` calls and one at the
- * end.  every == 0: none. */
+/* values[field * room + i] is a field of sample i: one every `every` calls and one at the end, or
+ * one after each of rows[0] < rows[1] < ... calls.  every == 0 and no rows: none. */
 typedef struct pa_samples {
     uint64_t *values;
     size_t room;
     size_t every;
+    const uint64_t *rows;
+    size_t count_rows;
 } pa_samples;
 
 typedef enum pa_touch {
@@ -413,6 +418,24 @@ void pa_replay_read_totals(const pa_replay *replay, pa_replay_totals *out);
 /* Last address and requested size of each block; size UINT64_MAX: not allocated. */
 void pa_replay_read_blocks(const pa_replay *replay, uint64_t *address, uint64_t *size);
 size_t pa_replay_count_blocks(const pa_replay *replay);
+
+/* ---- space: a process that has a machine to itself ------------------------------------------ */
+
+/* Where mappings go when nothing else is there and nothing is refused: no policy is asked. */
+typedef struct pa_space pa_space;
+
+/* System calls of the heap and of the trace's own rows. */
+typedef struct pa_space_counters {
+    uint64_t count_mmap, count_munmap, count_mremap, count_mprotect;
+} pa_space_counters;
+
+/* Mappings lie in [low, high), whole pages, the highest first; the break grows from below.  NULL:
+ * no such range, or no memory. */
+pa_space *pa_space_new(uint64_t low, uint64_t high);
+void pa_space_drop(pa_space *space);
+void pa_space_read(const pa_space *space, pa_space_counters *out);
+/* Run a replay to its end.  PA_PENDING: it ended before, by PA_STOP_ABORT or PA_STOP_FRAMES. */
+int pa_space_run(pa_space *space, pa_replay *replay);
 
 /* cdef: end */
 

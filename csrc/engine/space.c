@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * space.c -- the address space of a process that has a machine to itself: what its kernel answers.
+ *
+ * Workload: the same trace again and again under other settings, where nothing is ever refused for
+ * want of memory and nobody asks for /proc/PID/maps.  What is left of the kernel is where mappings
+ * go, so every question of a heap is answered here, without a stop that leaves C.
+ *
+ * Mappings lie below `high`, each in the highest hole that fits, as Linux places them since 2.6;
+ * the break grows towards them.  Not modelled: who else is in the space, and that the kernel aligns
+ * some large mappings to 2 MB, which moves addresses but no page more or less.
+ *
+ *     holes[i].start < holes[i].end < holes[i + 1].start: holes are sorted and never touch
+ */
+#include "replay.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE_SHIFT = 12 };
+
+typedef struct hole {
+    uint64_t start, end;
+} hole;
+
+struct pa_space {
+    hole *holes;
+    size_t count, room;
+    uint64_t high;
+    pa_space_counters counters;
+};
+
+static uint64_t page_up(uint64_t bytes)
+{
+    return (bytes + 4095) & ~UINT64_C(4095);
+}
+
+/* ---- holes ------------------------------------------------------------------------------------ */
+
+/* The first hole that ends above address. */
+static size_t hole_above(const pa_space *s, uint64_t address)
+{
+    size_t low = 0, high = s->count;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (s->holes[mid].end <= address)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+static bool insert_hole(pa_space *s, size_t i, hole h)
+{
+    if (s->count == s->room) {
+        size_t room = s->room * 2;
+        hole *more = realloc(s->holes, room * sizeof *more);
+        if (!more)
+            return false;
+        s->holes = more;
+        s->room = room;
+    }
+    memmove(s->holes + i + 1, s->holes + i, (s->count - i) * sizeof *s->holes);
+    s->holes[i] = h;
+    s->count++;
+    return true;
+}
+
+static void remove_hole(pa_space *s, size_t i)
+{
+    s->count--;
+    memmove(s->holes + i, s->holes + i + 1, (s->count - i) * sizeof *s->holes);
+}
+
+/* Is the whole range in one hole?  *i is its number. */
+static bool is_hole(const pa_space *s, uint64_t address, uint64_t length, size_t *i)
+{
+    *i = hole_above(s, address);
+    return *i < s->count && s->holes[*i].start <= address && s->holes[*i].end - address >= length &&
+           s->holes[*i].end > address;
+}
+
+/* The range, all of which lies in hole i, is in use from now on. */
+static bool take(pa_space *s, size_t i, uint64_t address, uint64_t length)
+{
+    hole *h = &s->holes[i];
+    uint64_t end = address + length;
+    if (h->start < address && end < h->end) {
+        hole above = {end, h->end};
+        h->end = address;
+        return insert_hole(s, i + 1, above);
+    }
+    if (h->start < address)
+        h->end = address;
+    else if (end < h->end)
+        h->start = end;
+    else
+        remove_hole(s, i);
+    return true;
+}
+
+/* The range, all of it in use, is part of a hole again: *got is the whole of that. */
+static bool give(pa_space *s, uint64_t address, uint64_t length, hole *got)
+{
+    uint64_t end = address + length;
+    size_t i = hole_above(s, address);
+    bool joins_above = i < s->count && s->holes[i].start == end;
+    bool joins_below = i > 0 && s->holes[i - 1].end == address;
+    if (joins_above && joins_below) {
+        s->holes[i - 1].end = s->holes[i].end;
+        remove_hole(s, i);
+        i--;
+    } else if (joins_above) {
+        s->holes[i].start = address;
+    } else if (joins_below) {
+        s->holes[--i].end = end;
+    } else if (!insert_hole(s, i, (hole){address, end})) {
+        return false;
+    }
+    *got = s->holes[i];
+    return true;
+}
+
+/* The highest place for a new mapping above the break; 0: there is none. */
+static uint64_t place(const pa_space *s, uint64_t brk, uint64_t length, size_t *i)
+{
+    for (*i = s->count; (*i)-- > 0;) {
+        const hole *h = &s->holes[*i];
+        uint64_t start = h->start > brk ? h->start : brk;
+        if (h->end > start && h->end - start >= length)
+            return h->end - length;
+    }
+    return 0;
+}
+
+static uint64_t lowest_mapping(const pa_space *s)
+{
+    return s->count ? s->holes[0].end : s->high;
+}
+
+/* ---- what the kernel does --------------------------------------------------------------------- */
+
+static uint64_t fail(pa_heap *heap)
+{
+    heap->error = PA_ERR_HOST_NOMEM;
+    return 0;
+}
+
+static uint64_t serve_mmap(pa_space *s, pa_heap *heap, uint64_t hint, uint64_t length)
+{
+    size_t i;
+    uint64_t address = hint & ~UINT64_C(4095);
+    length = page_up(length);
+    s->counters.count_mmap++;
+    if (!length)
+        return 0;
+    if (!hint || !is_hole(s, address, length, &i))
+        address = place(s, page_up(heap->brk), length, &i);
+    if (address && !take(s, i, address, length))
+        return fail(heap);
+    return address;
+}
+
+static void drop_pages(pa_heap *heap, uint64_t address, uint64_t length, hole around)
+{
+    uint64_t brk = page_up(heap->brk); /* the heap itself lies in the lowest hole */
+    if (brk > around.start && brk <= address)
+        around.start = brk;
+    if (heap->mm)
+        pa_mm_unmap(heap->mm, address >> PAGE_SHIFT, length >> PAGE_SHIFT,
+                    around.start >> PAGE_SHIFT, around.end >> PAGE_SHIFT);
+}
+
+static void serve_munmap(pa_space *s, pa_heap *heap, uint64_t address, uint64_t length)
+{
+    hole around;
+    length = page_up(length);
+    s->counters.count_munmap++;
+    if (!length || is_hole(s, address, 1, &(size_t){0}))
+        return;
+    if (!give(s, address, length, &around)) {
+        fail(heap);
+        return;
+    }
+    drop_pages(heap, address, length, around);
+}
+
+/* A mapping that cannot grow where it is moves with its pages. */
+static uint64_t move(pa_space *s, pa_heap *heap, const pa_stop *stop, uint64_t length)
+{
+    size_t i;
+    hole around;
+    uint64_t done = 0, old = stop->address, had = page_up(stop->old_length);
+    uint64_t address = place(s, page_up(heap->brk), length, &i);
+    if (!address)
+        return 0;
+    if (!take(s, i, address, length) || !give(s, old, had, &around))
+        return fail(heap);
+    if (heap->mm && pa_mm_move(heap->mm, old >> PAGE_SHIFT, address >> PAGE_SHIFT,
+                               had >> PAGE_SHIFT, &done) != PA_OK)
+        return fail(heap);
+    drop_pages(heap, old, had, around);
+    return address;
+}
+
+static uint64_t serve_mremap(pa_space *s, pa_heap *heap, const pa_stop *stop)
+{
+    size_t i;
+    hole around;
+    uint64_t had = page_up(stop->old_length), length = page_up(stop->length),
+             end = stop->address + had;
+    s->counters.count_mremap++;
+    if (length < had) {
+        if (!give(s, stop->address + length, had - length, &around))
+            return fail(heap);
+        drop_pages(heap, stop->address + length, had - length, around);
+    }
+    if (length <= had)
+        return stop->address;
+    if (!is_hole(s, end, length - had, &i))
+        return move(s, heap, stop, length);
+    return take(s, i, end, length - had) ? stop->address : fail(heap);
+}
+
+/* The break goes where no mapping is; the break afterwards. */
+static uint64_t serve_brk(const pa_space *s, pa_heap *heap, uint64_t brk)
+{
+    if (brk < heap->brk_start || page_up(brk) > lowest_mapping(s))
+        return heap->brk;
+    uint64_t keep = page_up(brk), had = page_up(heap->brk);
+    if (keep < had)
+        drop_pages(heap, keep, had - keep, (hole){keep, lowest_mapping(s)});
+    return brk;
+}
+
+static void renew_lease(const pa_space *s, pa_heap *heap)
+{
+    uint64_t lowest = lowest_mapping(s);
+    pa_heap_lease(heap, lowest - 4096, 0, lowest >> PAGE_SHIFT);
+}
+
+/* A row of the trace that is a system call of the program's own. */
+static uint64_t serve_row(pa_space *s, pa_heap *heap, const pa_stop *stop)
+{
+    switch (stop->prot) {
+    case PA_OP_SBRK:
+        pa_heap_set_break(heap, serve_brk(s, heap, heap->brk + stop->length));
+        return 0;
+    case PA_OP_MMAP:
+        return serve_mmap(s, heap, 0, stop->length);
+    case PA_OP_MUNMAP:
+        serve_munmap(s, heap, stop->address, stop->length);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* False: nothing can be answered (the library aborted, or not even this machine has a frame). */
+static bool serve(pa_space *s, pa_heap *heap, const pa_stop *stop, uint64_t *answer)
+{
+    *answer = 0;
+    switch (stop->reason) {
+    case PA_STOP_BRK:
+        *answer = serve_brk(s, heap, stop->address);
+        return true;
+    case PA_STOP_MMAP:
+        *answer = serve_mmap(s, heap, stop->address, stop->length);
+        return true;
+    case PA_STOP_MREMAP:
+        *answer = serve_mremap(s, heap, stop);
+        return true;
+    case PA_STOP_MUNMAP:
+        serve_munmap(s, heap, stop->address, stop->length);
+        return true;
+    case PA_STOP_MPROTECT:
+        s->counters.count_mprotect++;
+        return true;
+    case PA_STOP_TOUCH:
+        *answer = serve_row(s, heap, stop);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* ---- public ----------------------------------------------------------------------------------- */
+
+pa_space *pa_space_new(uint64_t low, uint64_t high)
+{
+    if (low >= high || (low | high) & 4095)
+        return NULL;
+    pa_space *s = calloc(1, sizeof *s);
+    hole *holes = malloc(16 * sizeof *holes);
+    if (!s || !holes) {
+        free(s);
+        free(holes);
+        return NULL;
+    }
+    holes[0] = (hole){low, high};
+    *s = (pa_space){.holes = holes, .count = 1, .room = 16, .high = high};
+    return s;
+}
+
+void pa_space_drop(pa_space *space)
+{
+    if (space)
+        free(space->holes);
+    free(space);
+}
+
+void pa_space_read(const pa_space *space, pa_space_counters *out)
+{
+    *out = space->counters;
+}
+
+int pa_space_run(pa_space *space, pa_replay *replay)
+{
+    pa_heap *heap = replay->heap;
+    renew_lease(space, heap);
+    for (;;) {
+        int status = pa_replay_run(replay);
+        if (status != PA_PENDING)
+            return status;
+        uint64_t answer;
+        if (!serve(space, heap, pa_replay_stop(replay), &answer))
+            return PA_PENDING;
+        renew_lease(space, heap);
+        pa_replay_answer(replay, answer);
+    }
+}
