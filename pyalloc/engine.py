@@ -16,7 +16,7 @@ from pyalloc._engine import ffi, lib
 from pyalloc.errors import ArgumentError, EngineBug, EngineBusy, EngineLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -102,6 +102,10 @@ class HeapStatistics:
     count_madvise_calls: int
     count_arena_calls: int
     count_steps: int
+    bytes_largest_asked: int
+    bytes_top_kept: int
+    bytes_top_trimmed: int
+    count_threshold_moves: int
 
 
 CHUNK: Final = np.dtype(
@@ -705,7 +709,7 @@ class ReplayRun:
         uint64, ascending from 1: sample after so many calls each, in place of every ``every``.
     """
 
-    __slots__ = ("_keep", "_stop", "handle", "heap")
+    __slots__ = ("_keep", "_stop", "handle", "heap", "samples")
 
     def __init__(
         self,
@@ -736,6 +740,7 @@ class ReplayRun:
             message = "no memory for the table of blocks of a replay"
             raise MemoryError(message)
         self.heap = heap
+        self.samples = samples
         self.handle = ffi.gc(handle, lib.pa_replay_drop)
         self._stop = lib.pa_replay_stop(handle)
 
@@ -796,16 +801,23 @@ class Space:
 
     Parameters
     ----------
-    low, high
-        Where mappings may lie, in bytes; the break grows from below.
+    holes
+        Where mappings may lie: starts and ends in bytes, ascending.  The break grows in one of them.
+    base
+        Mappings go below it (mmap_base) as long as there is room.
+    aligns_huge
+        Mappings of whole huge pages are aligned to them.
     """
 
     __slots__ = ("_handle",)
 
-    def __init__(self, low: int, high: int) -> None:
-        handle = lib.pa_space_new(low, high)
+    def __init__(
+        self, holes: Sequence[tuple[int, int]], base: int, *, aligns_huge: bool = False
+    ) -> None:
+        bounds = ffi.new("uint64_t[]", [bound for hole in holes for bound in hole])
+        handle = lib.pa_space_new(bounds, len(holes), base, aligns_huge)
         if handle == ffi.NULL:
-            message = f"no address space from {low:#x} to {high:#x}"
+            message = f"these are no holes of an address space: {list(holes)}"
             raise ArgumentError(message)
         self._handle = ffi.gc(handle, lib.pa_space_drop)
 

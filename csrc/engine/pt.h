@@ -243,6 +243,7 @@ typedef struct pt {
     pt_op op;
     pt_sys sys;
     pt_held held;
+    uint64_t largest_asked, top_kept, top_trimmed, count_threshold_moves; /* bytes; statistics */
     uint32_t tuned; /* a bit for each setting that a tunable has set */
     char last_words[192];
 } pt;
@@ -429,6 +430,7 @@ const char *pt_tcache_give(pt *h, pa_unit c, bool *taken);
 bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal);
 bool pt_merge_free(pt *h, pt_arena *a, pa_unit c);
 bool pt_consolidate(pt *h, pt_arena *a);
+bool pt_worth_trimming(pt *h, uint64_t top);
 bool pt_systrim(pt *h, uint64_t pad);
 uint64_t pt_trim(pt *h, uint64_t pad);
 bool pt_fail(pt *h, const char *text, uint64_t address);

@@ -453,7 +453,7 @@ bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top)
     if (!drop_empty_heaps(h, a, &top))
         return false;
     uint64_t size = bytes_of(h, size_of(h, top));
-    if (h->pf->version >= 222 && size < h->mp.trim_threshold)
+    if (h->pf->version >= 222 && !pt_worth_trimming(h, size))
         return true;
     if (size <= bytes_of(h, MIN_UNITS))
         return true;

@@ -169,6 +169,17 @@ bool pt_consolidate(pt *h, pt_arena *a)
     return true;
 }
 
+/* Is a top of so many bytes large enough to give pages back? */
+bool pt_worth_trimming(pt *h, uint64_t top)
+{
+    if (top < h->mp.trim_threshold) {
+        h->top_kept = top > h->top_kept ? top : h->top_kept;
+        return false;
+    }
+    h->top_trimmed = top < h->top_trimmed || !h->top_trimmed ? top : h->top_trimmed;
+    return true;
+}
+
 static bool after_large_merge(pt *h, pt_arena *a, pa_unit merged)
 {
     if (bytes_of(h, size_of(h, merged)) < CONSOLIDATE_BYTES)
@@ -177,7 +188,7 @@ static bool after_large_merge(pt *h, pt_arena *a, pa_unit merged)
         return false;
     if (a->index)
         return pt_heap_trim(h, a, a->top);
-    if (a->top && bytes_of(h, size_of(h, a->top)) >= h->mp.trim_threshold)
+    if (a->top && pt_worth_trimming(h, bytes_of(h, size_of(h, a->top))))
         pt_systrim(h, h->mp.top_pad);
     return true;
 }

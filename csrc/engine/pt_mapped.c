@@ -173,6 +173,7 @@ void pt_free_mapped(pt *h, pt_mapped *m)
         (size | 2) <= mp->mmap_threshold_max) {
         mp->mmap_threshold = size;
         mp->trim_threshold = 2 * size;
+        h->count_threshold_moves++;
     }
     mp->n_mmaps--;
     mp->mmapped -= m->total;

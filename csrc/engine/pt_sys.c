@@ -261,6 +261,8 @@ pa_unit pt_sysmalloc(pt *h, pt_arena *a, uint64_t nb)
 {
     h->sys = (pt_sys){.arena = a->index, .nb = nb, .old_size = a->top ? size_of(h, a->top) : 0};
     h->sys.old_top = a->top;
+    if (bytes_of(h, nb) > h->largest_asked)
+        h->largest_asked = bytes_of(h, nb);
     if (bytes_of(h, nb) >= h->mp.mmap_threshold && h->mp.n_mmaps < h->mp.n_mmaps_max)
         return begin_mmap(h);
     return a->index ? pt_heap_grow(h) : begin_break(h);

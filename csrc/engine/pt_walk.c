@@ -70,6 +70,10 @@ void pt_statistics(const pa_heap *heap, pa_heap_statistics *out)
     out->count_mapped = h->mp.n_mmaps;
     out->bytes_mapped_peak = h->mp.max_mmapped;
     out->count_mapped_peak = h->mp.max_n_mmaps;
+    out->bytes_largest_asked = h->largest_asked;
+    out->bytes_top_kept = h->top_kept;
+    out->bytes_top_trimmed = h->top_trimmed;
+    out->count_threshold_moves = h->count_threshold_moves;
 }
 
 /* int_mallinfo(): chunks in a tcache count as in use. */

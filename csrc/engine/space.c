@@ -6,18 +6,18 @@
  * want of memory and nobody asks for /proc/PID/maps.  What is left of the kernel is where mappings
  * go, so every question of a heap is answered here, without a stop that leaves C.
  *
- * Mappings lie below `high`, each in the highest hole that fits, as Linux places them since 2.6;
- * the break grows towards them.  Not modelled: who else is in the space, and that the kernel aligns
- * some large mappings to 2 MB, which moves addresses but no page more or less.
+ * A mapping lies at the end of the highest hole below the base that fits, as Linux places it since
+ * 2.6; the break grows from below in a hole of its own.
  *
  *     holes[i].start < holes[i].end < holes[i + 1].start: holes are sorted and never touch
+ *     the heap lies in [start of its hole, break), which counts as part of the hole
  */
 #include "replay.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE_SHIFT = 12 };
+enum { PAGE_SHIFT = 12, HUGE_BYTES = 2 << 20 };
 
 typedef struct hole {
     uint64_t start, end;
@@ -26,7 +26,8 @@ typedef struct hole {
 struct pa_space {
     hole *holes;
     size_t count, room;
-    uint64_t high;
+    uint64_t base;
+    bool aligns_huge;
     pa_space_counters counters;
 };
 
@@ -122,21 +123,44 @@ static bool give(pa_space *s, uint64_t address, uint64_t length, hole *got)
     return true;
 }
 
-/* The highest place for a new mapping above the break; 0: there is none. */
-static uint64_t place(const pa_space *s, uint64_t brk, uint64_t length, size_t *i)
+static uint64_t room_of(const hole *h, uint64_t brk)
 {
-    for (*i = s->count; (*i)-- > 0;) {
-        const hole *h = &s->holes[*i];
-        uint64_t start = h->start > brk ? h->start : brk;
-        if (h->end > start && h->end - start >= length)
-            return h->end - length;
-    }
+    return h->end - (h->start <= brk && brk < h->end ? brk : h->start);
+}
+
+/* Where a new mapping goes: the highest place below the base, else the lowest hole above it; 0:
+ * there is none. */
+static uint64_t place_anywhere(const pa_space *s, uint64_t brk, uint64_t length, size_t *i)
+{
+    size_t above = hole_above(s, s->base);
+    for (*i = above; (*i)-- > 0;)
+        if (room_of(&s->holes[*i], brk) >= length)
+            return s->holes[*i].end - length;
+    for (*i = above; *i < s->count; ++*i)
+        if (room_of(&s->holes[*i], brk) >= length)
+            return s->holes[*i].end - length;
     return 0;
 }
 
-static uint64_t lowest_mapping(const pa_space *s)
+/* The same; what is whole huge pages long is aligned to them if it can be (thp_get_unmapped_area,
+ * 6.7 and later). */
+static uint64_t place(const pa_space *s, const pa_heap *heap, uint64_t length, size_t *i)
 {
-    return s->count ? s->holes[0].end : s->high;
+    uint64_t brk = page_up(heap->brk), spare = HUGE_BYTES;
+    if (s->aligns_huge && length % HUGE_BYTES == 0) {
+        uint64_t found = place_anywhere(s, brk, length + spare, i);
+        if (found)
+            return (found + spare) & ~(uint64_t)(HUGE_BYTES - 1);
+    }
+    return place_anywhere(s, brk, length, i);
+}
+
+/* How far the break can move up. */
+static uint64_t break_limit(const pa_space *s, const pa_heap *heap)
+{
+    uint64_t brk = page_up(heap->brk);
+    size_t i = hole_above(s, brk);
+    return i < s->count && s->holes[i].start <= brk ? s->holes[i].end : brk;
 }
 
 /* ---- what the kernel does --------------------------------------------------------------------- */
@@ -156,7 +180,7 @@ static uint64_t serve_mmap(pa_space *s, pa_heap *heap, uint64_t hint, uint64_t l
     if (!length)
         return 0;
     if (!hint || !is_hole(s, address, length, &i))
-        address = place(s, page_up(heap->brk), length, &i);
+        address = place(s, heap, length, &i);
     if (address && !take(s, i, address, length))
         return fail(heap);
     return address;
@@ -164,8 +188,8 @@ static uint64_t serve_mmap(pa_space *s, pa_heap *heap, uint64_t hint, uint64_t l
 
 static void drop_pages(pa_heap *heap, uint64_t address, uint64_t length, hole around)
 {
-    uint64_t brk = page_up(heap->brk); /* the heap itself lies in the lowest hole */
-    if (brk > around.start && brk <= address)
+    uint64_t brk = page_up(heap->brk);
+    if (around.start < brk && brk <= address) /* the heap itself is in the hole */
         around.start = brk;
     if (heap->mm)
         pa_mm_unmap(heap->mm, address >> PAGE_SHIFT, length >> PAGE_SHIFT,
@@ -192,7 +216,7 @@ static uint64_t move(pa_space *s, pa_heap *heap, const pa_stop *stop, uint64_t l
     size_t i;
     hole around;
     uint64_t done = 0, old = stop->address, had = page_up(stop->old_length);
-    uint64_t address = place(s, page_up(heap->brk), length, &i);
+    uint64_t address = place(s, heap, length, &i);
     if (!address)
         return 0;
     if (!take(s, i, address, length) || !give(s, old, had, &around))
@@ -226,18 +250,18 @@ static uint64_t serve_mremap(pa_space *s, pa_heap *heap, const pa_stop *stop)
 /* The break goes where no mapping is; the break afterwards. */
 static uint64_t serve_brk(const pa_space *s, pa_heap *heap, uint64_t brk)
 {
-    if (brk < heap->brk_start || page_up(brk) > lowest_mapping(s))
+    uint64_t limit = break_limit(s, heap), keep = page_up(brk), had = page_up(heap->brk);
+    if (brk < heap->brk_start || keep > limit)
         return heap->brk;
-    uint64_t keep = page_up(brk), had = page_up(heap->brk);
     if (keep < had)
-        drop_pages(heap, keep, had - keep, (hole){keep, lowest_mapping(s)});
+        drop_pages(heap, keep, had - keep, (hole){keep, limit});
     return brk;
 }
 
 static void renew_lease(const pa_space *s, pa_heap *heap)
 {
-    uint64_t lowest = lowest_mapping(s);
-    pa_heap_lease(heap, lowest - 4096, 0, lowest >> PAGE_SHIFT);
+    uint64_t limit = break_limit(s, heap);
+    pa_heap_lease(heap, limit, 0, limit >> PAGE_SHIFT);
 }
 
 /* A row of the trace that is a system call of the program's own. */
@@ -287,19 +311,30 @@ static bool serve(pa_space *s, pa_heap *heap, const pa_stop *stop, uint64_t *ans
 
 /* ---- public ----------------------------------------------------------------------------------- */
 
-pa_space *pa_space_new(uint64_t low, uint64_t high)
+static bool are_holes(const uint64_t *bounds, size_t count)
 {
-    if (low >= high || (low | high) & 4095)
+    for (size_t i = 0; i < 2 * count; i++)
+        if (bounds[i] & 4095 || (i && bounds[i] <= bounds[i - 1]))
+            return false;
+    return count;
+}
+
+pa_space *pa_space_new(const uint64_t *bounds, size_t count, uint64_t base, bool aligns_huge)
+{
+    if (!are_holes(bounds, count))
         return NULL;
+    size_t room = count < 8 ? 16 : 2 * count;
     pa_space *s = calloc(1, sizeof *s);
-    hole *holes = malloc(16 * sizeof *holes);
+    hole *holes = malloc(room * sizeof *holes);
     if (!s || !holes) {
         free(s);
         free(holes);
         return NULL;
     }
-    holes[0] = (hole){low, high};
-    *s = (pa_space){.holes = holes, .count = 1, .room = 16, .high = high};
+    for (size_t i = 0; i < count; i++)
+        holes[i] = (hole){bounds[2 * i], bounds[2 * i + 1]};
+    *s = (pa_space){
+        .holes = holes, .count = count, .room = room, .base = base, .aligns_huge = aligns_huge};
     return s;
 }
 

@@ -246,6 +246,11 @@ typedef struct pa_heap_statistics {
     uint64_t count_brk_calls, count_mmap_calls, count_madvise_calls;
     uint64_t count_arena_calls; /* mallocs and frees that went past the tcache         */
     uint64_t count_steps; /* chunks looked at and sorted meanwhile               */
+    /* How near the settings came to deciding otherwise (glibc): */
+    uint64_t bytes_largest_asked; /* largest chunk that nothing free served              */
+    uint64_t bytes_top_kept; /* largest top that was left alone as too small to trim */
+    uint64_t bytes_top_trimmed; /* smallest that was not; 0: none                     */
+    uint64_t count_threshold_moves; /* the mmap threshold followed a block that was freed  */
 } pa_heap_statistics;
 
 enum pa_chunk_state {
@@ -429,9 +434,11 @@ typedef struct pa_space_counters {
     uint64_t count_mmap, count_munmap, count_mremap, count_mprotect;
 } pa_space_counters;
 
-/* Mappings lie in [low, high), whole pages, the highest first; the break grows from below.  NULL:
- * no such range, or no memory. */
-pa_space *pa_space_new(uint64_t low, uint64_t high);
+/* The holes of the space, in order: bounds[0] to bounds[1], bounds[2] to bounds[3] ..., whole pages
+ * that do not touch.  The break grows in the hole in which it is; mappings go below `base` (the
+ * kernel's mmap_base) as long as there is room; those of whole huge pages are aligned to them if
+ * aligns_huge.  NULL: these are no holes, or no memory. */
+pa_space *pa_space_new(const uint64_t *bounds, size_t count, uint64_t base, bool aligns_huge);
 void pa_space_drop(pa_space *space);
 void pa_space_read(const pa_space *space, pa_space_counters *out);
 /* Run a replay to its end.  PA_PENDING: it ended before, by PA_STOP_ABORT or PA_STOP_FRAMES. */
