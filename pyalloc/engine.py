@@ -802,7 +802,7 @@ class Space:
     Parameters
     ----------
     holes
-        Where mappings may lie: starts and ends in bytes, ascending.  The break grows in one of them.
+        Where mappings may lie: starts and ends, ascending; the break grows in one of them.
     base
         Mappings go below it (mmap_base) as long as there is room.
     aligns_huge
