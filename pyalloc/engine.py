@@ -721,6 +721,9 @@ class ReplayRun:
         touch: str = "none",
         rows: npt.NDArray[np.uint64] | None = None,
     ) -> None:
+        if len(samples) != len(SAMPLE_FIELDS):
+            message = f"samples must have {len(SAMPLE_FIELDS)} rows (got {len(samples)})"
+            raise ArgumentError(message)
         self._keep: list[object] = []
         table = ffi.new("pa_columns *", {"count": len(columns["op"])})
         for name, (ctype, dtype) in _COLUMN_TYPES.items():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyalloc as pa
-from pyalloc.engine import PENDING, STOP_ABORT, STOP_BRK, Heap, ReplayRun
+from pyalloc.engine import PENDING, SAMPLE_FIELDS, STOP_ABORT, STOP_BRK, Heap, ReplayRun
 
 PAGE = 4096
 START = 0x55555557C000
@@ -315,7 +315,7 @@ def run_engine(
         "arg": table[:, 3].copy(),
     }
     address = np.zeros(len(steps), np.uint64)
-    samples = np.zeros((17, len(steps) + 1), np.uint64)
+    samples = np.zeros((len(SAMPLE_FIELDS), len(steps) + 1), np.uint64)
     run = ReplayRun(heap, columns, {"address": address}, samples, 1)
     stops = 0
     while not run.run():
