@@ -109,9 +109,20 @@ class HeapStatistics:
 
 
 CHUNK: Final = np.dtype(
-    [("address", np.uint64), ("size", np.uint64), ("arena", np.uint32), ("state", np.uint32)]
+    [
+        ("address", np.uint64),
+        ("size", np.uint64),
+        ("arena", np.uint32),
+        ("thread", np.uint32),
+        ("state", np.uint16),
+        ("bin", np.uint16),
+        ("flags", np.uint16),
+        ("spare", np.uint16),
+    ]
 )
-"""A chunk: address of the user's memory, bytes with header, arena number, state."""
+"""A chunk, as ``pa_chunk``: address of the user's memory, bytes with header, where it is kept."""
+
+NO_THREAD: Final[int] = lib.PA_NO_THREAD
 
 CHUNK_STATES: Final = (
     "used",
@@ -123,7 +134,51 @@ CHUNK_STATES: Final = (
     "top",
     "mapped",
     "fence",
+    "own",
 )
+"""What a chunk is: in use, free in one of the kinds of lists, the top, a mapping of its own, the
+end of a stretch of memory, the library's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaView:
+    """An arena and the heaps it lives in; bytes.  ``index`` is the chunks' ``arena``."""
+
+    index: int
+    count_threads: int
+    count_heaps: int
+    is_contiguous: int
+    bytes_system: int
+    bytes_system_peak: int
+    top: int
+    bytes_top: int
+    bytes_heaps: int
+    bytes_writable: int
+    bytes_newest: int
+    bytes_newest_writable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a ptmalloc is set at the moment; bytes unless the name says otherwise.
+
+    ``version`` is 236 for glibc 2.36, 203 for 2.3.3; ``fast_limit`` and ``tcache_limit`` are chunk
+    sizes, the one included and the other not; ``is_dynamic`` (0 or 1) says that the mmap and trim
+    thresholds follow the blocks that are freed.
+    """
+
+    version: int
+    word: int
+    align: int
+    count_tcache: int
+    tcache_limit: int
+    fast_limit: int
+    mmap_threshold: int
+    trim_threshold: int
+    top_pad: int
+    count_mmaps_max: int
+    is_dynamic: int
+    huge_page: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,12 +338,32 @@ class Heap:
 
     def chunks(self) -> npt.NDArray[np.void]:
         """Return every chunk in address order: :data:`CHUNK`, state one of CHUNK_STATES."""
-        count = int(lib.pa_heap_walk(self.handle, ffi.NULL, 0))
+        return self._chunks(lib.pa_heap_walk)
+
+    def lists(self) -> npt.NDArray[np.void]:
+        """Return every free chunk but the top, list by list, in the lists' own order."""
+        return self._chunks(lib.pa_heap_list)
+
+    def _chunks(self, read: Callable[..., int]) -> npt.NDArray[np.void]:
+        count = int(read(self.handle, ffi.NULL, 0))
         found = np.zeros(count, CHUNK)
         if count:
-            room = ffi.from_buffer("pa_chunk[]", found, require_writable=True)
-            lib.pa_heap_walk(self.handle, room, count)
+            read(self.handle, ffi.from_buffer("pa_chunk[]", found, require_writable=True), count)
         return found
+
+    def arenas(self) -> list[ArenaView]:
+        """Return the arenas in the order in which the library goes through them."""
+        found: list[ArenaView] = []
+        view = ffi.new("pa_arena *")
+        while lib.pa_heap_read_arena(self.handle, len(found), view) == lib.PA_OK:
+            found.append(ArenaView(**_as_dict(view)))
+        return found
+
+    def settings(self) -> Settings:
+        """Return how the library is set; ArgumentError if this is not a ptmalloc."""
+        struct = ffi.new("pa_settings *")
+        check(lib.pa_heap_read_settings(self.handle, struct), "reading the settings of a heap")
+        return Settings(**_as_dict(struct))
 
     def free_chunks(self) -> npt.NDArray[np.uint64]:
         """Return the bytes of each free chunk, top included."""

@@ -350,6 +350,23 @@ uint64_t pa_heap_walk(const pa_heap *heap, pa_chunk *out, uint64_t room)
     return heap->vt->walk(heap, out, room);
 }
 
+uint64_t pa_heap_list(const pa_heap *heap, pa_chunk *out, uint64_t room)
+{
+    return heap->vt->list ? heap->vt->list(heap, out, room) : 0;
+}
+
+int pa_heap_read_arena(const pa_heap *heap, uint32_t i, pa_arena *out)
+{
+    memset(out, 0, sizeof *out);
+    return heap->vt->arena ? (int)heap->vt->arena(heap, i, out) : PA_ERR_INVALID;
+}
+
+int pa_heap_read_settings(const pa_heap *heap, pa_settings *out)
+{
+    memset(out, 0, sizeof *out);
+    return heap->vt->settings ? (int)heap->vt->settings(heap, out) : PA_ERR_INVALID;
+}
+
 int pa_heap_tunable(pa_heap *heap, const char *name, uint64_t value)
 {
     return (int)heap->vt->tunable(heap, name, value);

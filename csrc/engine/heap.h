@@ -61,6 +61,9 @@ typedef struct pa_allocator {
     void (*statistics)(const pa_heap *heap, pa_heap_statistics *out);
     pa_status (*mallinfo)(const pa_heap *heap, uint32_t arena, pa_mallinfo *out); /* or NULL */
     uint64_t (*walk)(const pa_heap *heap, pa_chunk *out, uint64_t room);
+    uint64_t (*list)(const pa_heap *heap, pa_chunk *out, uint64_t room); /* or NULL */
+    pa_status (*arena)(const pa_heap *heap, uint32_t i, pa_arena *out); /* or NULL */
+    pa_status (*settings)(const pa_heap *heap, pa_settings *out);                     /* or NULL */
     pa_status (*tunable)(pa_heap *heap, const char *name, uint64_t value);
     pa_status (*environment)(pa_heap *heap, const char *name, const char *text); /* or NULL */
     pa_status (*check)(const pa_heap *heap);
@@ -72,7 +75,7 @@ enum { EFFECT_TOUCH = 1, EFFECT_READ, EFFECT_DISCARD, EFFECT_SHRINK, EFFECT_UNMA
 
 typedef struct pa_effect {
     uint64_t kind;
-    uint64_t at;    /* first page; an address for UNMAP and PROTECT */
+    uint64_t at; /* first page; an address for UNMAP and PROTECT */
     uint64_t count; /* pages; bytes for UNMAP and PROTECT           */
 } pa_effect;
 

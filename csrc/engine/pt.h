@@ -150,6 +150,12 @@ typedef struct pt_params {
     bool perturb; /* blocks are filled, so all their pages are touched */
 } pt_params;
 
+/* A stretch of the main arena's chunks without a gap: the break's, and more where somebody else
+ * moved it, or where mappings take its place. */
+typedef struct pt_stretch {
+    uint64_t start, end; /* addresses; end 0: it ends with the top */
+} pt_stretch;
+
 /* The chunk in hand while the tcache is made in the middle of a search. */
 typedef struct pt_held {
     pa_unit chunk; /* 0: no search waits */
@@ -233,6 +239,8 @@ typedef struct pt {
     pt_subheap *subheaps;
     uint32_t count_subheaps, room_subheaps;
     uint64_t aligned_heap_area;
+    pt_stretch *stretches;
+    uint32_t count_stretches, room_stretches;
     uint64_t arena_limit; /* 0: not decided yet */
     pt_mapped *mapped;
     uint32_t count_mapped, room_mapped, free_mapped;
@@ -470,14 +478,20 @@ uint64_t pt_first_top(const pt *h);
 
 /* pt_settings.c */
 int32_t pt_mallopt(pt *h, int32_t parameter, int32_t value);
+pa_status pt_read_settings(const pa_heap *heap, pa_settings *out);
 pa_status pt_tunable(pa_heap *heap, const char *name, uint64_t value);
 pa_status pt_environment(pa_heap *heap, const char *name, const char *text);
 
-/* pt_walk.c */
+/* pt_statistics.c */
 void pt_statistics(const pa_heap *heap, pa_heap_statistics *out);
 pa_status pt_mallinfo(const pa_heap *heap, uint32_t arena, pa_mallinfo *out);
-uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
+pa_status pt_read_arena(const pa_heap *heap, uint32_t i, pa_arena *out);
 pa_status pt_check(const pa_heap *heap);
+
+/* pt_walk.c */
+void pt_add_stretch(pt *h, uint64_t start, uint64_t previous_end);
+uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
+uint64_t pt_list(const pa_heap *heap, pa_chunk *out, uint64_t room);
 
 /* pt_loop_64.c, pt_loop_any.c */
 bool pt_run_loop_64(pa_replay *replay, size_t end);

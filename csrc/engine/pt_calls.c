@@ -618,8 +618,8 @@ static uint64_t end_mremap(pt *h)
     uint64_t base = h->base.stop.answer;
     if (!base)
         return without_mremap(h, m);
-    pt_move_mapped(h, m, base, h->op.inner, m->front);
     h->mp.mmapped_drift += h->pf->version >= 243 ? 2 * h->pf->word : 0;
+    pt_move_mapped(h, m, base, h->op.inner, m->front);
     return done(h, pt_mapped_mem(h, m));
 }
 
@@ -806,6 +806,7 @@ static void pt_drop(pa_heap *heap)
     free(h->arenas);
     free(h->threads);
     free(h->subheaps);
+    free(h->stretches);
     free(h->mapped);
     free(h->mapped_index);
     heap_drop(heap);
@@ -829,6 +830,7 @@ static pa_heap *pt_copy(const pa_heap *heap)
     to->arenas = duplicate(from->arenas, from->room_arenas * sizeof *from->arenas);
     to->threads = duplicate(from->threads, from->count_threads * sizeof *from->threads);
     to->subheaps = duplicate(from->subheaps, from->room_subheaps * sizeof *from->subheaps);
+    to->stretches = duplicate(from->stretches, from->room_stretches * sizeof *from->stretches);
     to->mapped = duplicate(from->mapped, from->room_mapped * sizeof *from->mapped);
     to->mapped_index = from->mapped_index
                            ? duplicate(from->mapped_index, ((size_t)from->mapped_mask + 1) * 4)
@@ -837,7 +839,7 @@ static pa_heap *pt_copy(const pa_heap *heap)
     bool base = heap_copy_base(&to->base, &from->base);
     if (from->base.abort_text == from->last_words)
         to->base.abort_text = to->last_words;
-    if (to->arenas && to->threads && to->subheaps && to->mapped && shadow && base)
+    if (to->arenas && to->threads && to->subheaps && to->stretches && to->mapped && shadow && base)
         return &to->base;
     pt_drop(&to->base);
     return NULL;
@@ -859,6 +861,9 @@ static const pa_allocator ptmalloc = {
     .statistics = pt_statistics,
     .mallinfo = pt_mallinfo,
     .walk = pt_walk,
+    .list = pt_list,
+    .arena = pt_read_arena,
+    .settings = pt_read_settings,
     .tunable = pt_tunable,
     .environment = pt_environment,
     .check = pt_check,

@@ -122,14 +122,21 @@ static uint32_t free_slot(pt *h)
     return h->count_mapped++;
 }
 
+/* The library's own count, what it counts too much included. */
+static void note_peak(pt *h)
+{
+    uint64_t counted = h->mp.mmapped + h->mp.mmapped_drift;
+    if (counted > h->mp.max_mmapped)
+        h->mp.max_mmapped = counted;
+}
+
 static void count_in(pt *h, uint64_t total)
 {
     h->mp.n_mmaps++;
     h->mp.mmapped += total;
     if (h->mp.n_mmaps > h->mp.max_n_mmaps)
         h->mp.max_n_mmaps = h->mp.n_mmaps;
-    if (h->mp.mmapped > h->mp.max_mmapped)
-        h->mp.max_mmapped = h->mp.mmapped;
+    note_peak(h);
 }
 
 /* Take in a new mapping; its header touches one page. */
@@ -151,8 +158,7 @@ void pt_move_mapped(pt *h, pt_mapped *m, uint64_t base, uint64_t total, uint64_t
 {
     index_remove(h, pt_mapped_mem(h, m));
     h->mp.mmapped += total - m->total;
-    if (h->mp.mmapped > h->mp.max_mmapped)
-        h->mp.max_mmapped = h->mp.mmapped;
+    note_peak(h);
     *m = (pt_mapped){base, total, front, true};
     index_insert(h, (uint32_t)(m - h->mapped));
     heap_touch(&h->base, base + front);

@@ -343,3 +343,25 @@ pa_status pt_environment(pa_heap *heap, const char *name, const char *text)
             return set_variable(h, &settings[i], text) ? PA_OK : PA_ERR_INVALID;
     return PA_ERR_INVALID;
 }
+
+/* ---- looking --------------------------------------------------------------------------------------- */
+
+pa_status pt_read_settings(const pa_heap *heap, pa_settings *out)
+{
+    const pt *h = (const pt *)heap;
+    const pt_params *mp = &h->mp;
+    bool cached = h->pf->birth != BIRTH_NEVER, fast = h->max_fast >= MIN_UNITS;
+    *out = (pa_settings){.version = h->pf->version,
+                         .word = h->pf->word,
+                         .align = h->pf->align,
+                         .count_tcache = cached ? mp->tcache_count : 0,
+                         .tcache_limit = cached ? mp->tcache_limit : 0,
+                         .fast_limit = fast ? bytes_of(h, h->max_fast) : 0,
+                         .mmap_threshold = mp->mmap_threshold,
+                         .trim_threshold = mp->trim_threshold,
+                         .top_pad = mp->top_pad,
+                         .count_mmaps_max = mp->n_mmaps_max,
+                         .is_dynamic = h->pf->dynamic_threshold && !mp->no_dynamic,
+                         .huge_page = (uint32_t)mp->huge_page};
+    return PA_OK;
+}

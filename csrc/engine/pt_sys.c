@@ -124,6 +124,8 @@ static pa_unit new_top(pt *h, uint64_t from, uint64_t to)
     if ((to - from) >> h->unit_shift >= (uint64_t)1 << 29)
         return give_up(h, PA_ERR_LIMIT);
     pa_unit old = a->top;
+    uint64_t old_bytes = bytes_of(h, h->sys.old_size);
+    pt_add_stretch(h, from, old ? address_of(h, old) + old_bytes : from);
     a->top = pa_shadow_unit(&h->sh, from);
     set_head(h, a->top, (to - from) >> h->unit_shift, P_INUSE);
     if (h->sys.old_size && !retire_top(h, old, h->sys.old_size))

@@ -1,117 +1,37 @@
 /* SPDX-License-Identifier: MIT
  *
- * pt_walk.c -- reading a heap: statistics, every chunk, every invariant.
+ * pt_walk.c -- every chunk of a heap, in address order or list by list.
+ *
+ * The library itself never walks its heap, so nothing in it says where chunks begin.  They follow
+ * one another in stretches: the thread heaps, and those of the main arena, which are noted when a
+ * top begins (pt_add_stretch).  Walking reads headers only; a damaged one ends its stretch.
  */
 #include "pt.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static void add_tcache(const pt *h, const pt_tcache *tc, pa_heap_statistics *out)
+/* A top of the main arena begins at `start`; what was before it ends at `previous_end`. */
+void pt_add_stretch(pt *h, uint64_t start, uint64_t previous_end)
 {
-    for (uint32_t i = 0; tc->alive && i < TCACHE_BINS; i++) {
-        out->count_tcache += tc->count[i];
-        for (pa_unit c = tc->entry[i]; c && i >= TCACHE_SMALL; c = at(h, c)->fd)
-            out->bytes_tcache += bytes_of(h, size_of(h, c));
-        uint64_t units = MIN_UNITS + ((uint64_t)i << h->align_units_log);
-        if (i < TCACHE_SMALL)
-            out->bytes_tcache += tc->count[i] * bytes_of(h, units);
-    }
-}
-
-static uint64_t largest_binned(const pt *h, const pt_arena *a)
-{
-    uint32_t largest = 0;
-    pa_unit unsorted = a->bins + UNSORTED;
-    uint32_t budget = 64; /* the unsorted list may be long; its head is the newest */
-    for (pa_unit c = at(h, unsorted)->fd; c != unsorted && budget; c = at(h, c)->fd, budget--)
-        if (size_of(h, c) > largest)
-            largest = size_of(h, c);
-    for (uint32_t bin = BINS - 1; bin > UNSORTED; bin--) {
-        pa_unit head = a->bins + bin, first = at(h, head)->fd;
-        if (first == head)
-            continue;
-        if (size_of(h, first) > largest)
-            largest = size_of(h, first);
-        break;
-    }
-    return bytes_of(h, largest);
-}
-
-static void add_arena(const pt *h, const pt_arena *a, pa_heap_statistics *out)
-{
-    out->bytes_system += a->system_mem;
-    out->bytes_system_peak += a->max_system_mem;
-    out->bytes_fast += a->bytes_fast;
-    out->count_fast += a->count_fast;
-    out->count_unsorted += a->count_in[0];
-    out->bytes_unsorted += bytes_of(h, a->units_in[0]);
-    out->count_small += a->count_in[1];
-    out->bytes_small += bytes_of(h, a->units_in[1]);
-    out->count_large += a->count_in[2];
-    out->bytes_large += bytes_of(h, a->units_in[2]);
-    uint64_t top = a->top ? bytes_of(h, size_of(h, a->top)) : 0, binned = largest_binned(h, a);
-    out->bytes_top += top;
-    if (top > out->bytes_largest_hole)
-        out->bytes_largest_hole = top;
-    if (binned > out->bytes_largest_hole)
-        out->bytes_largest_hole = binned;
-}
-
-void pt_statistics(const pa_heap *heap, pa_heap_statistics *out)
-{
-    const pt *h = (const pt *)heap;
-    for (uint32_t i = 0; i < h->count_arenas; i++)
-        add_arena(h, &h->arenas[i], out);
-    for (uint32_t i = 0; i < h->count_threads; i++)
-        add_tcache(h, &h->threads[i].tcache, out);
-    out->count_arenas = h->count_arenas;
-    out->bytes_mapped = h->mp.mmapped;
-    out->count_mapped = h->mp.n_mmaps;
-    out->bytes_mapped_peak = h->mp.max_mmapped;
-    out->count_mapped_peak = h->mp.max_n_mmaps;
-    out->bytes_largest_asked = h->largest_asked;
-    out->bytes_top_kept = h->top_kept;
-    out->bytes_top_trimmed = h->top_trimmed;
-    out->count_threshold_moves = h->count_threshold_moves;
-}
-
-/* int_mallinfo(): chunks in a tcache count as in use. */
-static void add_mallinfo(const pt *h, const pt_arena *a, pa_mallinfo *m)
-{
-    uint64_t top = a->top ? bytes_of(h, size_of(h, a->top)) : 0, available = top + a->bytes_fast;
-    m->ordblks++;
-    for (uint32_t kind = 0; kind < 3; kind++) {
-        available += bytes_of(h, a->units_in[kind]);
-        m->ordblks += a->count_in[kind];
-    }
-    m->arena += a->system_mem;
-    m->smblks += a->count_fast;
-    m->fsmblks += a->bytes_fast;
-    m->fordblks += available;
-    m->uordblks += a->system_mem - available;
-    if (a->index)
+    if (h->sys.arena)
         return;
-    m->hblks = h->mp.n_mmaps;
-    m->hblkhd = h->mp.mmapped + h->mp.mmapped_drift;
-    m->keepcost = top;
+    if (h->count_stretches == h->room_stretches) {
+        uint32_t room = h->room_stretches ? h->room_stretches * 2 : 4;
+        pt_stretch *more = realloc(h->stretches, room * sizeof *more);
+        if (!more) {
+            h->base.error = PA_ERR_HOST_NOMEM;
+            return;
+        }
+        h->stretches = more;
+        h->room_stretches = room;
+    }
+    if (h->count_stretches)
+        h->stretches[h->count_stretches - 1].end = previous_end;
+    h->stretches[h->count_stretches++] = (pt_stretch){start, 0};
 }
 
-/* mallinfo2(), up to 2.15 of the main arena only; or one arena in the order of the library's ring. */
-pa_status pt_mallinfo(const pa_heap *heap, uint32_t arena, pa_mallinfo *out)
-{
-    const pt *h = (const pt *)heap;
-    bool all = arena == PA_ALL_ARENAS;
-    if (!all && arena >= h->count_arenas)
-        return PA_ERR_INVALID;
-    uint32_t a = 0;
-    for (uint32_t i = 0; i < h->count_arenas; i++, a = h->arenas[a].next)
-        if (i == arena || (all && (!i || h->pf->version >= 216)))
-            add_mallinfo(h, &h->arenas[a], out);
-    return PA_OK;
-}
-
-/* ---- every chunk --------------------------------------------------------------------------------- */
+/* ---- in address order ---------------------------------------------------------------------------- */
 
 typedef struct walker {
     const pt *h;
@@ -119,11 +39,98 @@ typedef struct walker {
     uint64_t room, count;
 } walker;
 
-static void emit(walker *w, uint64_t address, uint64_t size, uint32_t arena, uint32_t state)
+static void emit(walker *w, pa_chunk chunk)
 {
     if (w->count < w->room)
-        w->out[w->count] = (pa_chunk){address, size, arena, state};
+        w->out[w->count] = chunk;
     w->count++;
+}
+
+static uint16_t free_state(const pt *h, pa_unit c)
+{
+    if (at(h, c)->size & U_UNSORTED)
+        return PA_CHUNK_UNSORTED;
+    return is_small(h, size_of(h, c)) ? PA_CHUNK_SMALL : PA_CHUNK_LARGE;
+}
+
+static uint16_t bin_of_free(const pt *h, pa_unit c)
+{
+    return at(h, c)->size & U_UNSORTED ? UNSORTED : (uint16_t)pt_bin_index(h, size_of(h, c));
+}
+
+static pa_chunk chunk_at(const pt *h, uint32_t arena, pa_unit c, uint16_t state)
+{
+    return (pa_chunk){.address = mem_of(h, c),
+                      .size = bytes_of(h, size_of(h, c)),
+                      .arena = arena,
+                      .thread = PA_NO_THREAD,
+                      .state = state,
+                      .flags = at(h, c)->size & (P_INUSE | N_ARENA)};
+}
+
+/* One chunk that ends before `end`, or the damaged one that does not. */
+static pa_chunk look_at(const pt *h, uint32_t arena, pa_unit c, uint64_t end)
+{
+    pa_chunk chunk = chunk_at(h, arena, c, PA_CHUNK_USED);
+    uint64_t start = address_of(h, c);
+    if (chunk.size > end - start) {
+        chunk.size = end - start;
+    } else if (size_of(h, c) < MIN_UNITS) {
+        chunk.state = PA_CHUNK_FENCE;
+    } else if (start + chunk.size < end && !prev_in_use(h, next_of(h, c))) {
+        chunk.state = free_state(h, c);
+        chunk.bin = bin_of_free(h, c);
+    }
+    return chunk;
+}
+
+/* Chunks from `start` on: to the top, to a fence of size 0, or to `end`. */
+static void walk_stretch(walker *w, const pt_arena *a, uint64_t start, uint64_t end)
+{
+    const pt *h = w->h;
+    pa_unit c = pa_shadow_unit(&h->sh, start);
+    while (address_of(h, c) + h->unit < end && c != a->top) {
+        pa_chunk chunk = look_at(h, a->index, c, end);
+        emit(w, chunk);
+        if (!chunk.size)
+            return;
+        c += (pa_unit)(chunk.size >> h->unit_shift);
+    }
+    if (c == a->top)
+        emit(w, chunk_at(h, a->index, c, PA_CHUNK_TOP));
+}
+
+static void walk_main(walker *w)
+{
+    const pt *h = w->h;
+    const pt_arena *a = &h->arenas[0];
+    uint64_t top_end = a->top ? address_of(h, a->top) + bytes_of(h, size_of(h, a->top)) : 0;
+    for (uint32_t i = 0; i < h->count_stretches; i++) {
+        const pt_stretch *s = &h->stretches[i];
+        walk_stretch(w, a, s->start, s->end ? s->end : top_end);
+    }
+}
+
+static void walk_heaps(walker *w)
+{
+    const pt *h = w->h;
+    for (uint32_t i = 0; i < h->count_subheaps; i++) {
+        const pt_subheap *s = &h->subheaps[i];
+        uint64_t skip = s->previous ? h->pf->heap_info : pt_first_top(h);
+        walk_stretch(w, &h->arenas[s->arena], s->base + skip, s->base + s->size);
+    }
+}
+
+static void walk_mapped(walker *w)
+{
+    const pt *h = w->h;
+    for (uint32_t i = 0; i < h->count_mapped; i++)
+        if (h->mapped[i].used)
+            emit(w, (pa_chunk){.address = pt_mapped_mem(h, &h->mapped[i]),
+                               .size = h->mapped[i].total - h->mapped[i].front,
+                               .thread = PA_NO_THREAD,
+                               .state = PA_CHUNK_MAPPED,
+                               .flags = 2});
 }
 
 static int by_address(const void *a, const void *b)
@@ -132,10 +139,20 @@ static int by_address(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Mark a chunk that a cache holds: its header says that it is in use. */
-static void mark(walker *w, uint64_t mem, uint32_t state)
+/* The main heap comes first, already in order, and is most of it: only the rest is sorted. */
+static void sort(pa_chunk *out, uint64_t count)
 {
-    uint64_t low = 0, high = w->count < w->room ? w->count : w->room;
+    uint64_t ordered = count ? 1 : 0;
+    while (ordered < count && out[ordered - 1].address < out[ordered].address)
+        ordered++;
+    qsort(out + ordered, count - ordered, sizeof *out, by_address);
+    if (ordered && ordered < count && out[ordered].address < out[ordered - 1].address)
+        qsort(out, count, sizeof *out, by_address);
+}
+
+static pa_chunk *find(const walker *w, uint64_t mem)
+{
+    uint64_t low = 0, high = w->count;
     while (low < high) {
         uint64_t mid = (low + high) / 2;
         if (w->out[mid].address < mem)
@@ -143,50 +160,121 @@ static void mark(walker *w, uint64_t mem, uint32_t state)
         else
             high = mid;
     }
-    if (low < w->room && low < w->count && w->out[low].address == mem)
-        w->out[low].state = state;
+    return low < w->count && w->out[low].address == mem ? &w->out[low] : NULL;
 }
 
-static uint32_t free_state(const pt *h, pa_unit c)
+/* ---- list by list -------------------------------------------------------------------------------- */
+
+typedef struct list {
+    uint32_t arena, thread;
+    uint16_t state, bin;
+    uint64_t most; /* members, so that a damaged list that runs in a ring ends */
+} list;
+
+static void emit_member(walker *w, const list *l, pa_unit c)
 {
-    if (at(h, c)->size & U_UNSORTED)
-        return PA_CHUNK_UNSORTED;
-    return is_small(h, size_of(h, c)) ? PA_CHUNK_SMALL : PA_CHUNK_LARGE;
+    pa_chunk chunk = chunk_at(w->h, l->arena, c, l->state);
+    chunk.thread = l->thread;
+    chunk.bin = l->bin;
+    emit(w, chunk);
 }
 
-/* Chunks from c to the end of their segment: the top, or a fence of size 0. */
-static void walk_run(walker *w, const pt_arena *a, pa_unit c, uint64_t end)
+/* From c on, to `end`. */
+static void walk_list(walker *w, list l, pa_unit c, pa_unit end)
+{
+    uint64_t left = l.most < PATIENCE ? l.most : PATIENCE;
+    for (; c != end && left; c = at(w->h, c)->fd, left--)
+        emit_member(w, &l, c);
+}
+
+static void list_fast(walker *w, const pt_arena *a)
+{
+    for (uint16_t i = 0; i < FASTBINS; i++)
+        walk_list(w, (list){a->index, PA_NO_THREAD, PA_CHUNK_FAST, i, a->count_fast}, a->fast[i],
+                  0);
+}
+
+static void list_bins(walker *w, const pt_arena *a)
 {
     const pt *h = w->h;
-    while (address_of(h, c) + h->unit < end) {
-        uint64_t size = size_of(h, c);
-        if (c == a->top) {
-            emit(w, mem_of(h, c), bytes_of(h, size), a->index, PA_CHUNK_TOP);
-            return;
-        }
-        if (size < MIN_UNITS) {
-            emit(w, mem_of(h, c), bytes_of(h, size), a->index, PA_CHUNK_FENCE);
-            if (!size)
-                return;
-            c += (pa_unit)size;
-            continue;
-        }
-        bool used = prev_in_use(h, c + (pa_unit)size);
-        emit(w, mem_of(h, c), bytes_of(h, size), a->index, used ? PA_CHUNK_USED : free_state(h, c));
-        c += (pa_unit)size;
+    uint32_t first_large = pt_bin_index(h, h->pf->large_border >> h->unit_shift);
+    for (uint16_t i = UNSORTED; i < BINS; i++) {
+        uint32_t kind = i == UNSORTED ? 0 : i < first_large ? 1 : 2;
+        uint16_t state = (uint16_t)(PA_CHUNK_UNSORTED + kind);
+        pa_unit head = a->bins + i;
+        walk_list(w, (list){a->index, PA_NO_THREAD, state, i, a->count_in[kind]}, at(h, head)->fd,
+                  head);
     }
 }
 
-static void walk_main(walker *w)
+static void list_tcache(walker *w, uint32_t thread)
+{
+    const pt *h = w->h;
+    const pt_tcache *tc = &h->threads[thread].tcache;
+    for (uint16_t i = 0; tc->alive && i < TCACHE_BINS; i++) {
+        list l = {0, thread, PA_CHUNK_TCACHE, i, tc->count[i]};
+        pa_unit c = tc->entry[i];
+        for (uint64_t left = l.most; c && left; c = at(h, c)->fd, left--) {
+            l.arena = pt_arena_of(h, c)->index;
+            emit_member(w, &l, c);
+        }
+    }
+}
+
+static void list_all(walker *w)
 {
     const pt *h = w->h;
     const pt_arena *a = &h->arenas[0];
-    if (!a->system_mem)
+    for (uint32_t i = 0; i < h->count_arenas; i++, a = &h->arenas[a->next]) {
+        list_fast(w, a);
+        list_bins(w, a);
+    }
+    for (uint32_t i = 0; i < h->count_threads; i++)
+        list_tcache(w, i);
+}
+
+uint64_t pt_list(const pa_heap *heap, pa_chunk *out, uint64_t room)
+{
+    walker w = {(const pt *)heap, out, room, 0};
+    list_all(&w);
+    return w.count;
+}
+
+/* ---- both ---------------------------------------------------------------------------------------- */
+
+/* What a header does not say: which chunks caches hold, and which are the caches. */
+static void mark(walker *w, uint64_t mem, uint16_t state, uint32_t thread, uint16_t bin)
+{
+    pa_chunk *chunk = find(w, mem);
+    if (!chunk)
         return;
-    uint64_t mask = h->pf->align - 1, first = h->base.brk_start;
-    first += (h->pf->align - ((first + 2 * h->pf->word) & mask)) & mask;
-    if (first < h->base.brk)
-        walk_run(w, a, pa_shadow_unit(&h->sh, first), h->base.brk);
+    chunk->state = state;
+    chunk->thread = thread;
+    chunk->bin = bin;
+}
+
+static void mark_fast(walker *w, const pt_arena *a)
+{
+    uint64_t left = a->count_fast < PATIENCE ? a->count_fast : PATIENCE;
+    for (uint16_t i = 0; i < FASTBINS; i++)
+        for (pa_unit c = a->fast[i]; c && left; c = at(w->h, c)->fd, left--)
+            mark(w, mem_of(w->h, c), PA_CHUNK_FAST, PA_NO_THREAD, i);
+}
+
+static void mark_tcache(walker *w, uint32_t thread)
+{
+    const pt *h = w->h;
+    const pt_tcache *tc = &h->threads[thread].tcache;
+    if (!tc->alive)
+        return;
+    bool mapped = tc->home >= MAPPED_REF;
+    mark(w, mapped ? pt_mapped_mem(h, mapped_ref(h, tc->home)) : mem_of(h, tc->home), PA_CHUNK_OWN,
+         thread, 0);
+    for (uint16_t i = 0; i < TCACHE_BINS; i++) {
+        uint32_t left = tc->count[i];
+        for (pa_unit c = tc->entry[i]; c && left; c = at(h, c)->fd, left--)
+            mark(w, mem_of(h, c), PA_CHUNK_TCACHE, thread, i);
+    }
 }
 
 uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room)
@@ -194,75 +282,14 @@ uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room)
     const pt *h = (const pt *)heap;
     walker w = {h, out, room, 0};
     walk_main(&w);
-    for (uint32_t i = 0; i < h->count_subheaps; i++) {
-        const pt_subheap *s = &h->subheaps[i];
-        uint64_t skip = s->previous ? h->pf->heap_info : pt_first_top(h);
-        walk_run(&w, &h->arenas[s->arena], pa_shadow_unit(&h->sh, s->base + skip),
-                 s->base + s->size);
-    }
-    for (uint32_t i = 0; i < h->count_mapped; i++)
-        if (h->mapped[i].used)
-            emit(&w, pt_mapped_mem(h, &h->mapped[i]), h->mapped[i].total - h->mapped[i].front, 0,
-                 PA_CHUNK_MAPPED);
+    walk_heaps(&w);
+    walk_mapped(&w);
     if (w.count > room)
         return w.count;
-    qsort(out, w.count, sizeof *out, by_address);
+    sort(out, w.count);
+    for (uint32_t i = 0; i < h->count_arenas; i++)
+        mark_fast(&w, &h->arenas[i]);
     for (uint32_t i = 0; i < h->count_threads; i++)
-        for (uint32_t b = 0; h->threads[i].tcache.alive && b < TCACHE_BINS; b++)
-            for (pa_unit c = h->threads[i].tcache.entry[b]; c; c = at(h, c)->fd)
-                mark(&w, mem_of(h, c), PA_CHUNK_TCACHE);
-    for (uint32_t i = 0; i < h->count_arenas; i++)
-        for (uint32_t b = 0; b < FASTBINS; b++)
-            for (pa_unit c = h->arenas[i].fast[b]; c; c = at(h, c)->fd)
-                mark(&w, mem_of(h, c), PA_CHUNK_FAST);
+        mark_tcache(&w, i);
     return w.count;
-}
-
-/* ---- invariants ---------------------------------------------------------------------------------- */
-
-static bool list_is_sound(const pt *h, const pt_arena *a, uint32_t bin, uint64_t *units,
-                          uint64_t *count)
-{
-    pa_unit head = a->bins + bin, before = head;
-    for (pa_unit c = at(h, head)->fd; c != head; before = c, c = at(h, c)->fd) {
-        uint32_t size = size_of(h, c), kind = bin == UNSORTED ? 0 : is_small(h, size) ? 1 : 2;
-        bool marked = at(h, c)->size & U_UNSORTED;
-        if (at(h, c)->bk != before || marked != (bin == UNSORTED) || size < MIN_UNITS)
-            return false;
-        if (bin != UNSORTED && pt_bin_index(h, size) != bin)
-            return false;
-        if (prev_in_use(h, c + size) || at(h, c + size)->prev_size != size)
-            return false;
-        if (h->pf->skip_list && kind == 2 && before != head && size > size_of(h, before))
-            return false;
-        units[kind] += size;
-        count[kind]++;
-    }
-    bool mapped = a->binmap[bin >> 5] >> (bin & 31) & 1;
-    return before == head || bin == UNSORTED || mapped;
-}
-
-static bool arena_is_sound(const pt *h, const pt_arena *a)
-{
-    uint64_t units[3] = {0}, count[3] = {0};
-    if (!a->system_mem)
-        return true;
-    for (uint32_t bin = UNSORTED; bin < BINS; bin++)
-        if (!list_is_sound(h, a, bin, units, count))
-            return false;
-    return memcmp(units, a->units_in, sizeof units) == 0 &&
-           memcmp(count, a->count_in, sizeof count) == 0;
-}
-
-/* O(chunks): lists are linked both ways, sizes agree with feet and flags, totals with lists. */
-pa_status pt_check(const pa_heap *heap)
-{
-    const pt *h = (const pt *)heap;
-    uint64_t mapped = 0;
-    for (uint32_t i = 0; i < h->count_arenas; i++)
-        if (!arena_is_sound(h, &h->arenas[i]))
-            return PA_ERR_CORRUPT;
-    for (uint32_t i = 0; i < h->count_mapped; i++)
-        mapped += h->mapped[i].used ? h->mapped[i].total : 0;
-    return mapped == h->mp.mmapped ? PA_OK : PA_ERR_CORRUPT;
 }

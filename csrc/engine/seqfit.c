@@ -663,7 +663,8 @@ static uint64_t seqfit_walk(const pa_heap *heap, pa_chunk *out, uint64_t room)
         if (count < room)
             out[count] = (pa_chunk){.address = mem_of(h, c),
                                     .size = (uint64_t)size_of(h, c) * h->unit,
-                                    .state = state_of(h, c)};
+                                    .thread = PA_NO_THREAD,
+                                    .state = (uint16_t)state_of(h, c)};
     }
     return count;
 }

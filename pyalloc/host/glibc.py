@@ -54,9 +54,10 @@ TUNABLES: Final = (
 """Names after ``glibc.malloc.`` (the manual's "Memory Allocation Tunables")."""
 
 _MAGIC: Final = 0x70610001
-_IN: Final = struct.Struct("8Q")
+_IN: Final = struct.Struct("9Q")
 _ASKED: Final = struct.Struct("10Q")
 _TOLD: Final = struct.Struct("9Q16s")
+_INFO: Final = struct.Struct("10q10Q")
 _HEADER: Final = 4096
 _TEXT: Final = 8 << 20  # bytes kept of each text: 65,536 mappings of usual names
 _TEXTS: Final = tuple(_HEADER + i * _TEXT for i in range(4))  # maps, maps, rollup, rollup
@@ -87,6 +88,20 @@ class Calls(Protocol):
     @property
     def thread(self) -> npt.NDArray[np.uint32]:
         """The calling thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatistics:
+    """What the library says of itself after the last call.
+
+    ``malloc_stats`` and ``malloc_info`` are the texts of these calls; ``mallinfo`` and
+    ``mallinfo2`` the ten fields of the structs in their order, zeros where there is no mallinfo2.
+    """
+
+    malloc_stats: str
+    malloc_info: str
+    mallinfo: tuple[int, ...]
+    mallinfo2: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +136,8 @@ class HostRun:
         run to run, but ``maps`` and ``brk0`` still fit them.
     signal, message
         What the process died of, if it did, and what the library said.
+    statistics
+        What the library says of itself after the last call, where asked for and reached.
     """
 
     address: U64 | None
@@ -141,6 +158,7 @@ class HostRun:
     randomized: bool
     signal: int | None = None
     message: str = ""
+    statistics: HostStatistics | None = None
 
 
 def run(
@@ -151,6 +169,7 @@ def run(
     word: int = 8,
     tunables: Mapping[str, int] | None = None,
     repeat: int = 1,
+    statistics: bool = False,
 ) -> HostRun:
     """Make the calls of ``trace`` on the C library of this machine.
 
@@ -168,6 +187,8 @@ def run(
         Values by name, any of :data:`TUNABLES`.
     repeat
         Number of fresh processes; times are of all, everything else is of the last.
+    statistics
+        Let the library say at the end what it says of itself.
 
     Returns
     -------
@@ -187,7 +208,7 @@ def run(
     program = str(_compile.program("calls", word=word))
     environment = _environment(tunables or {})
     with _memory("calls") as columns:
-        _write_columns(columns, trace, TOUCHES.index(touch))
+        _write_columns(columns, trace, TOUCHES.index(touch), statistics=statistics)
         runs = [
             _run_once(program, environment, columns, len(trace.op), record, word)
             for _ in range(repeat)
@@ -256,7 +277,7 @@ def _aligned(offset: int) -> int:
     return (offset + 63) & -64
 
 
-def _write_columns(fd: int, trace: Calls, touch: int) -> None:
+def _write_columns(fd: int, trace: Calls, touch: int, *, statistics: bool) -> None:
     arg = trace.arg if trace.arg.any() else None
     block, blocks = _numbered(trace.block)
     offsets, at = [], _HEADER
@@ -266,7 +287,7 @@ def _write_columns(fd: int, trace: Calls, touch: int) -> None:
             _write_at(fd, np.ascontiguousarray(column), at)
             at = _aligned(at + column.nbytes)
     os.ftruncate(fd, at)
-    os.pwrite(fd, _IN.pack(_MAGIC, len(trace.op), blocks, touch, *offsets), 0)
+    os.pwrite(fd, _IN.pack(_MAGIC, len(trace.op), blocks, touch, *offsets, statistics), 0)
 
 
 def _numbered(block: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], int]:
@@ -326,7 +347,9 @@ def _run_once(
         os.pwrite(results, layout.header(), 0)
         died_of, text = _call(program, environment, columns, results)
         with mmap.mmap(results, bytes_, mmap.MAP_SHARED, mmap.PROT_READ) as output:
-            return {"word": word, "signal": died_of, "message": text} | _read(output, layout, count)
+            told, text = _statistics(output, text)
+            ended = {"word": word, "signal": died_of, "message": text, "statistics": told}
+            return ended | _read(output, layout, count)
 
 
 def _call(
@@ -347,7 +370,7 @@ def _call(
         raise HostError(message) from None
     if done.returncode > 0:
         raise HostError(_refusal(results, done.returncode))
-    text = done.stderr.decode(errors="replace").strip()
+    text = done.stderr.decode(errors="replace")
     return (-done.returncode or None), text
 
 
@@ -357,6 +380,15 @@ def _refusal(results: int, code: int) -> str:
     if line:
         return f"the trace does not fit beside its own tables: {os.strerror(number)}"
     return f"the program that makes the calls failed with exit code {code}"
+
+
+def _statistics(output: mmap.mmap, text: str) -> tuple[HostStatistics | None, str]:
+    """Return what the library said of itself, and what else was on stderr."""
+    said, *told = text.split("\f")
+    if not told:
+        return None, said.strip()
+    numbers = _INFO.unpack_from(output, _ASKED.size + _TOLD.size)
+    return HostStatistics(told[0], told[1], numbers[:10], numbers[10:]), said.strip()
 
 
 def _text(output: mmap.mmap, at: int) -> str:

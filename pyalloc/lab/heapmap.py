@@ -50,7 +50,7 @@ def heap_map(process: Process, most_cells: int = 4096) -> tuple[Region, ...]:
     chunks = chunks[chunks["state"] != CHUNK_STATES.index("mapped")]
     if not len(chunks):
         return ()
-    chunks["address"] -= np.uint64(2 * process.machine.profile.word)  # from its header on
+    chunks["address"] -= np.uint64(2 * process.heap.word)  # from its header on
     spans = list(_spans(chunks))
     pages = sum(-(-(end - start) // PAGE) for start, end, _ in spans)
     per_cell = max(-(-pages // most_cells), 1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pyalloc.machine.cgroup import Cgroup
+from pyalloc.machine.chunks import Chunk, Chunks, ChunkState, FreeLists
+from pyalloc.machine.explain import Explanation
 from pyalloc.machine.files import File
+from pyalloc.machine.heapview import HeapView
 from pyalloc.machine.machine import Machine
 from pyalloc.machine.oom import OomEvent
 from pyalloc.machine.process import Process
@@ -11,7 +14,13 @@ from pyalloc.machine.replay import Replay, ReplayError, ReplaySummary
 
 __all__ = [
     "Cgroup",
+    "Chunk",
+    "ChunkState",
+    "Chunks",
+    "Explanation",
     "File",
+    "FreeLists",
+    "HeapView",
     "Machine",
     "OomEvent",
     "Process",

@@ -16,6 +16,7 @@ from pyalloc.kernel.abi import MAP, MREMAP, VM_WRITE
 from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.placement import guarded_start
 from pyalloc.kernel.vma import SIGSEGV
+from pyalloc.machine.heapview import HeapView
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ _PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
 _MOST_LEASED: Final = 1 << 34
 
 
-class ProcessHeap:
-    """The allocator of one process."""
+class ProcessHeap(HeapView):
+    """The allocator of one process: :class:`HeapView` to look at it, and what lets it run."""
 
     def __init__(
         self,
@@ -37,8 +38,7 @@ class ProcessHeap:
         cpus: int,
         tunables: Mapping[str, int | str] | None,
     ) -> None:
-        self.process = process
-        self.heap = engine.Heap(allocator, word, process.space.brk_value, cpus)
+        super().__init__(process, engine.Heap(allocator, word, process.space.brk_value, cpus), None)
         self.heap.attach(process.pages.table)
         for name, value in (tunables or {}).items():
             self._tune(name, value)
@@ -46,8 +46,7 @@ class ProcessHeap:
     def forked(self, process: Process) -> ProcessHeap:
         """Return the heap of a child: the same blocks at the same addresses."""
         twin = ProcessHeap.__new__(ProcessHeap)
-        twin.process = process
-        twin.heap = self.heap.copy(process.pages.table)
+        HeapView.__init__(twin, process, self.heap.copy(process.pages.table), None)
         twin.lease()
         return twin
 

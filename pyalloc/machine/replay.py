@@ -5,7 +5,7 @@ The engine runs the calls; here its questions are answered and its numbers are n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -17,6 +17,8 @@ from arro3.core import Table
 from pyalloc import engine
 from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault, ProcessKilled
 from pyalloc.kernel.abi import MAP, PROT
+from pyalloc.machine.chunks import KnownBlocks
+from pyalloc.machine.heapview import HeapView
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -123,6 +125,8 @@ class Replay:
         The figures, and what went wrong where.
     process
         The process afterwards.
+    heap
+        Its heap to look at, with the requested size and number of each block.
     """
 
     def __init__(
@@ -132,8 +136,10 @@ class Replay:
         samples: Mapping[str, U64],
         summary: ReplaySummary,
         errors: tuple[ReplayError, ...],
+        blocks: Callable[[], tuple[U64, U64]],
     ) -> None:
         self.process = process
+        self._blocks = blocks
         self._outputs = dict(outputs)
         self._samples = dict(samples)
         self.summary = summary
@@ -153,6 +159,11 @@ class Replay:
     def timeline(self) -> Table:
         """An Arrow table sampled over the run: one row a sample, columns in bytes and counts."""
         return Table.from_pydict({name: values.copy() for name, values in self._samples.items()})
+
+    @cached_property
+    def heap(self) -> HeapView:
+        """The heap after the last call, as long as the process makes no others."""
+        return HeapView(self.process, self.process.heap.heap, KnownBlocks.of(*self._blocks()))
 
     def sampled(self, name: str) -> U64:
         """Return one column of the timeline as a numpy array."""
@@ -187,7 +198,7 @@ def run_replay(
     totals = run.totals()
     sampled = {name: buffer[i, : totals["samples"]] for i, name in enumerate(engine.SAMPLE_FIELDS)}
     summary = _summary(process, totals, sampled, before)
-    return Replay(process, outputs, sampled, summary, errors)
+    return Replay(process, outputs, sampled, summary, errors, run.blocks)
 
 
 class Playback:

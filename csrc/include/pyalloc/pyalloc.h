@@ -262,15 +262,46 @@ enum pa_chunk_state {
     PA_CHUNK_LARGE,
     PA_CHUNK_TOP,
     PA_CHUNK_MAPPED,
-    PA_CHUNK_FENCE
+    PA_CHUNK_FENCE,
+    PA_CHUNK_OWN /* in use by the library itself: a thread's tcache */
 };
 
+#define PA_NO_THREAD 0xFFFFFFFFu
+
 typedef struct pa_chunk {
-    uint64_t address; /* of the user's memory */
-    uint64_t size; /* bytes, with header   */
+    uint64_t address; /* of the user's memory                                        */
+    uint64_t size; /* bytes, with header                                          */
     uint32_t arena;
-    uint32_t state; /* pa_chunk_state       */
+    uint32_t thread; /* whose tcache it is in, or is; PA_NO_THREAD: none            */
+    uint16_t state; /* pa_chunk_state                                              */
+    uint16_t bin; /* its list's number among those of its kind, 0 where not known */
+    uint16_t flags; /* low bits of its size field: PREV_INUSE 1, MMAPPED 2, ...    */
+    uint16_t spare;
 } pa_chunk;
+
+/* An arena and the heaps it lives in; bytes. */
+typedef struct pa_arena {
+    uint32_t index; /* pa_chunk.arena                                         */
+    uint32_t count_threads; /* attached                                               */
+    uint32_t count_heaps; /* thread heaps; 0: the main arena                        */
+    uint32_t is_contiguous; /* the main arena still follows the break                 */
+    uint64_t bytes_system, bytes_system_peak;
+    uint64_t top, bytes_top; /* address of its user memory; 0: none yet                */
+    uint64_t bytes_heaps, bytes_writable; /* in use of the heaps, accessible of them */
+    uint64_t bytes_newest, bytes_newest_writable; /* of the newest heap alone               */
+} pa_arena;
+
+/* How a ptmalloc is set at the moment; bytes unless the name says otherwise. */
+typedef struct pa_settings {
+    uint32_t version; /* 236: glibc 2.36; 203: 2.3.3                    */
+    uint32_t word, align; /* SIZE_SZ, MALLOC_ALIGNMENT                      */
+    uint32_t count_tcache; /* chunks a tcache bin holds; 0: there is none    */
+    uint64_t tcache_limit; /* chunks smaller than this go there              */
+    uint64_t fast_limit; /* chunks up to this go to fastbins; 0: none do   */
+    uint64_t mmap_threshold, trim_threshold, top_pad, count_mmaps_max;
+    uint32_t is_dynamic; /* the two thresholds follow the blocks freed     */
+    uint32_t huge_page; /* bytes the break moves by; 0: pages             */
+} pa_settings;
 
 /* allocator: "glibc-2.36", "first-fit" ...; word: 8 or 4 bytes.  NULL: no such allocator, or no
  * memory. */
@@ -318,6 +349,14 @@ int pa_heap_mallinfo(const pa_heap *heap, uint32_t arena, pa_mallinfo *out);
 void pa_heap_read_statistics(const pa_heap *heap, pa_heap_statistics *out);
 /* Writes up to `room` chunks in address order; returns how many there are. */
 uint64_t pa_heap_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
+/* The same for free chunks alone, list by list and in each list's order: of every arena the
+ * fastbins, the unsorted list, small and large bins from the head on, then of every thread the
+ * tcache, next one out first. */
+uint64_t pa_heap_list(const pa_heap *heap, pa_chunk *out, uint64_t room);
+/* The i-th arena in the order in which the library goes through them.  PA_ERR_INVALID: none. */
+int pa_heap_read_arena(const pa_heap *heap, uint32_t i, pa_arena *out);
+/* PA_ERR_INVALID: not a ptmalloc. */
+int pa_heap_read_settings(const pa_heap *heap, pa_settings *out);
 int pa_heap_tunable(pa_heap *heap, const char *name, uint64_t value);
 /* A variable of the environment, read as the library reads it at its start: GLIBC_TUNABLES or
  * MALLOC_*.  PA_ERR_INVALID: the library ignores it. */

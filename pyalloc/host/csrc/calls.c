@@ -5,7 +5,7 @@
  *     calls IN OUT       two open file descriptors, both read and written by pyalloc.host.glibc
  *
  * The library must not notice: all memory of this program comes from mmap and is faulted in before
- * call 0, nothing here uses stdio, and the address space is not randomised.  What is measured
+ * call 0, nothing here uses stdio before the last call, and the address space is not randomised.  What is measured
  * between call 0 and the last is therefore the library's doing, to the page.
  *
  *     entry of the block table:  address of the block, bit 0 set once it is not allocated any more
@@ -16,6 +16,7 @@
 #include <malloc.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -59,6 +60,7 @@ enum touch { TOUCH_NONE, TOUCH_WRITE, TOUCH_RECORDED };
 struct in_header {
     uint64_t magic, count, count_blocks, touch;
     uint64_t op, block, size, arg;
+    uint64_t statistics; /* 1: say at the end what the library says of itself */
 };
 
 struct out_header {
@@ -70,6 +72,8 @@ struct out_header {
     uint64_t row, randomized, brk_start;
     uint64_t nanoseconds, minor_faults, major_faults;
     char glibc[16];
+    int64_t mallinfo[10];
+    uint64_t mallinfo2[10]; /* zeros where there is none */
 };
 
 struct run {
@@ -352,6 +356,28 @@ static void measure(const struct run *r, enum touch touch)
     r->out->major_faults = (uint64_t)(after.ru_majflt - before.ru_majflt);
 }
 
+/* malloc_stats and malloc_info on stderr, which has no buffer that would have to be allocated; a form
+ * feed stands before each. */
+static void tell_statistics(struct out_header *out)
+{
+    const struct mallinfo m = mallinfo();
+    const int fields[] = {m.arena,   m.ordblks,  m.smblks,   m.hblks,    m.hblkhd,
+                          m.usmblks, m.fsmblks, m.uordblks, m.fordblks, m.keepcost};
+    for (size_t i = 0; i < 10; i++)
+        out->mallinfo[i] = fields[i];
+#if __GLIBC_PREREQ(2, 33)
+    const struct mallinfo2 n = mallinfo2();
+    const size_t wide[] = {n.arena,   n.ordblks,  n.smblks,   n.hblks,    n.hblkhd,
+                           n.usmblks, n.fsmblks, n.uordblks, n.fordblks, n.keepcost};
+    for (size_t i = 0; i < 10; i++)
+        out->mallinfo2[i] = wide[i];
+#endif
+    if (write(STDERR_FILENO, "\f", 1) == 1)
+        malloc_stats();
+    if (write(STDERR_FILENO, "\f", 1) == 1)
+        malloc_info(0, stderr);
+}
+
 static bool fix_addresses(char **argv)
 {
     int now_is = personality(0xffffffff);
@@ -386,5 +412,7 @@ int main(int argc, char **argv)
     measure(&r, (enum touch)in->touch);
     keep_text(out_fd, "/proc/self/smaps_rollup", out->status_after, out->text_room);
     keep_text(out_fd, "/proc/self/maps", out->maps_after, out->text_room);
+    if (in->statistics)
+        tell_statistics(out);
     _exit(0);
 }
