@@ -135,6 +135,19 @@ def test_columns_go_to_arrow_with_words_and_nulls() -> None:
     assert sum(by_list["bytes"].to_pylist()) == replay.heap.bins().size.sum()
 
 
+def test_a_playback_shows_the_heap_at_any_call() -> None:
+    """The heap at call N is the one that the first N calls alone leave."""
+    trace, _ = played("glibc-2.36", calls=600)
+    process = pa.Machine(ram="256G", swap=0, kernel="6.18", arch="x86_64").spawn("prog")
+    playback = process.playback(trace)
+    for row in (1, 250, 600):
+        playback.run_to(row)
+        alone = pa.replay(trace[:row]).heap.chunks()
+        shown = playback.heap.chunks()
+        for name, column in shown.columns.items():
+            assert (column == alone.columns[name]).all(), (row, name)
+
+
 def test_looking_changes_nothing() -> None:
     """A program whose heap is looked at again and again runs as one whose heap is not."""
     trace, undisturbed = played("glibc-2.36", calls=300)

@@ -63,7 +63,7 @@ typedef struct pa_allocator {
     uint64_t (*walk)(const pa_heap *heap, pa_chunk *out, uint64_t room);
     uint64_t (*list)(const pa_heap *heap, pa_chunk *out, uint64_t room); /* or NULL */
     pa_status (*arena)(const pa_heap *heap, uint32_t i, pa_arena *out); /* or NULL */
-    pa_status (*settings)(const pa_heap *heap, pa_settings *out);                     /* or NULL */
+    pa_status (*settings)(const pa_heap *heap, pa_settings *out); /* or NULL */
     pa_status (*tunable)(pa_heap *heap, const char *name, uint64_t value);
     pa_status (*environment)(pa_heap *heap, const char *name, const char *text); /* or NULL */
     pa_status (*check)(const pa_heap *heap);

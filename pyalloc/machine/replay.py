@@ -222,6 +222,11 @@ class Playback:
         """How many requests came back NULL so far."""
         return self._run.totals()["failed"]
 
+    @property
+    def heap(self) -> HeapView:
+        """The heap after the calls made so far."""
+        return HeapView(self.process, self.process.heap.heap, KnownBlocks.of(*self._run.blocks()))
+
     def run_to(self, row: int) -> None:
         """Make the calls before ``row``.
 

@@ -360,14 +360,17 @@ static void measure(const struct run *r, enum touch touch)
  * feed stands before each. */
 static void tell_statistics(struct out_header *out)
 {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* its narrow fields are the point */
     const struct mallinfo m = mallinfo();
-    const int fields[] = {m.arena,   m.ordblks,  m.smblks,   m.hblks,    m.hblkhd,
+#pragma GCC diagnostic pop
+    const int fields[] = {m.arena,   m.ordblks, m.smblks,   m.hblks,    m.hblkhd,
                           m.usmblks, m.fsmblks, m.uordblks, m.fordblks, m.keepcost};
     for (size_t i = 0; i < 10; i++)
         out->mallinfo[i] = fields[i];
 #if __GLIBC_PREREQ(2, 33)
     const struct mallinfo2 n = mallinfo2();
-    const size_t wide[] = {n.arena,   n.ordblks,  n.smblks,   n.hblks,    n.hblkhd,
+    const size_t wide[] = {n.arena,   n.ordblks, n.smblks,   n.hblks,    n.hblkhd,
                            n.usmblks, n.fsmblks, n.uordblks, n.fordblks, n.keepcost};
     for (size_t i = 0; i < 10; i++)
         out->mallinfo2[i] = wide[i];
