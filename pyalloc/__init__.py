@@ -19,9 +19,11 @@ from pyalloc.errors import (
 from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT
 from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import Task, oom_policy
+from pyalloc.lab.advise import Advice, advise
 from pyalloc.lab.allocators import Allocator, allocators
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.lab.replay import Agreement, agreement, replay
+from pyalloc.lab.setting import Setting
 from pyalloc.lab.simulate import simulate
 from pyalloc.lab.simulation import Event, Outcome, Simulation
 from pyalloc.machine import (
@@ -64,6 +66,7 @@ __all__ = [
     "PROGRAMS",
     "PROT",
     "WORKLOADS",
+    "Advice",
     "Agreement",
     "Allocator",
     "ArgumentError",
@@ -108,11 +111,13 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Seconds",
+    "Setting",
     "Simulation",
     "Task",
     "Trace",
     "TraceError",
     "TraceInfo",
+    "advise",
     "agreement",
     "allocators",
     "examine",

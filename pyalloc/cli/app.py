@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
+from pyalloc.cli.dashes import note_arguments
 from pyalloc.cli.output import fail
 from pyalloc.errors import PyallocError
 
@@ -15,6 +16,7 @@ VERBS = {
     "run": "Record a command, replay its every allocation, and report where the memory went.",
     "record": "Record a command's calls of malloc and its kin.",
     "replay": "Replay a recorded trace on a simulated machine and report.",
+    "advise": "Which settings of the allocator would save memory or work, and what to set.",
     "report": "Write a page about a trace: over time, page by page, by call site.",
     "convert": "Turn a trace of any format into any other.",
     "workload": "List the workloads, explain one, or write its trace.",
@@ -38,9 +40,11 @@ for _place, (_verb, _help) in enumerate(VERBS.items()):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    note_arguments(words)
     try:
         code = app(
-            None if arguments is None else list(arguments),
+            words,
             exit_on_error=False,
             print_error=False,
         )

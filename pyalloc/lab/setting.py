@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import log2
 from typing import Final
 
 from pyalloc.engine import Heap
@@ -18,6 +19,13 @@ from pyalloc.units import parse_size
 TUNABLES: Final = "GLIBC_TUNABLES"
 _PREFIX: Final = "glibc.malloc."
 _SIZES: Final = frozenset({"mmap_threshold", "trim_threshold", "top_pad", "tcache_max"})
+_DEFAULTS: Final = {
+    "mmap_threshold": 128 << 10,
+    "trim_threshold": 128 << 10,
+    "top_pad": 128 << 10,
+    "tcache_count": 7,
+    "mxfast": 128,
+}
 _VARIABLES: Final = {
     "mmap_threshold": "MALLOC_MMAP_THRESHOLD_",
     "trim_threshold": "MALLOC_TRIM_THRESHOLD_",
@@ -71,6 +79,11 @@ class Setting:
     def is_environment(self) -> bool:
         """Whether the environment alone can make it: the program and its library stay."""
         return not (self.allocator or self.trim_calls or self.trim_bytes)
+
+    @property
+    def distance(self) -> float:
+        """How far its values are from the library's own, in powers of two: to choose by."""
+        return sum(abs(log2(max(v, 1) / _DEFAULTS.get(n, 1 << 10))) for n, v in self.tunables)
 
     def joined(self, other: Setting) -> Setting:
         """Return both changes at once; ``other`` has the last word."""

@@ -1,0 +1,96 @@
+"""What a command is about: a trace file, a workload by name, or a command to record first.
+
+``pyalloc advise FILE`` and ``pyalloc advise -- CMD...`` are told apart by the ``--``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from pyalloc.cli.dashes import split
+from pyalloc.cli.output import stdout_to_stderr, working
+from pyalloc.trace import Trace, read_trace
+from pyalloc.trace.record import Recording
+from pyalloc.trace.record import record as record_command
+from pyalloc.workload.catalogue import WORKLOADS, workload
+
+Words = Annotated[
+    str,
+    Parameter(
+        help="A trace FILE (or a workload's name); or, after --, a command to record.",
+        allow_leading_hyphen=True,
+        negative="",
+        name="FILE|-- CMD",
+    ),
+]
+
+_MUCH: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A trace, the command that it is of (empty if that is not known), and what to say of it."""
+
+    trace: Trace
+    command: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def subject(
+    words: Sequence[str],
+    *,
+    format: str | None = None,  # noqa: A002
+    output: Path | None = None,
+    quiet: bool = False,
+) -> Iterator[Subject]:
+    """Yield what ``words`` are about, recording the command if no file is given.
+
+    ``output`` keeps the recording; ``quiet`` keeps the command's output away from ours.
+    """
+    file, command = split(words)
+    if file is not None:
+        trace = _read(file, format)
+        yield Subject(trace, command or trace.info.command)
+        return
+    with tempfile.TemporaryDirectory(prefix="pyalloc-") as folder:
+        target = output or Path(folder) / "trace.parquet"
+        with stdout_to_stderr() if quiet else contextlib.nullcontext():
+            found = record_command(command, target)
+        main = next((r for r in found if r.main), found[0])
+        with working("reading the recording ..."):
+            made = Subject(main.trace(), command, tuple(_notes(main, found)))
+        yield made
+
+
+def _read(file: str, format: str | None) -> Trace:  # noqa: A002
+    if not os.path.lexists(file) and file.partition(":")[0] in WORKLOADS:
+        with working("making the calls ..."):
+            return workload(file)
+    with working("reading ..."):
+        return read_trace(file, format)
+
+
+def _notes(main: Recording, found: Sequence[Recording]) -> Iterator[str]:
+    yield from main.warnings
+    if main.exit_code or main.signal:
+        end = f"signal {main.signal}" if main.signal else f"exit code {main.exit_code}"
+        yield f"the command ended with {end}"
+    if main.truncated:
+        yield f"the recording is cut short: {main.truncated}"
+    others = [r for r in found if r is not main]
+    if others:
+        busiest = max(others, key=lambda r: r.calls)
+        if busiest.calls > _MUCH * main.calls:
+            yield (
+                f"process {busiest.pid} ({' '.join(busiest.command)}) made {busiest.calls:,} calls,"
+                f" this one {main.calls:,}: record with -o and give its file to look at it"
+            )
