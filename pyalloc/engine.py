@@ -221,8 +221,15 @@ class Heap:
     def _take(self, handle: Any) -> None:  # noqa: ANN401 - a cffi pointer
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
 
+    def release(self) -> None:
+        """Give the host's memory back; no call may follow but :meth:`copy`."""
+        ffi.release(self.handle)
+        self.handle = ffi.NULL
+
     def copy(self, pages: Pages | None = None) -> Heap:
         """Return an identical heap on ``pages``, or on none."""
+        if self.handle == ffi.NULL:
+            return self
         handle = lib.pa_heap_copy(self.handle, ffi.NULL if pages is None else pages.handle)
         if handle == ffi.NULL:
             raise MemoryError
@@ -441,6 +448,31 @@ def _settings_struct(settings: RamSettings) -> Any:  # noqa: ANN401 - a cffi str
     return struct
 
 
+def _word_names(struct: str) -> tuple[str, ...]:
+    """Return a name for each word of a struct that is made of uint64_t alone."""
+    kind = ffi.typeof(struct)
+    names: list[str] = []
+    for name, member in kind.fields:
+        if member.type.kind == "array":
+            names += [f"{name}{i}" for i in range(member.type.length)]
+        else:
+            names.append(name)
+    if ffi.sizeof(kind) != 8 * len(names):
+        message = f"{struct} is not made of uint64_t alone"
+        raise EngineBug(message)
+    return tuple(names)
+
+
+_RAM_WORDS: Final = _word_names("pa_ram_counters")
+_GROUP_WORDS: Final = _word_names("pa_group_counters")
+_MM_WORDS: Final = _word_names("pa_mm_counters")
+
+
+def _words(struct: Any, names: tuple[str, ...]) -> dict[str, int]:  # noqa: ANN401 - a cffi struct
+    """Return a struct of uint64_t by the names of its words, faster than field by field."""
+    return dict(zip(names, ffi.unpack(ffi.cast("uint64_t *", struct), len(names)), strict=True))
+
+
 def _as_dict(struct: Any) -> dict[str, int]:  # noqa: ANN401 - a cffi struct
     return {
         name: int(getattr(struct, name))
@@ -487,7 +519,7 @@ class Ram:
         """Return pages now and events so far, by the names of ``pa_ram_counters``."""
         counters = ffi.new("pa_ram_counters *")
         lib.pa_ram_read(self.handle, counters)
-        return _as_dict(counters)
+        return _words(counters, _RAM_WORDS)
 
     def check(self) -> None:
         """Raise EngineBug unless every invariant holds."""
@@ -510,7 +542,7 @@ class Ram:
         """Return a group's pages and events, by the names of ``pa_group_counters``."""
         counters = ffi.new("pa_group_counters *")
         lib.pa_ram_read_group(self.handle, group, counters)
-        return _as_dict(counters)
+        return _words(counters, _GROUP_WORDS)
 
     def charge_kernel(self, group: int, pages: int) -> bool:
         """Charge memory of the kernel itself; False if there is no room."""
@@ -632,11 +664,9 @@ class Pages:
         """Return pages and faults by the names of ``pa_mm_counters``, ``tables`` in all."""
         counters = ffi.new("pa_mm_counters *")
         lib.pa_mm_read(self.handle, counters)
-        return {
-            **_as_dict(counters),
-            "leaf_tables": int(counters.tables[0]),
-            "tables": sum(int(counters.tables[i]) for i in range(4)),
-        }
+        found = _words(counters, _MM_WORDS)
+        levels = [found.pop(f"tables{level}") for level in range(4)]
+        return {**found, "leaf_tables": levels[0], "tables": sum(levels)}
 
     def range_counters(self, vpn: int, count: int) -> dict[str, int]:
         """Return what lies in a range, by the names of ``pa_range_counters``."""

@@ -21,7 +21,7 @@ _SECONDS: Final = {
     "h": 3600.0,
     "d": 86400.0,
 }
-_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_DURATION: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d|)\s*")
 
 
 def parse_size(value: int | str, name: str = "size") -> int:
@@ -50,23 +50,28 @@ def parse_size(value: int | str, name: str = "size") -> int:
 def parse_duration(value: float | str, name: str = "duration") -> float:
     """Return ``value`` in seconds; text takes us, ms, s, min, h and d.
 
-    >>> parse_duration("1.5h")
-    5400.0
+    >>> parse_duration("1.5h"), parse_duration("1min 30s")
+    (5400.0, 90.0)
     """
     wanted = f"{name} must be a number of seconds or text such as '90s', '5min' or '2h'"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         message = f"{wanted} (got {value!r})"
         raise TypeError(message)
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value)
-        if not match or (unit := match[2].lower()) not in _SECONDS:
-            message = f"{wanted} (got {value!r})"
-            raise ArgumentError(message)
-        value = float(match[1]) * _SECONDS[unit]
-    if not 0 <= value < float("inf"):
+    seconds = _seconds(value) if isinstance(value, str) else value
+    if not 0 <= seconds < float("inf"):
         message = f"{wanted}, 0 or more (got {value!r})"
         raise ArgumentError(message)
-    return float(value)
+    return float(seconds)
+
+
+def _seconds(text: str) -> float:
+    """Return a text of numbers with units in seconds; NaN if it is none."""
+    parts = list(_DURATION.finditer(text))
+    whole = "".join(part[0] for part in parts) == text and parts
+    lacks = len(parts) > 1 and any(not part[2] for part in parts)
+    if not whole or lacks:
+        return float("nan")
+    return sum(float(number) * _SECONDS[unit] for number, unit in (part.groups() for part in parts))
 
 
 def format_duration(seconds: float) -> str:

@@ -167,7 +167,9 @@ def test_a_leak_in_a_cgroup_dies_at_its_limit_and_its_neighbour_lives() -> None:
     assert kinds == ["start", "start", "limit", "oom"]
     victim = found.outcomes[0]
     assert victim.how == "oom"
-    assert victim.ended == 31.0  # 31 blocks fit beside the headers and tables, the 32nd does not
+    assert victim.ended == pytest.approx(
+        31, abs=0.5
+    )  # 31 blocks fit beside the headers and tables, the 32nd does not
     assert 31 << 20 < victim.peak_rss <= 32 << 20
     assert found.outcomes[1].how == "running"
 
@@ -185,7 +187,7 @@ def test_a_refusal_says_what_refused() -> None:
     refused = next(e for e in strict.happened if e.kind == "refused")
     assert "overcommit_memory is 2" in refused.text
     assert refused.size == 8 << 20
-    assert strict.outcomes[0].how == "exit 0"
+    assert strict.outcomes[0].how == "exit 1"
 
 
 def test_copies_restarts_and_stops_follow_the_clock() -> None:
@@ -204,20 +206,16 @@ def test_copies_restarts_and_stops_follow_the_clock() -> None:
         ],
     )
     copies = [o for o in found.outcomes if o.name == "c"]
-    assert [(o.label, o.started, o.ended) for o in copies] == [
-        ("c-1", 0.0, 60.0),
-        ("c-2", 10.0, 70.0),
-        ("c-3", 20.0, 80.0),
-    ]
+    assert [o.label for o in copies] == ["c-1", "c-2", "c-3"]
+    assert [o.started for o in copies] == pytest.approx([0, 10, 20], abs=0.5)
+    assert [o.ended for o in copies] == pytest.approx([60, 70, 80], abs=0.5)
     again = [o for o in found.outcomes if o.name == "r"]
-    assert [(o.started, o.how, o.failed) for o in again] == [
-        (0.0, "exit 1", 1),
-        (5.0, "exit 1", 1),
-        (10.0, "exit 1", 1),
-    ]
+    assert [(o.how, o.failed) for o in again] == [("exit 1", 1)] * 3
+    assert [o.started for o in again] == pytest.approx([0, 5, 10], abs=0.5)
     stopped = next(o for o in found.outcomes if o.name == "s")
-    assert (stopped.how, stopped.ended) == ("SIGTERM", 30.0)
-    assert found.seconds == 80.0  # nothing is left to happen
+    assert stopped.how == "SIGTERM"
+    assert stopped.ended == pytest.approx(30, abs=0.5)
+    assert found.seconds == pytest.approx(80, abs=0.5)  # nothing is left to happen
 
 
 def test_changes_happen_when_they_are_due() -> None:
@@ -234,8 +232,8 @@ def test_changes_happen_when_they_are_due() -> None:
         ],
         duration="1min",
     )
-    ended = {o.name: (o.how, o.ended) for o in found.outcomes}
-    assert ended == {"a": ("oom", 19.0), "b": ("SIGKILL", 15.0)}
+    assert [o.how for o in found.outcomes] == ["oom", "SIGKILL"]
+    assert [o.ended for o in found.outcomes] == pytest.approx([19, 15], abs=0.5)
 
 
 def test_expectations_are_held_against_what_happened() -> None:
@@ -270,8 +268,9 @@ def stairs(
 def test_a_generator_function_is_a_program() -> None:
     """A function given as such, with a seed of its own and notes in the events."""
     found = run(process=[{"name": "s", "program": stairs}])
-    notes = [(event.time, event.text) for event in found.happened if event.kind == "note"]
-    assert notes == [(0.0, "step 0"), (1.0, "step 1"), (2.0, "step 2")]
+    notes = [event for event in found.happened if event.kind == "note"]
+    assert [event.text for event in notes] == ["step 0", "step 1", "step 2"]
+    assert [event.time for event in notes] == pytest.approx([0, 1, 2], abs=0.5)
     assert found.outcomes[0].peak_rss >= 3 << 20
 
 
@@ -325,7 +324,8 @@ def test_a_trace_runs_at_the_pace_of_its_times(tmp_path: Path) -> None:
     one = load(tmp_path, GOOD.replace('"leak:size=1M"', table))
     found = pa.simulate(one)
     outcome = found.outcomes[0]
-    assert (outcome.how, outcome.ended) == ("exit 0", 35.0)
+    assert outcome.how == "exit 0"
+    assert outcome.ended == pytest.approx(35, abs=0.5)
     assert 16 << 20 < outcome.peak_rss < 17 << 20
 
 
@@ -341,3 +341,33 @@ def test_a_slice_of_a_trace_and_the_whole_of_it_give_the_same_addresses() -> Non
     assert str(whole.maps()) == str(parts.maps())
     assert whole.malloc(100) == parts.malloc(100)
     assert whole.heap_statistics() == parts.heap_statistics()
+
+
+def test_fill_is_malloc_and_touch() -> None:
+    """The short way to write a whole block leaves a process as the long way does."""
+    short, long = (pa.Machine(ram="64M", kernel="6.18", arch="x86_64").spawn() for _ in range(2))
+    for size in (0, 1, 100, 5000, 70_000, 1 << 20, 3):
+        block = long.malloc(size)
+        long.touch(block, size)
+        assert short.fill(size) == block
+    assert str(short.smaps()) == str(long.smaps())
+    assert short.pages.table.counters() == long.pages.table.counters()
+    for process in (short, long):
+        process.mlockall(3)
+    block = long.malloc(50_000)
+    long.touch(block, 50_000)
+    assert short.fill(50_000) == block
+    assert str(short.smaps()) == str(long.smaps())
+
+
+def test_processes_that_have_ended_leave_nothing_on_the_host() -> None:
+    """More processes than the host has room for heaps can come and go, and be copied past."""
+    machine = pa.Machine(ram="64M", kernel="6.18", arch="x86_64")
+    parent = machine.spawn("parent")
+    for _ in range(5000):
+        child = parent.fork()
+        child.fill(100)
+        child.exit()
+    twin = machine.copy()
+    assert twin.spawn("next").fill(100)
+    assert len(twin.processes) == 5002

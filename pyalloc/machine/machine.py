@@ -122,6 +122,7 @@ user_reserve_kbytes
         self.committed = 0
         self.clock = 0.0
         self.processes: dict[int, Process] = {}
+        self.ended: list[Process] = []
         self.cgroups: dict[str, Cgroup] = {}
         self.oom_events: list[OomEvent] = []
         self.objects_changed = False
@@ -231,7 +232,9 @@ user_reserve_kbytes
         return process
 
     def take_pid(self) -> int:
-        """Return the next free process number."""
+        """Return the next free process number; the heaps of those that have ended go."""
+        while self.ended:
+            self.ended.pop().heap.heap.release()
         self._next_pid += 1
         return self._next_pid
 

@@ -101,6 +101,14 @@ class ProcessPages:
 
     # --- faults -------------------------------------------------------------------------
 
+    def write(self, vpn: int, count: int) -> None:
+        """Write to each of ``count`` pages that the heap has given out."""
+        while count:
+            done, dry = self.table.touch_anon(vpn, count, write=True)
+            vpn, count = vpn + done, count - done
+            if dry:
+                self.process.out_of_memory()
+
     def access(self, vma: Vma, vpn: int, count: int, *, write: bool) -> None:
         """Make one access to each of ``count`` pages of ``vma``.
 

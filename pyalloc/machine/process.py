@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pyalloc import engine
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled
 from pyalloc.kernel import procfs, syncing
-from pyalloc.kernel.abi import MAP, VM_WIPEONFORK, fail
+from pyalloc.kernel.abi import MADV, MAP, VM_WIPEONFORK, fail
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import OpenFile
 from pyalloc.kernel.layout import Layout
@@ -114,6 +114,7 @@ class Process:
         self.exit_code: int | None = None
         self.killed_by: str | None = None
         self.last: procfs.Resident | None = None
+        self.huge_advice = False
         self.parent: Process | None = None
         self.children: list[Process] = []
         self.files: dict[int, OpenFile] = {}
@@ -162,6 +163,25 @@ class Process:
             self.require_alive()
             return 0
         return self._call("calloc", total)
+
+    def fill(self, size: int) -> int:
+        """Return the address of ``size`` new bytes, all of them written; 0 is NULL.
+
+        The same as :meth:`malloc` and :meth:`touch`, in a fraction of the time.
+
+        Raises
+        ------
+        ProcessKilled
+            The OOM killer chose this process on the way.
+        """
+        block = self.malloc(size)
+        if block and size:
+            if self.space.locked_vm or self.huge_advice:
+                self.touch(block, size)
+            else:
+                first = block // PAGE
+                self.pages.write(first, (block + size - 1) // PAGE - first + 1)
+        return block
 
     def memalign(self, alignment: int, size: int) -> int:
         """Return the address of ``size`` bytes at a multiple of ``alignment``; 0 is NULL."""
@@ -305,6 +325,7 @@ class Process:
 
     def madvise(self, addr: int, length: int, advice: int) -> int:
         """Give advice and return 0, as ``madvise(2)``."""
+        self.huge_advice |= advice == MADV.HUGEPAGE
         return self._after(self._space().madvise(addr, length, advice))
 
     def mlock(self, addr: int, length: int) -> int:
@@ -373,7 +394,7 @@ class Process:
         child = Process.__new__(Process)
         machine = self.machine
         child._init_identity(machine, machine.take_pid(), self.name, self.uid, self.cgroup)  # noqa: SLF001
-        for name in ("nice", "oom_score_adj", "oom_adj", "allocator"):
+        for name in ("nice", "oom_score_adj", "oom_adj", "allocator", "huge_advice"):
             setattr(child, name, getattr(self, name))
         child.parent = self
         child.files = dict(self.files)
@@ -493,6 +514,7 @@ class Process:
         self.alive = False
         self.bind()
         self.machine.drop_dead_objects()
+        self.machine.ended.append(self)
 
     def out_of_memory(self) -> None:
         """Let the OOM killer make room for this process.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pyalloc.errors import ArgumentError
+from pyalloc.kernel.overcommit import NEVER
 from pyalloc.machine import File, Machine, Process
 from pyalloc.units import PAGE, format_size
 from pyalloc.workload.words import nearest
@@ -96,10 +97,7 @@ class Job:
 
     def fill(self, size: int) -> int:
         """Return the address of ``size`` new bytes, all of them written; 0 is NULL."""
-        block = self.malloc(size)
-        if block:
-            self.process.touch(block, size)
-        return block
+        return self._got(self.process.fill(size), size)
 
     def _got(self, pointer: int, size: int) -> int:
         if pointer:
@@ -126,11 +124,19 @@ class Job:
         if space.profile.modern and space.data_vm + pages > limits.data // PAGE:
             return f"RLIMIT_DATA is {format_size(limits.data)}"
         if not machine.may_promise(process, pages):
-            mode = machine.overcommit.overcommit_memory
-            committed, limit = machine.committed * PAGE, machine.commit_limit() * PAGE
-            promised = f"{format_size(committed)} of {format_size(limit)} are promised"
-            return f"overcommit_memory is {mode}" + (f", and {promised}" if mode == 2 else "")
+            return self._promises()
         return "no room in the address space"
+
+    def _promises(self) -> str:
+        machine, mode = self.machine, self.machine.overcommit.overcommit_memory
+        if mode != NEVER:
+            return f"overcommit_memory is {mode}, and the machine never has that much"
+        room = machine.promise_room(self.process, machine.total_ram + machine.total_swap)
+        limit, most = machine.commit_limit() * PAGE, (machine.committed + room) * PAGE
+        return (
+            f"overcommit_memory is 2, {format_size(machine.committed * PAGE)} are promised, and of"
+            f" CommitLimit {format_size(limit)} this process may go to {format_size(most)}"
+        )
 
     # --- the scenario -------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ it is looked at again, and when it is given back.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.abi import MAP, PROT
@@ -21,25 +23,38 @@ from pyalloc.workload.sizes import parse_sizes
 
 FOREVER: Final = float("inf")
 _MEGABYTE: Final = 1 << 20
+_ENDLESS: Final = 1 << 62
 _HOT_ACCESSES: Final = 0.9
 
 
 # --- the article's ---------------------------------------------------------------------------
 
 
-def _article(job: Job, how: str, size: int, every: float) -> Iterator[float]:
+def _article(
+    job: Job, how: str, size: int, every: float, most: int, stay: float
+) -> Iterator[float]:
     got = 0
     try:
         for count in megabytes(job, how, size):
             got = count
+            if (got + 1) * size > most:
+                break
             yield every
-        job.note(f"{got:,} blocks of {format_size(size)}, then NULL", got * size)
+        else:
+            job.note(f"{got:,} blocks of {format_size(size)}, then NULL", got * size)
+        yield stay
     finally:
         if not job.process.alive:
             job.note(f"it had {got:,} blocks of {format_size(size)}", got * size)
 
 
-def program_a(job: Job, size: Bytes = _MEGABYTE, every: Seconds = 0.001) -> Iterator[float]:
+def program_a(
+    job: Job,
+    size: Bytes = _MEGABYTE,
+    every: Seconds = 0.001,
+    most: Bytes = _ENDLESS,
+    stay: Seconds = 0.0,
+) -> Iterator[float]:
     """Ask for a megabyte at a time until NULL, and never use it: the article's program A.
 
     Parameters
@@ -48,11 +63,21 @@ def program_a(job: Job, size: Bytes = _MEGABYTE, every: Seconds = 0.001) -> Iter
         Bytes of a request.
     every
         Time from one request to the next.
+    most
+        What it stops at, if NULL does not come before.
+    stay
+        How long it lives on with what it has.
     """
-    return _article(job, "malloc", size, every)
+    return _article(job, "malloc", size, every, most, stay)
 
 
-def program_b(job: Job, size: Bytes = _MEGABYTE, every: Seconds = 0.001) -> Iterator[float]:
+def program_b(
+    job: Job,
+    size: Bytes = _MEGABYTE,
+    every: Seconds = 0.001,
+    most: Bytes = _ENDLESS,
+    stay: Seconds = 0.0,
+) -> Iterator[float]:
     """Ask for a megabyte at a time and fill it, until killed: the article's program B.
 
     Parameters
@@ -61,12 +86,22 @@ def program_b(job: Job, size: Bytes = _MEGABYTE, every: Seconds = 0.001) -> Iter
         Bytes of a request.
     every
         Time from one request to the next.
+    most
+        What it stops at, if NULL does not come before.
+    stay
+        How long it lives on with what it has.
     """
-    return _article(job, "write", size, every)
+    return _article(job, "write", size, every, most, stay)
 
 
-def program_calloc(job: Job, size: Bytes = _MEGABYTE, every: Seconds = 0.001) -> Iterator[float]:
-    """Ask for a megabyte at a time through calloc, until NULL: the article's program A with calloc.
+def program_calloc(
+    job: Job,
+    size: Bytes = _MEGABYTE,
+    every: Seconds = 0.001,
+    most: Bytes = _ENDLESS,
+    stay: Seconds = 0.0,
+) -> Iterator[float]:
+    """Ask for a megabyte at a time through calloc, until NULL.
 
     Parameters
     ----------
@@ -74,8 +109,12 @@ def program_calloc(job: Job, size: Bytes = _MEGABYTE, every: Seconds = 0.001) ->
         Bytes of a request.
     every
         Time from one request to the next.
+    most
+        What it stops at, if NULL does not come before.
+    stay
+        How long it lives on with what it has.
     """
-    return _article(job, "calloc", size, every)
+    return _article(job, "calloc", size, every, most, stay)
 
 
 # --- services --------------------------------------------------------------------------------
@@ -151,8 +190,8 @@ def scan(
 
 
 def leak(
-    job: Job, size: Bytes = _MEGABYTE, every: Seconds = 1.0, most: Bytes = 1 << 62
-) -> Iterator[float]:
+    job: Job, size: Bytes = _MEGABYTE, every: Seconds = 1.0, most: Bytes = _ENDLESS
+) -> Generator[float, None, int]:
     """Allocate and fill a block again and again, and free none: it goes on until NULL.
 
     Parameters
@@ -167,10 +206,11 @@ def leak(
     held = 0
     while held + size <= most:
         if not job.fill(size):
-            return
+            return 1
         held += size
         yield every
     yield FOREVER
+    return 0
 
 
 def server(
@@ -207,17 +247,16 @@ def server(
     sessions: list[tuple[float, int]] = []
     while True:
         yield every
-        ended = [address for end, address in sessions if end <= job.now]
-        sessions = [item for item in sessions if item[0] > job.now]
-        for address in ended:
-            job.free(address)
+        now = job.now
+        while sessions and sessions[0][0] <= now:
+            job.free(heapq.heappop(sessions)[1])
         count = int(rng.poisson(requests * every)) * blocks
         made = [job.fill(int(size)) for size in law.draw(rng, count)]
         lives = rng.random(count) < kept
-        ends = job.now + rng.exponential(lifetime, count)
+        ends = now + rng.exponential(lifetime, count)
         for address, stays, end in zip(made, lives, ends, strict=True):
             if stays and address:
-                sessions.append((float(end), address))
+                heapq.heappush(sessions, (float(end), address))
             else:
                 job.free(address)
 
@@ -230,7 +269,7 @@ def database(
     writes: int = 5,
     every: Seconds = 1.0,
     hot: float = 0.2,
-) -> Iterator[float]:
+) -> Generator[float, None, int]:
     """Keep a pool of buffers in memory, read and write pages of a file, a few far more often.
 
     Parameters
@@ -252,21 +291,22 @@ def database(
     length = data.size // PAGE if data else 0
     while pool:
         yield every
-        for at, page in enumerate(_skewed(job, reads + writes, buffers // PAGE, hot)):
-            job.touch(pool + page * PAGE, PAGE, write=at < writes)
-        for at, page in enumerate(_skewed(job, reads + writes, length, hot)):
-            access = job.process.write if at < writes else job.process.read
-            access(fd, PAGE, page * PAGE)
+        job.touch_pages(pool, _skewed(job, writes, buffers // PAGE, hot), write=True)
+        job.touch_pages(pool, _skewed(job, reads, buffers // PAGE, hot), write=False)
+        for page in _skewed(job, writes, length, hot).tolist():
+            job.write(fd, PAGE, page * PAGE)
+        for page in _skewed(job, reads, length, hot).tolist():
+            job.read(fd, PAGE, page * PAGE)
+    return 1
 
 
-def _skewed(job: Job, count: int, pages: int, share: float) -> list[int]:
+def _skewed(job: Job, count: int, pages: int, share: float) -> npt.NDArray[np.int64]:
     """Return page numbers of which nine in ten lie in the first ``share`` of all."""
     if not pages:
-        return []
+        return np.empty(0, np.int64)
     few = max(int(pages * share), 1)
     among = np.where(job.rng.random(count) < _HOT_ACCESSES, few, pages)
-    drawn: list[int] = (job.rng.random(count) * among).astype(np.int64).tolist()
-    return drawn
+    return (job.rng.random(count) * among).astype(np.int64)
 
 
 def batch(

@@ -18,7 +18,7 @@ import inspect
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -48,19 +48,21 @@ _SOURCES: Final = ("name", "trace", "python")
 class Program:
     """What a process does: a generator function and its parameters.
 
-    ``start(job)`` begins it; see :mod:`pyalloc.workload.programs` for how one is written.
+    Called with a job it begins; see :mod:`pyalloc.workload.programs` for how one is written.
+    ``said`` are its parameters as they were written.
     """
 
     name: str
     run: Run
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, job: Job) -> Iterator[float]:
         """Begin it on ``job``."""
         return self.run(job, **self.parameters)
 
     def __str__(self) -> str:
-        rest = ",".join(f"{name}={value}" for name, value in self.parameters.items())
+        rest = ",".join(f"{name}={value}" for name, value in self.said.items())
         return f"{self.name}:{rest}" if rest else self.name
 
 
@@ -77,7 +79,7 @@ def _bound(name: str, run: Run, given: Mapping[str, Any]) -> Program:
         if key not in values:
             message = f"program {name} needs the parameter {key!r}"
             raise ProgramError(message)
-    return Program(name, run, values)
+    return Program(name, run, values, dict(given))
 
 
 # --- by name ---------------------------------------------------------------------------------
@@ -129,6 +131,7 @@ def program(said: str | Mapping[str, Any] | Run, folder: Path | None = None) -> 
             return said
         return _bound(getattr(said, "__name__", "program"), said, {})
     given = dict(_as_table(said))
+    written = dict(given)
     sources = [key for key in _SOURCES if key in given]
     if len(sources) != 1:
         message = "a program is a table with one of name, trace and python" + (
@@ -139,9 +142,9 @@ def program(said: str | Mapping[str, Any] | Run, folder: Path | None = None) -> 
     if not isinstance(source, str):
         message = f"must be text (got {source!r})"
         raise ProgramError(message, sources[0])
-    return {"name": _named, "trace": _traced, "python": _imported}[sources[0]](
-        source, given, folder or Path()
-    )
+    make = {"name": _named, "trace": _traced, "python": _imported}[sources[0]]
+    written.pop(sources[0])
+    return replace(make(source, given, folder or Path()), said=written)
 
 
 def _as_table(said: object) -> Mapping[str, Any]:

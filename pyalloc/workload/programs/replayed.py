@@ -25,6 +25,7 @@ def replayed(
     calls_per_second: float = 0.0,
     tick: Seconds = 0.1,
     repeat: int = 1,
+    stay: Seconds = 0.0,
 ) -> Iterator[float]:
     """Make the calls of a trace.
 
@@ -43,6 +44,8 @@ def replayed(
         How long it runs at a time; others run between two ticks.
     repeat
         How many times over; each time begins with the heap the last one left.
+    stay
+        How long the process lives on with what it has.
     """
     if not touch:
         touch = "recorded" if (trace.op == Op.TOUCH).any() else "write"
@@ -60,6 +63,7 @@ def replayed(
             if playback.failed > failed:
                 job.refuse(int(trace.size[at:end].max(initial=0)), playback.failed - failed)
             at = end
+    yield stay
 
 
 def _ends(trace: Trace, speed: float, per_second: float, tick: float) -> list[tuple[int, float]]:

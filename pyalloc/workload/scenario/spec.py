@@ -12,6 +12,8 @@ from msgspec import Meta, Struct, field
 
 SIZE, DURATION = "size", "duration"
 
+_DURATION_PATTERN = r"^\s*(\d+(\.\d+)?|(\d+(\.\d+)?\s*(us|ms|s|min|h|d)\s*)+)\s*$"
+
 Size = Annotated[
     int | str,
     Meta(
@@ -50,7 +52,7 @@ Duration = Annotated[
         extra_json_schema={
             "anyOf": [
                 {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(us|ms|s|min|h|d)?\s*$"},
+                {"type": "string", "pattern": _DURATION_PATTERN},
             ]
         },
     ),
