@@ -27,6 +27,7 @@ from pyalloc.lab.setting import Setting
 from pyalloc.lab.simulate import simulate
 from pyalloc.lab.simulation import Event, Outcome, Simulation
 from pyalloc.machine import (
+    Breakdown,
     Cgroup,
     Chunk,
     Chunks,
@@ -70,6 +71,7 @@ __all__ = [
     "Agreement",
     "Allocator",
     "ArgumentError",
+    "Breakdown",
     "Bytes",
     "Cgroup",
     "CgroupSpec",

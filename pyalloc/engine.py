@@ -96,6 +96,9 @@ class HeapStatistics:
     count_large: int
     bytes_top: int
     bytes_largest_hole: int
+    bytes_own: int
+    bytes_header: int
+    bytes_header_mapped: int
     count_arenas: int
     count_brk_calls: int
     count_mmap_calls: int
@@ -106,6 +109,28 @@ class HeapStatistics:
     bytes_top_kept: int
     bytes_top_trimmed: int
     count_threshold_moves: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A heap as a whole; what a cache (tcache, fastbin) holds is free.
+
+    ``pages_by_tenth[0]`` counts the pages of which nothing is in use, ``[i]`` those of which more
+    than (i - 1) / 10 and up to i / 10 is.  ``bytes_trimmed`` (of the break, negative if it would
+    move up) and ``pages_trimmed`` (resident ones) are what ``malloc_trim(0)`` would give back.
+    """
+
+    bytes_used: int
+    count_used: int
+    bytes_free: int
+    count_free: int
+    bytes_largest_free: int
+    squares_free: float
+    pages_held: int
+    pages_backed: int
+    pages_by_tenth: tuple[int, ...]
+    bytes_trimmed: int
+    pages_trimmed: int
 
 
 CHUNK: Final = np.dtype(
@@ -198,6 +223,10 @@ class MallInfo:
     uordblks: int
     fordblks: int
     keepcost: int
+
+
+def _statistics(struct: Any) -> HeapStatistics:  # noqa: ANN401 - a cffi struct
+    return HeapStatistics(**{name: int(getattr(struct, name)) for name in HeapStatistics.__slots__})
 
 
 class Heap:
@@ -334,7 +363,7 @@ class Heap:
         """Return where the bytes are."""
         s = ffi.new("pa_heap_statistics *")
         lib.pa_heap_read_statistics(self.handle, s)
-        return HeapStatistics(**{name: int(getattr(s, name)) for name in HeapStatistics.__slots__})
+        return _statistics(s)
 
     def mallinfo(self, arena: int | None = None) -> MallInfo:
         """Return mallinfo2 of all arenas, or of one in the order in which malloc_stats has them."""
@@ -371,6 +400,15 @@ class Heap:
         struct = ffi.new("pa_settings *")
         check(lib.pa_heap_read_settings(self.handle, struct), "reading the settings of a heap")
         return Settings(**_as_dict(struct))
+
+    def layout(self) -> Layout:
+        """Look at the heap as a whole: holes, pages, what a trim would give back."""
+        found = ffi.new("pa_layout *")
+        check(lib.pa_heap_read_layout(self.handle, found), "looking at a heap")
+        tenths = tuple(int(n) for n in found.pages_by_tenth)
+        return Layout(
+            **{**_as_dict(found), "squares_free": found.squares_free, "pages_by_tenth": tenths}
+        )
 
     def free_chunks(self) -> npt.NDArray[np.uint64]:
         """Return the bytes of each free chunk, top included."""
@@ -889,7 +927,20 @@ class ReplayRun:
         """Return the running totals by the names of ``pa_replay_totals``."""
         totals = ffi.new("pa_replay_totals *")
         lib.pa_replay_read_totals(self.handle, totals)
-        return {name: int(getattr(totals, name)) for name, _ in ffi.typeof(totals[0]).fields}
+        return _as_dict(totals)
+
+    @property
+    def ratio_sum(self) -> float:
+        """A / P after each request, times its bytes, summed up."""
+        totals = ffi.new("pa_replay_totals *")
+        lib.pa_replay_read_totals(self.handle, totals)
+        return float(totals.ratio_sum)
+
+    def peak(self) -> tuple[HeapStatistics, int, int]:
+        """Return the heap when it held most, blocks allocated then, and pages in memory or swap."""
+        peak = ffi.new("pa_replay_peak *")
+        lib.pa_replay_read_peak(self.handle, peak)
+        return _statistics(peak.heap), int(peak.blocks), int(peak.pages)
 
     def blocks(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return last address and requested bytes of each block; 2^64-1 for one not allocated."""

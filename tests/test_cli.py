@@ -28,6 +28,8 @@ def test_a_recorded_program_replays_at_its_own_addresses(
     assert found["agreement"]["equal"] > 20
     peak = found["peak"]
     kinds = ("requested", "overhead", "tcache", "fast", "unsorted", "small", "large", "top")
+    assert peak["overhead"] == peak["header"] + peak["alignment"] + peak["own"]
+    assert set(found["heap_at_peak"]) == set(found["heap_at_end"])
     assert sum(peak[kind] for kind in kinds) == peak["held"]
 
 

@@ -50,6 +50,18 @@ typedef struct pa_call {
     uint64_t arg;     /* alignment for the memalign family; mallopt's number */
 } pa_call;
 
+/* Neighbouring free chunks, which are one once the caches are emptied. */
+typedef struct pa_run {
+    uint64_t start, end; /* addresses: of the first one's header, behind the last   */
+    uint32_t arena;
+    bool top; /* its last chunk is the arena's top */
+} pa_run;
+
+typedef struct pa_trim {
+    uint64_t start, end; /* addresses of whole pages that would go                   */
+    int64_t bytes; /* by which the break would move down */
+} pa_trim;
+
 typedef struct pa_allocator {
     const char *name;
     /* Result of the call (a pointer, or a number), or PA_PENDING with heap->stop filled in. */
@@ -64,6 +76,8 @@ typedef struct pa_allocator {
     uint64_t (*list)(const pa_heap *heap, pa_chunk *out, uint64_t room); /* or NULL */
     pa_status (*arena)(const pa_heap *heap, uint32_t i, pa_arena *out); /* or NULL */
     pa_status (*settings)(const pa_heap *heap, pa_settings *out); /* or NULL */
+    /* What malloc_trim(0) would do with a run of free memory. */
+    pa_trim (*trim)(const pa_heap *heap, const pa_run *run);
     pa_status (*tunable)(pa_heap *heap, const char *name, uint64_t value);
     pa_status (*environment)(pa_heap *heap, const char *name, const char *text); /* or NULL */
     pa_status (*check)(const pa_heap *heap);

@@ -441,6 +441,7 @@ bool pt_consolidate(pt *h, pt_arena *a);
 bool pt_worth_trimming(pt *h, uint64_t top);
 bool pt_systrim(pt *h, uint64_t pad);
 uint64_t pt_trim(pt *h, uint64_t pad);
+pa_trim pt_trim_run(const pa_heap *heap, const pa_run *run);
 bool pt_fail(pt *h, const char *text, uint64_t address);
 
 /* pt_sys.c */

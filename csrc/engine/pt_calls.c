@@ -864,6 +864,7 @@ static const pa_allocator ptmalloc = {
     .list = pt_list,
     .arena = pt_read_arena,
     .settings = pt_read_settings,
+    .trim = pt_trim_run,
     .tunable = pt_tunable,
     .environment = pt_environment,
     .check = pt_check,

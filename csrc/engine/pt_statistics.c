@@ -57,9 +57,35 @@ static void add_arena(const pt *h, const pt_arena *a, pa_heap_statistics *out)
         out->bytes_largest_hole = binned;
 }
 
+/* What lies before the first chunk of the main heap. */
+static uint64_t main_gap(const pt *h)
+{
+    uint64_t mask = h->pf->align - 1, first = h->base.brk_start + 2 * h->pf->word;
+    return h->arenas[0].system_mem ? (h->pf->align - (first & mask)) & mask : 0;
+}
+
+/* Memory that the library has for itself: caches, arenas, the heads of heaps. */
+static uint64_t own_bytes(const pt *h)
+{
+    uint64_t own = main_gap(h);
+    for (uint32_t i = 0; i < h->count_subheaps; i++)
+        own += h->subheaps[i].previous ? h->pf->heap_info : pt_first_top(h);
+    for (uint32_t i = 0; i < h->count_threads; i++) {
+        const pt_tcache *tc = &h->threads[i].tcache;
+        if (tc->alive && tc->home < MAPPED_REF)
+            own += bytes_of(h, size_of(h, tc->home));
+        else if (tc->alive)
+            own += mapped_ref(h, tc->home)->total;
+    }
+    return own;
+}
+
 void pt_statistics(const pa_heap *heap, pa_heap_statistics *out)
 {
     const pt *h = (const pt *)heap;
+    out->bytes_own = own_bytes(h);
+    out->bytes_header = h->pf->word;
+    out->bytes_header_mapped = 2 * (uint64_t)h->pf->word;
     for (uint32_t i = 0; i < h->count_arenas; i++)
         add_arena(h, &h->arenas[i], out);
     for (uint32_t i = 0; i < h->count_threads; i++)

@@ -51,37 +51,44 @@ static void forget(pa_replay *r, replay_block *b)
 /* The row's block is now at `address`. */
 static void take(pa_replay *r, size_t row, uint64_t address)
 {
-    pa_replay_totals *t = &r->totals;
     replay_block *b = block_of(r, row);
     uint64_t size = r->in.size[row];
     if (b)
         *b = (replay_block){address, size + 1};
-    t->allocated += size;
-    t->requested += size;
-    t->blocks++;
-    if (t->blocks > t->blocks_peak)
-        t->blocks_peak = t->blocks;
-    if (t->requested > t->requested_peak)
-        replay_new_peak(t, row);
+    replay_granted(r, size);
 }
 
 /* ---- totals ----------------------------------------------------------------------------------- */
 
-/* How much the allocator has from the kernel changes only with its system calls. */
-static void read_held(pa_replay *r, size_t row)
+/* A / P of the requests while A was what it is, each as long as it is large. */
+static void add_up_ratio(pa_replay *r)
 {
-    pa_replay_totals *t = &r->totals;
+    r->totals.ratio_sum += (double)r->totals.held * r->requests_over_live;
+    r->requests_over_live = 0;
+}
+
+/* How much the allocator has from the kernel changes only with its system calls. */
+static void read_held(pa_replay *r)
+{
     if (!replay_kernel_called(r))
         return;
-    pa_heap_statistics s;
+    add_up_ratio(r);
     r->kernel_calls = replay_count_kernel_calls(r);
-    pa_heap_read_statistics(r->heap, &s);
-    t->held = s.bytes_system + s.bytes_mapped;
-    if (t->held > t->held_peak) {
-        t->held_peak = t->held;
-        t->held_peak_row = row;
-        t->requested_at_held_peak = t->requested;
-    }
+    pa_heap_read_statistics(r->heap, &r->now);
+    r->totals.held = r->now.bytes_system + r->now.bytes_mapped;
+}
+
+/* The row and the program's accesses in it are done. */
+static void note(pa_replay *r, size_t row)
+{
+    pa_replay_totals *t = &r->totals;
+    replay_note_requested(r, row);
+    if (t->held <= t->held_peak)
+        return;
+    t->held_peak = t->held;
+    t->held_peak_row = row;
+    t->requested_at_held_peak = t->requested;
+    r->peak = (pa_replay_peak){r->now, t->blocks, replay_pages(r)};
 }
 
 static void put(pa_replay *r, pa_sample_field field, uint64_t value)
@@ -208,16 +215,19 @@ static bool finish(pa_replay *r, size_t row, uint64_t result)
 {
     uint32_t op = r->in.op[row];
     r->state = REPLAY_ROWS;
+    read_held(r);
     if (op == PA_OP_FREE || (op == PA_OP_REALLOC && result))
         forget(r, block_of(r, row));
     if (returns_block(op) && result)
         take(r, row, result);
     else if (returns_block(op))
         got_null(r, row);
-    read_held(r, row);
     if (r->out.brk)
         r->out.brk[row] = r->heap->brk;
-    return !(returns_block(op) && result) || replay_got(r, row, result);
+    if (returns_block(op) && result && !replay_got(r, row, result))
+        return false;
+    note(r, row);
+    return true;
 }
 
 /* ---- the long way ----------------------------------------------------------------------------- */
@@ -304,6 +314,8 @@ static bool go_on(pa_replay *r)
         break;
     case REPLAY_WRITE:
         done = access_pages(r);
+        if (done)
+            note(r, r->row);
         break;
     case REPLAY_DEAD:
         break;
@@ -403,7 +415,8 @@ pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *
         return NULL;
     }
     r->kernel_calls = UINT64_MAX;
-    read_held(r, 0);
+    read_held(r);
+    note(r, 0);
     return r;
 }
 
@@ -431,6 +444,18 @@ void pa_replay_read_totals(const pa_replay *r, pa_replay_totals *out)
 {
     *out = r->totals;
     out->calls = r->row;
+    out->ratio_sum += (double)out->held * r->requests_over_live;
+    if (out->requested > out->requested_peak) { /* killed while it wrote its newest block */
+        out->requested_peak = out->requested;
+        out->requested_peak_row = r->row;
+        out->held_at_requested_peak = out->held;
+        out->pages_at_requested_peak = replay_pages(r);
+    }
+}
+
+void pa_replay_read_peak(const pa_replay *r, pa_replay_peak *out)
+{
+    *out = r->peak;
 }
 
 size_t pa_replay_count_blocks(const pa_replay *r)

@@ -45,6 +45,9 @@ struct pa_replay {
     uint64_t touch_vpn, touch_left; /* pages still to be accessed by `row`   */
     uint64_t kernel_calls;          /* the heap's, when totals.held was read */
     pa_replay_totals totals;
+    double requests_over_live; /* sum of bytes / P of the requests since totals.held changed */
+    pa_heap_statistics now; /* when totals.held was read */
+    pa_replay_peak peak;
 };
 
 /* Everything after which the heap may hold more or less than before. */
@@ -71,12 +74,35 @@ bool replay_write(pa_replay *replay, uint64_t address, uint64_t bytes);
 /* What every row that got a block does besides its bookkeeping.  False: stopped. */
 bool replay_got(pa_replay *replay, size_t row, uint64_t address);
 
-/* A new maximum of what the program holds. */
-static inline void replay_new_peak(pa_replay_totals *t, size_t row)
+/* Pages of the process that cost memory or swap. */
+static inline uint64_t replay_pages(const pa_replay *r)
 {
+    return r->heap->mm ? r->heap->mm->anon + r->heap->mm->swap : 0;
+}
+
+/* A request of `size` bytes was granted; time passes by that much. */
+static inline void replay_granted(pa_replay *r, uint64_t size)
+{
+    pa_replay_totals *t = &r->totals;
+    t->allocated += size;
+    t->requested += size;
+    t->blocks++;
+    if (t->blocks > t->blocks_peak)
+        t->blocks_peak = t->blocks;
+    if (size)
+        r->requests_over_live += (double)(int64_t)size / (double)(int64_t)t->requested;
+}
+
+/* The program may hold more than ever; the row and its accesses are done. */
+static inline void replay_note_requested(pa_replay *r, size_t row)
+{
+    pa_replay_totals *t = &r->totals;
+    if (t->requested <= t->requested_peak)
+        return;
     t->requested_peak = t->requested;
     t->requested_peak_row = row;
     t->held_at_requested_peak = t->held;
+    t->pages_at_requested_peak = replay_pages(r);
 }
 
 #endif

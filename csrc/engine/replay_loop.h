@@ -50,19 +50,13 @@ static inline loop_outcome loop_malloc(pa_replay *r, size_t row, replay_block *b
         return LOOP_LONG_WAY;
     if (address == PENDING || replay_kernel_called(r))
         return replay_settle(r, row, address) ? LOOP_DONE : LOOP_STOPPED;
-    pa_replay_totals *t = &r->totals;
     *b = (replay_block){address, size + 1};
-    t->allocated += size;
-    t->requested += size;
-    t->blocks++;
-    if (t->blocks > t->blocks_peak)
-        t->blocks_peak = t->blocks;
-    if (t->requested > t->requested_peak)
-        replay_new_peak(t, row);
+    replay_granted(r, size);
     if (r->out.address)
         r->out.address[row] = address;
     if (loop_writes(r, address, size) && !replay_write(r, address, size))
         return LOOP_STOPPED;
+    replay_note_requested(r, row);
     return LOOP_DONE;
 }
 

@@ -566,17 +566,35 @@ static uint64_t call_free(seqfit *h, const pa_call *call)
 }
 
 /* Give whole pages of the top back, all but `pad` bytes and the top's minimum. */
-static uint64_t call_trim(seqfit *h, uint64_t pad)
+/* Whole pages of a top of `have` bytes beyond `pad`. */
+static uint64_t trimmable(const seqfit *h, uint64_t have, uint64_t pad)
 {
     uint64_t keep = pad + MIN_UNITS * (uint64_t)h->unit;
-    uint64_t have = h->top ? (uint64_t)size_of(h, h->top) * h->unit : 0;
     if (keep < pad || have < keep + PAGE || h->base.brk != end_address(h))
+        return 0;
+    return (have - keep) / PAGE * PAGE;
+}
+
+static uint64_t call_trim(seqfit *h, uint64_t pad)
+{
+    uint64_t have = h->top ? (uint64_t)size_of(h, h->top) * h->unit : 0;
+    uint64_t extra = trimmable(h, have, pad);
+    if (!extra)
         return heap_finish(&h->base, 0);
-    uint64_t brk = h->base.brk - (have - keep) / PAGE * PAGE;
+    uint64_t brk = h->base.brk - extra;
     heap_move_break(&h->base, brk);
     h->end = unit_at(h, brk);
     set_size(h, h->top, h->end - h->top, true);
     return heap_finish(&h->base, 1);
+}
+
+static pa_trim seqfit_trim(const pa_heap *heap, const pa_run *run)
+{
+    const seqfit *h = (const seqfit *)(const void *)heap;
+    uint64_t bytes = run->top ? trimmable(h, run->end - run->start, 0) : 0, mask = PAGE - 1;
+    return (pa_trim){.start = (run->end - bytes + mask) & ~mask,
+                     .end = (run->end + mask) & ~mask,
+                     .bytes = (int64_t)bytes};
 }
 
 static uint64_t run(seqfit *h, const pa_call *call)
@@ -631,8 +649,11 @@ static uint64_t seqfit_usable_size(const pa_heap *heap, uint64_t pointer)
 static void seqfit_statistics(const pa_heap *heap, pa_heap_statistics *out)
 {
     const seqfit *h = (const seqfit *)(const void *)heap;
+    out->bytes_header = h->word;
+    out->bytes_header_mapped = 2 * (uint64_t)h->word;
     if (!h->top)
         return;
+    out->bytes_own = pa_shadow_address(&h->sh, h->first) - heap->brk_start;
     out->bytes_top = out->bytes_largest_hole = (uint64_t)size_of(h, h->top) * h->unit;
     for (pa_unit c = at(h, LIST)->next; c != LIST; c = at(h, c)->next) {
         uint64_t bytes = (uint64_t)size_of(h, c) * h->unit;
@@ -743,6 +764,7 @@ static const pa_allocator allocators[POLICIES] = {
            .usable_size = seqfit_usable_size,                                                      \
            .statistics = seqfit_statistics,                                                        \
            .walk = seqfit_walk,                                                                    \
+           .trim = seqfit_trim,                                                                    \
            .tunable = seqfit_tunable,                                                              \
            .check = seqfit_check,                                                                  \
            .copy = seqfit_copy,                                                                    \

@@ -77,6 +77,38 @@ static void stops_change_nothing(const stream *s, const char *allocator)
     free(stopped);
 }
 
+/* Every page held is counted once, and every byte of a chunk. */
+static void layouts_add_up(const stream *s, const char *allocator)
+{
+    pa_heap *heap = pa_heap_new(allocator, 8, START, 1);
+    pa_columns in = {.count = ROWS, .op = s->op, .block = s->block, .size = s->size};
+    pa_outputs out = {0};
+    pa_samples samples = {0};
+    CHECK(heap);
+    pa_heap_lease(heap, (uint64_t)START + (1u << 30), 0, UINT64_MAX >> 12);
+    pa_replay *replay = pa_replay_new(heap, &in, &out, &samples, PA_TOUCH_NONE);
+    CHECK(replay && pa_replay_run(replay) == PA_OK);
+    pa_layout layout;
+    pa_heap_statistics held;
+    CHECK(pa_heap_read_layout(heap, &layout) == PA_OK);
+    pa_heap_read_statistics(heap, &held);
+    uint64_t pages = 0, total = held.bytes_system + held.bytes_mapped;
+    for (size_t i = 0; i < PA_TENTHS; i++)
+        pages += layout.pages_by_tenth[i];
+    CHECK(pages == layout.pages_held && pages << 12 == total);
+    CHECK(layout.bytes_used + layout.bytes_free <= total);
+    CHECK(layout.bytes_used + layout.bytes_free + 4096 > total);
+    CHECK(layout.bytes_largest_free <= layout.bytes_free && layout.count_free);
+    pa_replay_peak peak;
+    pa_replay_totals totals;
+    pa_replay_read_peak(replay, &peak);
+    pa_replay_read_totals(replay, &totals);
+    CHECK(peak.heap.bytes_system + peak.heap.bytes_mapped == totals.held_peak);
+    CHECK(totals.ratio_sum >= (double)totals.allocated); /* A is never below P here */
+    pa_replay_drop(replay);
+    pa_heap_drop(heap);
+}
+
 /* requested == sum of what is live, by a second count. */
 static void totals_are_sums(const stream *s)
 {
@@ -99,7 +131,7 @@ int main(void)
                                              "worst-fit"};
     stream *s = make_stream();
     for (size_t i = 0; i < sizeof allocators / sizeof *allocators; i++)
-        stops_change_nothing(s, allocators[i]);
+        stops_change_nothing(s, allocators[i]), layouts_add_up(s, allocators[i]);
     totals_are_sums(s);
     free(s);
     return 0;

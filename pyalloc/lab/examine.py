@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pyalloc.engine import allocator_names
 from pyalloc.lab.replay import Agreement, agreement, replay
-from pyalloc.machine import Machine, Process, Replay
+from pyalloc.machine import Breakdown, Machine, Replay
 from pyalloc.trace import Measured, Trace
-from pyalloc.units import PAGE
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """Where the memory is at one moment; bytes.
-
-    ``held`` is what the allocator has from the kernel.  It is the sum of ``requested`` by the
-    program, ``overhead`` (chunk headers and alignment), the free chunks by where they are kept, and
-    ``top``, the free end of the heap.  ``resident`` of it is in memory.
-    """
-
-    calls: int
-    requested: int
-    held: int
-    overhead: int
-    tcache: int
-    fast: int
-    unsorted: int
-    small: int
-    large: int
-    top: int
-    resident: int
-
-    @property
-    def free(self) -> int:
-        """Bytes in free chunks, top included."""
-        return self.tcache + self.fast + self.unsorted + self.small + self.large + self.top
-
-    @property
-    def untouched(self) -> int:
-        """Bytes held of pages that were never written."""
-        return max(self.held - self.resident, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +41,63 @@ class TrimGain:
         return self.resident_before - self.resident_after
 
 
+@dataclass(frozen=True, slots=True)
+class WholeHeap:
+    """What a look at every chunk says, at one moment; None where it is not defined.
+
+    The fields are those of :class:`~pyalloc.ReplaySummary`.
+    """
+
+    largest_hole: int
+    hole_index: float | None
+    sawicki: float | None
+    occupancy: tuple[int, ...] | None
+    pinned_pages: int | None
+    trim_gain: int | None
+    trim_held: int | None
+
+    @classmethod
+    def of(cls, result: Replay) -> WholeHeap:
+        """Return what is known of the heap at the end of ``result``."""
+        return cls(*(getattr(result.summary, name) for name in cls.__slots__))
+
+
 @dataclass(frozen=True)
 class Examination:
-    """Everything :func:`examine` found; :meth:`to_dict` is for JSON.
-
-    ``replay_at_peak`` stopped at the moment at which the heap held most.
-    """
+    """Everything :func:`examine` found; :meth:`to_dict` is for JSON."""
 
     trace: Trace
     replay: Replay
-    replay_at_peak: Replay
     allocator: str
     agreement: Agreement | None
-    peak: Breakdown
-    end: Breakdown
     sites: tuple[SiteUse, ...]
     trim: TrimGain | None
+    replay_to: Callable[[int], Replay]
+
+    @property
+    def peak(self) -> Breakdown:
+        """Where the memory is when the heap holds most."""
+        return self.replay.summary.at_peak
+
+    @property
+    def end(self) -> Breakdown:
+        """Where the memory is at the end."""
+        return self.replay.summary.at_end
+
+    @cached_property
+    def replay_at_peak(self) -> Replay:
+        """The same run, stopped at the moment at which the heap held most."""
+        return self.replay_to(self.replay.summary.peak_held_row + 1)
+
+    @property
+    def heap_at_peak(self) -> WholeHeap:
+        """Holes and pages when the heap holds most."""
+        return WholeHeap.of(self.replay_at_peak)
+
+    @property
+    def heap_at_end(self) -> WholeHeap:
+        """Holes and pages at the end."""
+        return WholeHeap.of(self.replay)
 
     @property
     def measured(self) -> Measured | None:
@@ -111,8 +120,10 @@ class Examination:
             "signal": info.signal,
             "truncated": info.truncated,
             "agreement": asdict(self.agreement) if self.agreement else None,
-            "peak": asdict(self.peak),
-            "end": asdict(self.end),
+            "peak": self.peak.to_dict(),
+            "end": self.end.to_dict(),
+            "heap_at_peak": asdict(self.heap_at_peak),
+            "heap_at_end": asdict(self.heap_at_end),
             "trim": asdict(self.trim) if self.trim else None,
             "sites": [asdict(site) for site in self.sites],
             "measured": measured,
@@ -141,18 +152,21 @@ def examine(
     result = replay(
         trace, allocator, machine=machine, tunables=tunables, touch=touch, samples=samples
     )
-    to_peak = trace[: result.summary.peak_held_row + 1]
-    peak = replay(to_peak, allocator, machine=before, tunables=tunables, touch=touch, samples=1)
+
+    def replay_to(row: int) -> Replay:
+        again = before.copy() if before is not None else None
+        return replay(
+            trace[:row], allocator, machine=again, tunables=tunables, touch=touch, samples=1
+        )
+
     return Examination(
         trace=trace,
         replay=result,
-        replay_at_peak=peak,
         allocator=allocator,
         agreement=agreement(trace, result),
-        peak=_breakdown(peak),
-        end=_breakdown(result),
         sites=_sites(trace, sites),
         trim=_trim(result),
+        replay_to=replay_to,
     )
 
 
@@ -163,40 +177,6 @@ def allocator_of(trace: Trace) -> str:
         return "glibc-2.36"
     name = f"glibc-{version}"
     return name if name in allocator_names() else "glibc-2.36"
-
-
-def _breakdown(result: Replay) -> Breakdown:
-    """Return the last sample of a replay."""
-    held = result.sampled("heap") + result.sampled("mapped")
-    if not held.size:
-        return Breakdown(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    i = len(held) - 1
-    at = {name: int(result.sampled(name)[i]) for name in _SAMPLED}
-    free = {kind: at[f"free_{kind}"] for kind in ("tcache", "fast", "unsorted", "small", "large")}
-    all_held = int(held[i])
-    overhead = all_held - at["requested"] - sum(free.values()) - at["top"]
-    return Breakdown(
-        calls=at["calls"],
-        requested=at["requested"],
-        held=all_held,
-        overhead=max(overhead, 0),
-        top=at["top"],
-        resident=at["rss"],
-        **free,
-    )
-
-
-_SAMPLED = (
-    "calls",
-    "requested",
-    "free_tcache",
-    "free_fast",
-    "free_unsorted",
-    "free_small",
-    "free_large",
-    "top",
-    "rss",
-)
 
 
 def _sites(trace: Trace, count: int) -> tuple[SiteUse, ...]:
@@ -217,20 +197,8 @@ def _sites(trace: Trace, count: int) -> tuple[SiteUse, ...]:
 
 
 def _trim(result: Replay) -> TrimGain | None:
-    """Try malloc_trim on a copy of the machine."""
-    process = result.process
-    if not process.alive:
+    s = result.summary
+    if s.trim_gain is None or s.trim_held is None:
         return None
-    twin = process.machine.copy().processes[process.pid]
-    before, held_before = _resident(twin), _held(twin)
-    twin.malloc_trim(0)
-    return TrimGain(before, _resident(twin), held_before, _held(twin))
-
-
-def _resident(process: Process) -> int:
-    return process.pages.table.counters()["anon"] * PAGE
-
-
-def _held(process: Process) -> int:
-    statistics = process.heap_statistics()
-    return statistics.bytes_system + statistics.bytes_mapped
+    resident = s.at_end.resident
+    return TrimGain(resident, resident - s.trim_gain, s.held, s.held - s.trim_held)

@@ -8,11 +8,13 @@ from pyalloc.machine.explain import Explanation
 from pyalloc.machine.files import File
 from pyalloc.machine.heapview import HeapView
 from pyalloc.machine.machine import Machine
+from pyalloc.machine.metrics import Breakdown, ReplaySummary
 from pyalloc.machine.oom import OomEvent
 from pyalloc.machine.process import Process
-from pyalloc.machine.replay import Replay, ReplayError, ReplaySummary
+from pyalloc.machine.replay import Replay, ReplayError
 
 __all__ = [
+    "Breakdown",
     "Cgroup",
     "Chunk",
     "ChunkState",

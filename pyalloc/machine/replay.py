@@ -19,6 +19,14 @@ from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault, ProcessKilled
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.machine.chunks import KnownBlocks
 from pyalloc.machine.heapview import HeapView
+from pyalloc.machine.metrics import (
+    Measures,
+    ReplaySummary,
+    breakdown,
+    layout_measures,
+    realized_measure,
+    run_measures,
+)
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -52,63 +60,6 @@ class ReplayError:
     row: int
     kind: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaySummary:
-    """A replay in numbers; bytes unless the name says otherwise.
-
-    P is what the program holds (requested and not freed), A what the allocator has from the
-    kernel (heaps and mapped chunks).  ``jw1`` to ``jw4`` are the four measures of Johnstone and
-    Wilson, "The Memory Fragmentation Problem: Solved?" (ISMM 1998), in percent above 100: the mean
-    of A/P over bytes allocated; A/P when P is highest; A/P when A is highest; highest A over
-    highest P.  ``bohra`` is 100 (A/P - 1) at the end (Bohra and Gabber, Freenix 2001).
-    ``sawicki`` is 1 - sum(free^2) / (sum free)^2 over free chunks, ``hole_index`` the part of the
-    free bytes that is not in the largest hole.  None where it is not defined (P is 0).
-    """
-
-    calls: int
-    failed: int
-    blocks: int
-    peak_blocks: int
-    allocated: int
-    requested: int
-    peak_requested: int
-    peak_requested_row: int
-    held: int
-    peak_held: int
-    peak_held_row: int
-    heap: int
-    mapped: int
-    free_tcache: int
-    free_fast: int
-    free_unsorted: int
-    free_small: int
-    free_large: int
-    top: int
-    free: int
-    largest_hole: int
-    brk_calls: int
-    mmap_calls: int
-    arenas: int
-    rss: int
-    peak_rss: int
-    swap: int
-    minor_faults: int
-    major_faults: int
-    page_tables: int
-    jw1: float | None
-    jw2: float | None
-    jw3: float | None
-    jw4: float | None
-    bohra: float | None
-    utilization: float | None
-    hole_index: float | None
-    sawicki: float | None
-
-    def to_dict(self) -> dict[str, int | float | None]:
-        """Return every figure by its name."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Replay:
@@ -195,9 +146,9 @@ def run_replay(
     before = process.pages.table.counters()
     process.heap.lease()
     errors = _run(process, run)
-    totals = run.totals()
-    sampled = {name: buffer[i, : totals["samples"]] for i, name in enumerate(engine.SAMPLE_FIELDS)}
-    summary = _summary(process, totals, sampled, before)
+    taken = run.totals()["samples"]
+    sampled = {name: buffer[i, :taken] for i, name in enumerate(engine.SAMPLE_FIELDS)}
+    summary = _summary(process, run, touch, before, errors)
     return Replay(process, outputs, sampled, summary, errors, run.blocks)
 
 
@@ -315,47 +266,46 @@ def _perform(process: Process, run: engine.ReplayRun, stop: engine.Stop) -> None
 # --- figures ---------------------------------------------------------------------------------
 
 
-def _percent(a: float, p: float) -> float | None:
-    return 100.0 * (a / p - 1) if p else None
-
-
-def _time_average(sampled: Mapping[str, U64]) -> float | None:
-    """Return the mean of A/P over bytes allocated, in percent above 100."""
-    allocated = sampled["allocated"].astype(float)
-    held = (sampled["heap"] + sampled["mapped"]).astype(float)
-    live = sampled["requested"].astype(float)
-    weight = np.diff(allocated, prepend=0.0)
-    usable = (live > 0) & (weight > 0)
-    if not usable.any():
-        return None
-    mean = np.average(held[usable] / live[usable], weights=weight[usable])
-    return float(100.0 * (mean - 1))
-
-
-def _sawicki(heap: engine.Heap) -> float | None:
-    sizes = heap.free_chunks().astype(float)
-    total = sizes.sum()
-    return float(1 - (sizes**2).sum() / total**2) if total else None
+def _look(process: Process, errors: tuple[ReplayError, ...]) -> tuple[engine.Layout | None, str]:
+    """Look at the whole heap, if there is still one to look at; else say why not."""
+    if not process.alive:
+        return None, f"the process was ended: {errors[0].message}" if errors else "it has ended"
+    return process.heap.heap.layout(), ""
 
 
 def _summary(
     process: Process,
-    totals: Mapping[str, int],
-    sampled: Mapping[str, U64],
+    run: engine.ReplayRun,
+    touch: str,
     before: Mapping[str, int],
+    errors: tuple[ReplayError, ...],
 ) -> ReplaySummary:
-    heap = process.heap.heap
-    s = heap.statistics()
+    totals = run.totals()
+    now = process.heap.heap.statistics()
     pages = process.pages.table.counters() if process.alive else dict.fromkeys(before, 0)
-    free = (
-        s.bytes_tcache
-        + s.bytes_fast
-        + s.bytes_unsorted
-        + s.bytes_small
-        + s.bytes_large
-        + s.bytes_top
+    layout, reason = _look(process, errors)
+    backed = layout.pages_backed if layout else 0
+    anonymous = pages if layout else before
+    other = anonymous["anon"] + anonymous["swap"] - backed
+    at_end = breakdown(
+        now,
+        calls=totals["calls"],
+        requested=totals["requested"],
+        blocks=totals["blocks"],
+        pages=backed,
     )
-    held = s.bytes_system + s.bytes_mapped
+    most, blocks, peak_pages = run.peak()
+    at_peak = breakdown(
+        most,
+        calls=min(totals["held_peak_row"] + 1, totals["calls"]),
+        requested=totals["requested_at_held_peak"],
+        blocks=blocks,
+        pages=max(peak_pages - other, 0),
+    )
+    measures = Measures()
+    run_measures(measures, totals, run.ratio_sum, at_peak, at_end.held)
+    realized_measure(measures, totals, other, touch)
+    layout_measures(measures, layout, reason)
     return ReplaySummary(
         calls=totals["calls"],
         failed=totals["failed"],
@@ -365,34 +315,29 @@ def _summary(
         requested=totals["requested"],
         peak_requested=totals["requested_peak"],
         peak_requested_row=totals["requested_peak_row"],
-        held=held,
+        held=at_end.held,
         peak_held=totals["held_peak"],
         peak_held_row=totals["held_peak_row"],
-        heap=s.bytes_system,
-        mapped=s.bytes_mapped,
-        free_tcache=s.bytes_tcache,
-        free_fast=s.bytes_fast,
-        free_unsorted=s.bytes_unsorted,
-        free_small=s.bytes_small,
-        free_large=s.bytes_large,
-        top=s.bytes_top,
-        free=free,
-        largest_hole=s.bytes_largest_hole,
-        brk_calls=s.count_brk_calls,
-        mmap_calls=s.count_mmap_calls,
-        arenas=s.count_arenas,
+        heap=now.bytes_system,
+        mapped=now.bytes_mapped,
+        free_tcache=now.bytes_tcache,
+        free_fast=now.bytes_fast,
+        free_unsorted=now.bytes_unsorted,
+        free_small=now.bytes_small,
+        free_large=now.bytes_large,
+        top=now.bytes_top,
+        free=at_end.free,
+        largest_hole=layout.bytes_largest_free if layout else now.bytes_largest_hole,
+        brk_calls=now.count_brk_calls,
+        mmap_calls=now.count_mmap_calls,
+        arenas=now.count_arenas,
         rss=(pages["anon"] + pages["file"] + pages["shmem"]) * PAGE,
         peak_rss=pages["resident_peak"] * PAGE,
         swap=pages["swap"] * PAGE,
         minor_faults=max(pages["minor_faults"] - before["minor_faults"], 0),
         major_faults=max(pages["major_faults"] - before["major_faults"], 0),
         page_tables=pages["tables"] * PAGE,
-        jw1=_time_average(sampled),
-        jw2=_percent(totals["held_at_requested_peak"], totals["requested_peak"]),
-        jw3=_percent(totals["held_peak"], totals["requested_at_held_peak"]),
-        jw4=_percent(totals["held_peak"], totals["requested_peak"]),
-        bohra=_percent(held, totals["requested"]),
-        utilization=totals["requested_peak"] / totals["held_peak"] if totals["held_peak"] else None,
-        hole_index=1 - s.bytes_largest_hole / free if free else None,
-        sawicki=_sawicki(heap),
+        at_peak=at_peak,
+        at_end=at_end,
+        **measures.frozen(),
     )

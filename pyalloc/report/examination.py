@@ -10,12 +10,16 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pyalloc.lab.examine import Breakdown, Examination
+from pyalloc.lab.examine import Examination
+from pyalloc.machine import Breakdown
 from pyalloc.report.listing import one_line
+from pyalloc.report.metrics import fragmentation
 from pyalloc.units import format_size
 
 _KINDS = (
-    ("headers, alignment", "overhead", "what each block costs beyond its size"),
+    ("headers", "header", "the size field of each block"),
+    ("alignment", "alignment", "what rounding adds to them"),
+    ("the library's own", "own", "caches, arenas"),
     ("free: tcache", "tcache", "kept by threads for the same sizes"),
     ("free: fastbins", "fast", "small chunks, not yet merged"),
     ("free: unsorted", "unsorted", "freed lately, not yet sorted"),
@@ -46,6 +50,8 @@ def _parts(found: Examination) -> Iterator[RenderableType]:
     yield _memory(found)
     yield Text("")
     yield _where(found)
+    yield Text("")
+    yield fragmentation(found)
     if found.sites:
         yield Text("")
         yield _sites(found)

@@ -242,6 +242,8 @@ typedef struct pa_heap_statistics {
     uint64_t bytes_large, count_large;
     uint64_t bytes_top;
     uint64_t bytes_largest_hole; /* largest free chunk, top included                  */
+    uint64_t bytes_own; /* the library's own: caches, arenas, heap headers           */
+    uint64_t bytes_header, bytes_header_mapped; /* beside each block, and each mapped one */
     uint64_t count_arenas;
     uint64_t count_brk_calls, count_mmap_calls, count_madvise_calls;
     uint64_t count_arena_calls; /* mallocs and frees that went past the tcache         */
@@ -357,6 +359,26 @@ uint64_t pa_heap_list(const pa_heap *heap, pa_chunk *out, uint64_t room);
 int pa_heap_read_arena(const pa_heap *heap, uint32_t i, pa_arena *out);
 /* PA_ERR_INVALID: not a ptmalloc. */
 int pa_heap_read_settings(const pa_heap *heap, pa_settings *out);
+
+/* Pages by how much of them chunks in use take: by_tenth[0] nothing, by_tenth[i] more than
+ * (i - 1) / 10 of the page and up to i / 10. */
+enum { PA_TENTHS = 11 };
+
+/* A heap as a whole.  What a cache holds (tcache, fastbin) is free. */
+typedef struct pa_layout {
+    uint64_t bytes_used, count_used; /* chunks in use, mapped ones too               */
+    uint64_t bytes_free, count_free; /* free chunks, top included                    */
+    uint64_t bytes_largest_free;
+    double squares_free; /* sum of the squares of their sizes                         */
+    uint64_t pages_held; /* that the heap has from the kernel                         */
+    uint64_t pages_backed; /* of them in memory or swap                                 */
+    uint64_t pages_by_tenth[PA_TENTHS];
+    int64_t bytes_trimmed; /* what malloc_trim(0) would take off the break            */
+    uint64_t pages_trimmed; /* resident pages that it would give back                 */
+} pa_layout;
+
+/* O(chunks).  PA_ERR_HOST_NOMEM: no room for their list. */
+int pa_heap_read_layout(const pa_heap *heap, pa_layout *out);
 int pa_heap_tunable(pa_heap *heap, const char *name, uint64_t value);
 /* A variable of the environment, read as the library reads it at its start: GLIBC_TUNABLES or
  * MALLOC_*.  PA_ERR_INVALID: the library ignores it. */
@@ -437,9 +459,18 @@ typedef struct pa_replay_totals {
     uint64_t held; /* bytes the allocator has from the kernel: A             */
     uint64_t requested_peak, requested_peak_row;
     uint64_t held_at_requested_peak;
+    uint64_t pages_at_requested_peak; /* resident or swapped, in the whole process         */
     uint64_t held_peak, held_peak_row;
     uint64_t requested_at_held_peak;
+    double ratio_sum; /* of A / P after each request, times its bytes                      */
 } pa_replay_totals;
+
+/* The moment at which the heap held most. */
+typedef struct pa_replay_peak {
+    pa_heap_statistics heap;
+    uint64_t blocks; /* allocated and not given back                                       */
+    uint64_t pages; /* resident or swapped, in the whole process                           */
+} pa_replay_peak;
 
 /* NULL: the host has no memory for the block table. */
 pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *out,
@@ -458,6 +489,7 @@ int pa_replay_run_to(pa_replay *replay, uint64_t end);
 const pa_stop *pa_replay_stop(const pa_replay *replay);
 void pa_replay_answer(pa_replay *replay, uint64_t answer);
 void pa_replay_read_totals(const pa_replay *replay, pa_replay_totals *out);
+void pa_replay_read_peak(const pa_replay *replay, pa_replay_peak *out);
 
 /* Last address and requested size of each block; size UINT64_MAX: not allocated. */
 void pa_replay_read_blocks(const pa_replay *replay, uint64_t *address, uint64_t *size);

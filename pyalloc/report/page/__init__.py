@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from pyalloc.lab.examine import Breakdown, Examination
+from pyalloc.lab.examine import Examination
 from pyalloc.lab.heapmap import KINDS, Region, heap_map
+from pyalloc.machine import Breakdown
 from pyalloc.report.examination import agreement_words, short_site, verdict
 from pyalloc.report.listing import one_line
 from pyalloc.units import format_size
@@ -167,10 +168,7 @@ def _sizes(found: Examination) -> list[list[int]]:
 
 
 def _figures(found: Examination) -> list[list[str]]:
-    return [
-        [name.replace("_", " "), _value(value)]
-        for name, value in found.replay.summary.to_dict().items()
-    ]
+    return [[name.replace("_", " "), _value(value)] for name, value in found.replay.summary.flat()]
 
 
 def _value(value: Any) -> str:  # noqa: ANN401

@@ -1,0 +1,280 @@
+"""Fragmentation in figures: where memory sits, and every measure that the field knows.
+
+P is what the program holds (requested and not given back), A what the allocator has from the kernel
+(heaps and mapped chunks); time is bytes allocated.  ``docs/metrics.md`` defines each measure and
+says where it comes from.  The engine counts while it runs the calls; nothing here looks at a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.engine import HeapStatistics, Layout
+
+TENTHS: Final = ("0", "10", "20", "30", "40", "50", "60", "70", "80", "90", "100")
+"""Upper ends of the classes of :attr:`ReplaySummary.occupancy`, in percent of a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Where the memory is at one moment; bytes.
+
+    ``held`` is what the allocator has from the kernel.  It is the sum of what the program
+    ``requested``, ``header`` (the size fields of its blocks), ``alignment`` (what rounding adds to
+    them, and what else is neither free nor anybody's: fences, memory the program took from the
+    break itself), ``own`` (the library's: caches, arenas, heads of thread heaps), the free chunks
+    by where they are kept, and ``top``, the free ends of heaps.  ``untouched`` of it is neither in
+    memory nor in swap.  ``calls`` is how many had been made.
+    """
+
+    calls: int
+    requested: int
+    held: int
+    header: int
+    alignment: int
+    own: int
+    tcache: int
+    fast: int
+    unsorted: int
+    small: int
+    large: int
+    top: int
+    untouched: int
+
+    @property
+    def free(self) -> int:
+        """Bytes in free chunks, top included."""
+        return self.tcache + self.fast + self.unsorted + self.small + self.large + self.top
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that are in use and that nobody asked for."""
+        return self.header + self.alignment + self.own
+
+    @property
+    def resident(self) -> int:
+        """Bytes of ``held`` that are in memory or in swap."""
+        return self.held - self.untouched
+
+    def to_dict(self) -> dict[str, int]:
+        """Return every figure by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"overhead": self.overhead}
+
+
+def breakdown(
+    heap: HeapStatistics, *, calls: int, requested: int, blocks: int, pages: int
+) -> Breakdown:
+    """Return where the bytes of ``heap`` are.
+
+    ``blocks`` are allocated, ``pages`` of the heap are in memory or in swap.
+    """
+    held = heap.bytes_system + heap.bytes_mapped
+    mapped = min(heap.count_mapped, blocks)
+    header = (blocks - mapped) * heap.bytes_header + mapped * heap.bytes_header_mapped
+    free = {
+        "tcache": heap.bytes_tcache,
+        "fast": heap.bytes_fast,
+        "unsorted": heap.bytes_unsorted,
+        "small": heap.bytes_small,
+        "large": heap.bytes_large,
+        "top": heap.bytes_top,
+    }
+    rest = held - requested - header - heap.bytes_own - sum(free.values())
+    return Breakdown(
+        calls=calls,
+        requested=requested,
+        held=held,
+        header=header,
+        alignment=rest,
+        own=heap.bytes_own,
+        untouched=max(held - pages * PAGE, 0),
+        **free,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """A replay in numbers; bytes unless the name says otherwise.
+
+    Measures of fragmentation, each defined in ``docs/metrics.md``; those in percent say how much
+    more than needed is held, 0 is perfect:
+
+    ``jw1`` to ``jw4``
+        Percent: Johnstone and Wilson (ISMM 1998).  The mean of A/P over bytes allocated; A/P when
+        P is highest; A/P when A is highest; highest A over highest P.
+    ``jw3_net``
+        Percent: ``jw3`` without headers, alignment and what the library has for itself.
+    ``bohra``
+        Percent: 100 (A/P - 1) at the end (Bohra and Gabber, Freenix 2001).
+    ``realized``
+        Percent: 100 (R/P - 1) when P is highest, R the part of A in memory or swap (after Maas et
+        al., ISMM 2021).
+    ``utilization``
+        Highest P over highest A (Bryant and O'Hallaron, CS:APP).
+    ``blowup``
+        Highest A over what an ideal serial allocator needs, the highest P (Berger et al., ASPLOS
+        2000).
+    ``hole_index``
+        Part of the free bytes at the end that is not in the largest hole.
+    ``sawicki``
+        1 - sum(free^2) / (sum free)^2 over the free chunks at the end (Sawicki 2022).
+    ``occupancy``
+        Pages held at the end, by how much of each is in use: nothing, up to 10 %, ... up to 100 %.
+    ``pinned_pages``
+        Pages that a tenth of their bytes, or less, keeps in the heap.
+    ``trim_gain``, ``trim_held``
+        What ``malloc_trim(0)`` at the end would give back: resident bytes, and bytes of A.
+
+    ``at_peak`` and ``at_end`` say where the bytes are when A is highest, and at the end.  A measure
+    that is not defined for a run is None, and ``undefined`` has the reason under its name.
+    """
+
+    calls: int
+    failed: int
+    blocks: int
+    peak_blocks: int
+    allocated: int
+    requested: int
+    peak_requested: int
+    peak_requested_row: int
+    held: int
+    peak_held: int
+    peak_held_row: int
+    heap: int
+    mapped: int
+    free_tcache: int
+    free_fast: int
+    free_unsorted: int
+    free_small: int
+    free_large: int
+    top: int
+    free: int
+    largest_hole: int
+    brk_calls: int
+    mmap_calls: int
+    arenas: int
+    rss: int
+    peak_rss: int
+    swap: int
+    minor_faults: int
+    major_faults: int
+    page_tables: int
+    jw1: float | None
+    jw2: float | None
+    jw3: float | None
+    jw3_net: float | None
+    jw4: float | None
+    bohra: float | None
+    realized: float | None
+    utilization: float | None
+    blowup: float | None
+    hole_index: float | None
+    sawicki: float | None
+    occupancy: tuple[int, ...] | None
+    pinned_pages: int | None
+    trim_gain: int | None
+    trim_held: int | None
+    at_peak: Breakdown
+    at_end: Breakdown
+    undefined: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every figure by its name, as JSON values."""
+        found: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        found["occupancy"] = None if self.occupancy is None else list(self.occupancy)
+        found["undefined"] = dict(self.undefined)
+        return found | {name: found[name].to_dict() for name in ("at_peak", "at_end")}
+
+    def flat(self) -> Iterator[tuple[str, int | float | None]]:
+        """Yield every single figure with a name of its own, for a row of a table."""
+        for name, value in self.to_dict().items():
+            if isinstance(value, int | float | None):
+                yield name, value
+        for n, name in enumerate(TENTHS):
+            yield f"pages_to_{name}", None if self.occupancy is None else self.occupancy[n]
+        for moment in ("at_peak", "at_end"):
+            yield from ((f"{moment}_{k}", v) for k, v in getattr(self, moment).to_dict().items())
+
+
+class Measures:
+    """Measures under way: values by name, and why the others have none."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.undefined: dict[str, str] = {}
+
+    def ratio(self, name: str, above: float, below: float, reason: str) -> None:
+        """Set a measure to a ratio, or say why it is none."""
+        self.set(name, above / below if below else None, reason)
+
+    def percent(self, name: str, above: float, below: float, reason: str) -> None:
+        """Set a measure to percent above 100, or say why it is none."""
+        self.set(name, 100.0 * (above / below - 1) if below else None, reason)
+
+    def set(self, name: str, value: Any, reason: str) -> None:  # noqa: ANN401
+        """Set a measure; a value of None has a reason."""
+        self.values[name] = value
+        if value is None:
+            self.undefined[name] = reason
+
+    def frozen(self) -> dict[str, Any]:
+        """Return the fields of the summary."""
+        return {**self.values, "undefined": MappingProxyType(self.undefined)}
+
+
+_NOTHING: Final = "nothing was requested"
+
+
+def run_measures(
+    m: Measures, t: Mapping[str, int], ratio_sum: float, peak: Breakdown, held_now: int
+) -> None:
+    """Add what the running totals of a replay say."""
+    m.percent("jw1", ratio_sum, t["allocated"], _NOTHING)
+    m.percent("jw2", t["held_at_requested_peak"], t["requested_peak"], _NOTHING)
+    none_then = "nothing was allocated when most was held"
+    m.percent("jw3", t["held_peak"], t["requested_at_held_peak"], none_then)
+    m.percent("jw3_net", t["held_peak"] - peak.overhead, t["requested_at_held_peak"], none_then)
+    m.percent("jw4", t["held_peak"], t["requested_peak"], _NOTHING)
+    m.percent("bohra", held_now, t["requested"], "nothing is allocated at the end")
+    m.ratio("utilization", t["requested_peak"], t["held_peak"], "nothing was held")
+    m.ratio("blowup", t["held_peak"], t["requested_peak"], _NOTHING)
+
+
+def realized_measure(m: Measures, t: Mapping[str, int], other_pages: int, touch: str) -> None:
+    """Add realized fragmentation, which needs to know what the program wrote."""
+    if touch == "none":
+        m.set("realized", None, 'what the program writes is not modelled (touch="none")')
+        return
+    backed = max(t["pages_at_requested_peak"] - other_pages, 0) * PAGE
+    m.percent("realized", backed, t["requested_peak"], _NOTHING)
+
+
+def layout_measures(m: Measures, layout: Layout | None, reason: str) -> None:
+    """Add what a look at the whole heap says; without one, ``reason`` is why."""
+    if layout is None:
+        for name in _OF_LAYOUT:
+            m.set(name, None, reason)
+        return
+    full, largest = layout.bytes_free, layout.bytes_largest_free
+    m.set("hole_index", 1 - largest / full if full else None, "no memory is free")
+    m.set("sawicki", 1 - layout.squares_free / full**2 if full else None, "no memory is free")
+    m.set("occupancy", layout.pages_by_tenth, "")
+    m.set("pinned_pages", layout.pages_by_tenth[1], "")
+    m.set("trim_gain", layout.pages_trimmed * PAGE, "")
+    m.set("trim_held", layout.bytes_trimmed, "")
+
+
+_OF_LAYOUT: Final = (
+    "hole_index",
+    "sawicki",
+    "occupancy",
+    "pinned_pages",
+    "trim_gain",
+    "trim_held",
+)
