@@ -29,7 +29,7 @@ static uint64_t fill_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t want)
     mm->anon += got;
     mm->minor_faults += got;
     ram->events.faults += got;
-    mm_set_hot(mm, vpn + got - 1);
+    mm_set_hot(mm, vpn, got);
     return got;
 }
 

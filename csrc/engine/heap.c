@@ -13,6 +13,8 @@ void heap_init(pa_heap *heap, const pa_allocator *vt, uint64_t brk_start)
     heap->vt = vt;
     heap->brk_start = heap->brk = heap->brk_highest = heap->lease = brk_start;
     heap->ceiling_vpn = UINT64_MAX >> 12;
+    heap->places_from = brk_start & ~(uint64_t)4095;
+    heap->places_shift = 3;
     pa_heap_set_program(heap, "<unknown>");
 }
 
@@ -70,11 +72,9 @@ void heap_touch_range(pa_heap *heap, uint64_t address, uint64_t bytes)
 {
     if (!heap->mm || !bytes)
         return;
-    uint64_t first = address >> 12, last = (address + bytes - 1) >> 12;
-    for (; first <= last && mm_is_hot(heap->mm, first); first++)
-        ;
-    if (first <= last)
-        heap_log(heap, EFFECT_TOUCH, first, last - first + 1);
+    uint64_t first = address >> 12, count = ((address + bytes - 1) >> 12) - first + 1;
+    if (!mm_are_hot(heap->mm, first, count))
+        heap_log(heap, EFFECT_TOUCH, first, count);
 }
 
 void heap_read_range(pa_heap *heap, uint64_t address, uint64_t bytes)

@@ -48,6 +48,7 @@ typedef struct pa_call {
     uint64_t pointer; /* the block of free and realloc                      */
     uint64_t size;    /* bytes; total for calloc; the value for mallopt     */
     uint64_t arg;     /* alignment for the memalign family; mallopt's number */
+    bool known;       /* pointer is a block that is allocated                */
 } pa_call;
 
 /* Neighbouring free chunks, which are one once the caches are emptied. */
@@ -67,7 +68,7 @@ typedef struct pa_allocator {
     /* Result of the call (a pointer, or a number), or PA_PENDING with heap->stop filled in. */
     uint64_t (*call)(pa_heap *heap, const pa_call *call);
     uint64_t (*resume)(pa_heap *heap);
-    /* Rows of a replay, as replay_loop.h says; NULL: none of its own. */
+    /* Rows of a replay, up to 'end', or up to one that stops; NULL: one at a time. */
     bool (*loop)(pa_replay *replay, size_t end);
     uint64_t (*usable_size)(const pa_heap *heap, uint64_t pointer);
     void (*statistics)(const pa_heap *heap, pa_heap_statistics *out);
@@ -101,6 +102,8 @@ struct pa_heap {
     pa_heap_state state;
     uint32_t thread;
     uint64_t brk_start, brk, brk_highest, lease;
+    uint64_t places_from; /* for the table of a replay's blocks: see blocks.h */
+    uint32_t places_shift;
     uint64_t floor_vpn, ceiling_vpn; /* neighbours of the break's area, for its page tables */
     uint64_t count_brk_calls, count_mmap_calls, count_madvise_calls;
     uint64_t count_arena_calls, count_steps; /* past the tcache; chunks looked at then */

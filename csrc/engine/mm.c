@@ -15,13 +15,13 @@
 
 static void forget_hot(pa_mm *mm, uint64_t vpn, uint64_t count)
 {
-    if (count >= HOT_PAGES) {
-        memset(mm->hot, 0xff, sizeof mm->hot);
+    if (count >= (uint64_t)HOT_GROUPS * HOT_PAGES) {
+        memset(mm->hot, 0, sizeof mm->hot);
         return;
     }
-    for (uint64_t i = 0; i < count; i++) {
-        if (mm_is_hot(mm, vpn + i))
-            mm->hot[(vpn + i) & (HOT_PAGES - 1)] = UINT64_MAX;
+    for (uint64_t end = vpn + count; vpn < end; vpn = (vpn | (HOT_PAGES - 1)) + 1) {
+        if (mm_hot_pages(mm, vpn))
+            mm_hot_group(mm, vpn)->pages &= ~mm_hot_bits(vpn, end - vpn);
     }
 }
 
@@ -37,7 +37,7 @@ bool mm_is_settled(pa_mm *mm, uint64_t vpn)
     const uint64_t *pte = pt_table_find(&mm->table, vpn);
     if (!pte || (*pte & settled) != settled)
         return false;
-    mm_set_hot(mm, vpn);
+    mm_set_hot(mm, vpn, 1);
     return true;
 }
 
@@ -72,7 +72,6 @@ pa_mm *pa_mm_new(pa_ram *ram, uint32_t group_id)
         free(mm);
         return NULL;
     }
-    memset(mm->hot, 0xff, sizeof mm->hot);
     mm->ram = ram;
     mm->number = number;
     mm->group = group_id;

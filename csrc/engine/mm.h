@@ -2,10 +2,12 @@
  *
  * mm.h -- one process's pages, and the look that spares most page-table walks.
  *
- * Nearly every access of an allocator goes to a page that it has just written.  `hot` remembers
- * such pages: hot[vpn % HOT_PAGES] == vpn says that a write to vpn would change nothing at all
- * (present, writable, dirty, accessed).  Whoever takes a page away, protects it or clears its
- * accessed bit forgets it here.
+ * Nearly every access of an allocator goes to a page that was written before.  `hot` remembers such
+ * pages, 64 to a group: a bit says that a write to its page would change nothing at all (present,
+ * writable, dirty, accessed).  Whoever takes a page away, protects it or clears its accessed bit
+ * forgets it here.
+ *
+ *     hot[g % HOT_GROUPS].group == g, and bit i of its pages is set  =>  page 64 g + i is hot
  */
 #ifndef PA_MM_H
 #define PA_MM_H
@@ -13,10 +15,14 @@
 #include "pagetable.h"
 #include "pyalloc/pyalloc.h"
 
-enum { HOT_PAGES = 1024 };
+enum { HOT_GROUPS = 1024, HOT_SHIFT = 6, HOT_PAGES = 1 << HOT_SHIFT };
+
+typedef struct hot_group {
+    uint64_t group, pages;
+} hot_group;
 
 struct pa_mm {
-    uint64_t hot[HOT_PAGES];
+    hot_group hot[HOT_GROUPS];
     pa_ram *ram;
     pa_pagetable table;
     uint32_t number, group;
@@ -27,14 +33,49 @@ struct pa_mm {
     uint64_t minor_faults, major_faults;
 };
 
-static inline bool mm_is_hot(const pa_mm *mm, uint64_t vpn)
+/* Where the group of a page is remembered, if it is. */
+static inline hot_group *mm_hot_group(pa_mm *mm, uint64_t vpn)
 {
-    return mm->hot[vpn & (HOT_PAGES - 1)] == vpn;
+    return &mm->hot[(vpn >> HOT_SHIFT) % HOT_GROUPS];
 }
 
-static inline void mm_set_hot(pa_mm *mm, uint64_t vpn)
+/* The hot pages of vpn's group. */
+static inline uint64_t mm_hot_pages(const pa_mm *mm, uint64_t vpn)
 {
-    mm->hot[vpn & (HOT_PAGES - 1)] = vpn;
+    const hot_group *g = &mm->hot[(vpn >> HOT_SHIFT) % HOT_GROUPS];
+    return g->group == vpn >> HOT_SHIFT ? g->pages : 0;
+}
+
+/* Bits of the pages [vpn, vpn + count) that are in vpn's group. */
+static inline uint64_t mm_hot_bits(uint64_t vpn, uint64_t count)
+{
+    uint64_t from = UINT64_MAX << vpn % HOT_PAGES, past = vpn % HOT_PAGES + count;
+    return past < HOT_PAGES ? from & ~(UINT64_MAX << past) : from;
+}
+
+static inline bool mm_is_hot(const pa_mm *mm, uint64_t vpn)
+{
+    return mm_hot_pages(mm, vpn) >> vpn % HOT_PAGES & 1;
+}
+
+/* Of [vpn, vpn + count), count > 0, each one. */
+static inline bool mm_are_hot(const pa_mm *mm, uint64_t vpn, uint64_t count)
+{
+    for (uint64_t end = vpn + count; vpn < end; vpn = (vpn | (HOT_PAGES - 1)) + 1) {
+        if (mm_hot_bits(vpn, end - vpn) & ~mm_hot_pages(mm, vpn))
+            return false;
+    }
+    return true;
+}
+
+static inline void mm_set_hot(pa_mm *mm, uint64_t vpn, uint64_t count)
+{
+    for (uint64_t end = vpn + count; vpn < end; vpn = (vpn | (HOT_PAGES - 1)) + 1) {
+        hot_group *g = mm_hot_group(mm, vpn);
+        if (g->group != vpn >> HOT_SHIFT)
+            *g = (hot_group){vpn >> HOT_SHIFT, 0};
+        g->pages |= mm_hot_bits(vpn, end - vpn);
+    }
 }
 
 /* A write to this page means something again. */
@@ -42,7 +83,7 @@ static inline void mm_cool(pa_mm *mm, uint64_t vpn)
 {
     mm->disturbed = true;
     if (mm_is_hot(mm, vpn))
-        mm->hot[vpn & (HOT_PAGES - 1)] = UINT64_MAX;
+        mm_hot_group(mm, vpn)->pages &= ~((uint64_t)1 << vpn % HOT_PAGES);
 }
 
 static inline uint64_t mm_resident(const pa_mm *mm)

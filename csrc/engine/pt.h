@@ -248,6 +248,7 @@ typedef struct pt {
     uint32_t mapped_mask;
     uint32_t count_cpus;
     bool threaded;
+    bool damaged; /* chunks may not be what they seem: a check of integrity may fail */
     pt_op op;
     pt_sys sys;
     pt_held held;
@@ -256,192 +257,48 @@ typedef struct pt {
     char last_words[192];
 } pt;
 
-/* ---- chunks ----------------------------------------------------------------------------------- */
-
-typedef struct pt_chunk {
-    uint32_t prev_size, size, fd, bk, fd_nextsize, bk_nextsize;
-} pt_chunk;
-
-static inline pt_chunk *at(const pt *h, pa_unit c)
-{
-    return (pt_chunk *)(void *)(h->sh.words + 2 * (size_t)c);
-}
-
-static inline uint64_t address_of(const pt *h, pa_unit c)
-{
-    return pa_shadow_address(&h->sh, c);
-}
-
-/* User memory begins one unit (two words) after the chunk. */
-static inline uint64_t mem_of(const pt *h, pa_unit c)
-{
-    return address_of(h, c) + h->unit;
-}
-
-static inline pa_unit chunk_of(const pt *h, uint64_t mem)
-{
-    return pa_shadow_unit(&h->sh, mem - h->unit);
-}
-
-/* The real library writes to the memory of this unit. */
-static inline void touch(pt *h, pa_unit c)
-{
-    if (h->base.mm && c >= h->low)
-        heap_touch(&h->base, address_of(h, c));
-}
-
-/* The same for memory that holds a header or links already: written before, so there is nothing
- * to do unless somebody else has taken pages away, cleared their bits or shared them since. */
-static inline void touch_again(pt *h, pa_unit c)
-{
-    if (h->base.mm && h->base.mm->disturbed)
-        touch(h, c);
-}
-
-static inline uint32_t size_of(const pt *h, pa_unit c)
-{
-    return at(h, c)->size >> 3;
-}
-
-/* The same where a size may be negative, which only 2.3.3 does not notice. */
-static inline uint64_t signed_size(const pt *h, pa_unit c)
-{
-    const uint64_t range = (uint64_t)1 << 29, negative = (uint64_t)1 << 16;
-    uint64_t units = size_of(h, c);
-    return units < range - negative ? units : units - range;
-}
-
-static inline bool prev_in_use(const pt *h, pa_unit c)
-{
-    return at(h, c)->size & P_INUSE;
-}
-static inline pa_unit next_of(const pt *h, pa_unit c)
-{
-    return c + size_of(h, c);
-}
-
-static inline void set_head(pt *h, pa_unit c, uint64_t units, uint32_t flags)
-{
-    at(h, c)->size = (uint32_t)units << 3 | flags;
-    touch(h, c);
-}
-
-static inline void set_size(pt *h, pa_unit c, uint64_t units)
-{
-    set_head(h, c, units, at(h, c)->size & (P_INUSE | N_ARENA));
-}
-
-static inline void set_foot(pt *h, pa_unit c, uint64_t units)
-{
-    at(h, c + (pa_unit)units)->prev_size = (uint32_t)units;
-    touch_again(h, c + (pa_unit)units);
-}
-
-static inline void set_in_use(pt *h, pa_unit c, uint64_t units)
-{
-    at(h, c + (pa_unit)units)->size |= P_INUSE;
-    touch_again(h, c + (pa_unit)units);
-}
-
-static inline void set_links(pt *h, pa_unit c, pa_unit fd, pa_unit bk)
-{
-    at(h, c)->fd = fd;
-    at(h, c)->bk = bk;
-    touch(h, c + 1);
-}
-
-static inline void set_fd(pt *h, pa_unit c, pa_unit fd)
-{
-    at(h, c)->fd = fd;
-    touch(h, c + 1);
-}
-
-static inline void set_bk(pt *h, pa_unit c, pa_unit bk)
-{
-    at(h, c)->bk = bk;
-    touch(h, c + 1);
-}
-
-/* The thread's tcache struct is written to: counts and entries. */
-static inline void touch_tcache(pt *h, const pt_tcache *tc)
-{
-    if (tc->home < MAPPED_REF)
-        touch_again(h, tc->home + 1);
-}
-
-/* ---- sizes ------------------------------------------------------------------------------------ */
-
-/* request2size(): chunk units for a request; the caller has refused what is too large. */
-static inline uint64_t request_units(const pt *h, uint64_t bytes)
-{
-    uint64_t n = (bytes + h->pf->word + h->pf->align - 1) >> h->align_log << h->align_units_log;
-    return n < MIN_UNITS ? MIN_UNITS : n;
-}
-
-static inline bool request_fits(const pt *h, uint64_t bytes)
-{
-    uint64_t top = h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
-    return h->pf->ptrdiff_limit ? bytes <= top >> 1 : bytes < top - 2 * MIN_UNITS * h->unit + 1;
-}
-
-/* The largest size_t: arithmetic of the real library wraps around behind it. */
-static inline uint64_t size_mask(const pt *h)
-{
-    return h->pf->word == 8 ? UINT64_MAX : UINT32_MAX;
-}
-
-static inline uint64_t bytes_of(const pt *h, uint64_t units)
-{
-    return units << h->unit_shift;
-}
-
-/* Which fastbin a chunk size belongs to. */
-static inline uint32_t fast_index(uint64_t units)
-{
-    return (uint32_t)units - MIN_UNITS;
-}
-
-static inline bool is_small(const pt *h, uint64_t units)
-{
-    return units < h->pf->large_border >> h->unit_shift;
-}
+#include "pt_chunk.h"
 
 /* ---- the parts -------------------------------------------------------------------------------- */
 
-/* pt_bins.c */
-void pt_init_bins(pt *h, pt_arena *a);
-uint32_t pt_bin_index(const pt *h, uint64_t units);
-void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c);
-void pt_push_small_front(pt *h, pt_arena *a, pa_unit c);
-void pt_insert(pt *h, pt_arena *a, pa_unit c);
-const char *pt_unlink(pt *h, pt_arena *a, pa_unit c);
-void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c);
-pa_unit pt_best_in_own_bin(pt *h, const pt_arena *a, uint64_t nb);
-pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above);
+/* pt_bins.h */
+PT_PART void pt_init_bins(pt *h, pt_arena *a);
+PT_PART uint32_t pt_bin_index(const pt *h, uint64_t units);
+PT_PART void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c);
+PT_PART void pt_push_small_front(pt *h, pt_arena *a, pa_unit c);
+PT_PART void pt_insert(pt *h, pt_arena *a, pa_unit c);
+PT_PART const char *pt_unlink(pt *h, pt_arena *a, pa_unit c);
+PT_PART void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c);
+PT_PART pa_unit pt_best_in_own_bin(pt *h, const pt_arena *a, uint64_t nb);
+PT_PART pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above);
 
-/* pt_malloc.c: a chunk, 0 (no memory), or REF_PENDING */
-pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb);
-pa_unit pt_malloc_resume(pt *h);
+/* pt_malloc.h: a chunk, 0 (no memory), or REF_PENDING */
+PT_PART pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb);
+PT_PART pa_unit pt_malloc_resume(pt *h);
 
-/* pt_tcache.c: of the thread that calls */
-bool pt_tcache_serves(const pt *h, uint64_t units);
-bool pt_tcache_unborn(const pt *h);
-void pt_tcache_install(pt *h, pa_unit c);
-bool pt_tcache_can_stash(pt *h, uint64_t nb);
-void pt_tcache_stash(pt *h, pa_unit c, uint64_t nb);
-pa_unit pt_tcache_unstash(pt *h, uint64_t nb);
-pa_unit pt_tcache_take(pt *h, uint64_t nb);
-pa_unit pt_tcache_take_aligned(pt *h, uint64_t nb, uint64_t align);
-const char *pt_tcache_give(pt *h, pa_unit c, bool *taken);
+/* pt_tcache.h: of the thread that calls */
+PT_PART bool pt_tcache_serves(const pt *h, uint64_t units);
+PT_PART bool pt_tcache_unborn(const pt *h);
+PT_PART void pt_tcache_install(pt *h, pa_unit c);
+PT_PART bool pt_tcache_can_stash(pt *h, uint64_t nb);
+PT_PART void pt_tcache_stash(pt *h, pa_unit c, uint64_t nb);
+PT_PART pa_unit pt_tcache_unstash(pt *h, uint64_t nb);
+PT_PART pa_unit pt_tcache_take(pt *h, uint64_t nb);
+PT_PART pa_unit pt_tcache_take_aligned(pt *h, uint64_t nb, uint64_t align);
+PT_PART const char *pt_tcache_give(pt *h, pa_unit c, bool *taken);
 
-/* pt_free.c: false when the library aborts */
-bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal);
-bool pt_merge_free(pt *h, pt_arena *a, pa_unit c);
-bool pt_consolidate(pt *h, pt_arena *a);
+/* pt_free.h: false when the library aborts */
+PT_PART bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal);
+PT_PART bool pt_merge_free(pt *h, pt_arena *a, pa_unit c);
+PT_PART bool pt_consolidate(pt *h, pt_arena *a);
+
+/* pt_trim.c */
 bool pt_worth_trimming(pt *h, uint64_t top);
 bool pt_systrim(pt *h, uint64_t pad);
 uint64_t pt_trim(pt *h, uint64_t pad);
 pa_trim pt_trim_run(const pa_heap *heap, const pa_run *run);
+
+/* pt_fail.c: always false */
 bool pt_fail(pt *h, const char *text, uint64_t address);
 
 /* pt_sys.c */
@@ -494,12 +351,13 @@ void pt_add_stretch(pt *h, uint64_t start, uint64_t previous_end);
 uint64_t pt_walk(const pa_heap *heap, pa_chunk *out, uint64_t room);
 uint64_t pt_list(const pa_heap *heap, pa_chunk *out, uint64_t room);
 
-/* pt_loop_64.c, pt_loop_any.c */
-bool pt_run_loop_64(pa_replay *replay, size_t end);
+/* pt_loop_*.c */
+bool pt_run_loop_236(pa_replay *replay, size_t end);
 bool pt_run_loop_any(pa_replay *replay, size_t end);
 
 /* pt_calls.c */
 uint64_t pt_finish_block(pt *h, pa_unit c);
+bool pt_is_calm(const pt *h);
 pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t count_cpus);
 
 #endif

@@ -297,6 +297,7 @@ static uint64_t align_wrapped(pt *h, pt_arena *a, pa_unit c, uint64_t lead)
     uint64_t size = (bytes_of(h, size_of(h, c)) - bytes_of(h, lead)) & mask;
     uint32_t flag = at(h, c)->size & N_ARENA;
     pa_unit spot = c + (pa_unit)lead;
+    h->damaged = true;
     set_head(h, spot, size >> h->unit_shift, P_INUSE | flag);
     at(h, spot + steps(h, size))->size |= P_INUSE;
     set_size(h, c, lead);
@@ -716,6 +717,7 @@ static uint64_t sbrk_by_somebody(pt *h, uint64_t delta)
     uint64_t mask = size_mask(h), old = h->base.brk;
     uint64_t wanted = (old + delta) & mask;
     h->op = (pt_op){.kind = PA_OP_SBRK, .thread = h->base.thread, .pointer = old};
+    h->damaged |= wanted < old; /* there may have been chunks */
     if (heap_move_break(&h->base, wanted))
         return done(h, old);
     return heap_ask(&h->base, PA_STOP_BRK, wanted, delta, 0, 0);
@@ -730,6 +732,7 @@ static uint64_t pt_call(pa_heap *heap, const pa_call *call)
         return 0;
     h->base.thread = call->thread;
     h->threaded |= call->thread != 0;
+    h->damaged |= call->pointer && !call->known;
     h->op.thread = call->thread;
     switch (call->op) {
     case PA_OP_MALLOC:
@@ -845,11 +848,25 @@ static pa_heap *pt_copy(const pa_heap *heap)
     return NULL;
 }
 
+/* Nothing is out of the ordinary: see pt_chunk.h. */
+bool pt_is_calm(const pt *h)
+{
+    const pt_arena *a = &h->arenas[0];
+    const pt_thread *t = &h->threads[0];
+    const pa_mm *mm = h->base.mm;
+    bool cache = t->tcache.alive || h->pf->birth == BIRTH_NEVER;
+    uint64_t top_end = a->top ? address_of(h, a->top) + bytes_of(h, size_of(h, a->top)) : 0;
+    bool plain = !h->threaded && !h->sh.count_segments && (h->max_fast || h->pf->version >= 227);
+    bool whole = !h->damaged && (!a->contiguous || top_end <= align_up(h->base.brk, PAGE_BYTES));
+    return plain && whole && cache && t->arena == 0 && !(mm && mm->disturbed) && !h->mp.perturb &&
+           h->base.state == HEAP_IDLE && h->base.error == PA_OK;
+}
+
 static bool run_loop(pa_replay *replay, size_t end)
 {
     const pt *h = (const pt *)replay->heap;
-    bool plain = h->unit_shift == 4 && h->pf->word == 8 && h->pf->align == 16;
-    return plain ? pt_run_loop_64(replay, end) : pt_run_loop_any(replay, end);
+    bool known = h->pf->version == 236 && h->pf->word == 8;
+    return known ? pt_run_loop_236(replay, end) : pt_run_loop_any(replay, end);
 }
 
 static const pa_allocator ptmalloc = {
@@ -910,6 +927,8 @@ pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t co
         pt_drop(&h->base);
         return NULL;
     }
+    h->base.places_from = h->sh.origin + h->unit;
+    h->base.places_shift = h->unit_shift;
     main_arena->bins = MAIN_HEADS;
     pt_init_bins(h, main_arena);
     return &h->base;

@@ -272,7 +272,7 @@ static inline bool fault_is_spared(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool 
         return false;
     *pte |= write ? PTE_ACCESSED | PTE_DIRTY : PTE_ACCESSED;
     if (write)
-        mm_set_hot(mm, vpn);
+        mm_set_hot(mm, vpn, 1);
     return true;
 }
 

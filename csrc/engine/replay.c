@@ -3,7 +3,7 @@
  * replay.c -- a whole trace on one heap, stopped where policy is needed, sampled on the way.
  *
  * Workload: a few hundred thousand to some hundred million rows, nearly all of them malloc and free
- * that an allocator's fast path serves; those never come here (replay_loop.h).  A row that does is
+ * that an allocator's own loop serves; those never come here.  A row that does is
  * a call through the seam, then its bookkeeping, then the program's own accesses to its memory.
  * Each of the three may stop the replay, and each is resumed where it stopped:
  *
@@ -18,43 +18,43 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOOP generic_loop
-#define LOOP_MALLOC(heap, bytes) ((uint64_t)0)
-#define LOOP_FREE(heap, pointer) LOOP_DECLINED
-#define LOOP_FETCH(heap, pointer) ((void)0)
-#include "replay_loop.h"
-
 enum { PAGE_SHIFT = 12 };
 
 /* ---- the block table -------------------------------------------------------------------------- */
 
-static replay_block *block_of(pa_replay *r, size_t row)
+static pa_block *block_of(pa_replay *r, size_t row)
 {
     uint32_t number = r->in.block[row];
-    return number == NULL_BLOCK ? NULL : &r->blocks[number];
+    return number == NULL_BLOCK ? NULL : &r->blocks.at[number];
 }
 
-static bool is_live(const replay_block *b)
+static bool is_live(const pa_block *b)
 {
-    return b && b->live;
+    return b && block_is_live(b);
 }
 
-static void forget(pa_replay *r, replay_block *b)
+static void forget(pa_replay *r, pa_block *b)
 {
     if (!is_live(b))
         return;
-    r->totals.requested -= size_of_block(b);
+    r->totals.requested -= block_size(&r->blocks, b);
     r->totals.blocks--;
-    b->live = 0;
+    b->place |= BLOCK_DEAD;
+}
+
+static void put_block(pa_replay *r, pa_block *b, uint64_t address, uint64_t size)
+{
+    if (!blocks_put(&r->blocks, b, address, size))
+        r->heap->error = PA_ERR_HOST_NOMEM;
 }
 
 /* The row's block is now at `address`. */
 static void take(pa_replay *r, size_t row, uint64_t address)
 {
-    replay_block *b = block_of(r, row);
+    pa_block *b = block_of(r, row);
     uint64_t size = r->in.size[row];
     if (b)
-        *b = (replay_block){address, size + 1};
+        put_block(r, b, address, size);
     replay_granted(r, size);
 }
 
@@ -172,12 +172,12 @@ bool replay_write(pa_replay *r, uint64_t address, uint64_t bytes)
 /* A TOUCH row: arg bytes into its block, size bytes long. */
 static bool touch_row(pa_replay *r, size_t row)
 {
-    const replay_block *b = block_of(r, row);
+    const pa_block *b = block_of(r, row);
     uint64_t at = r->in.arg ? r->in.arg[row] : 0, bytes = r->in.size[row];
-    if (r->touch != PA_TOUCH_RECORDED || !is_live(b) || at >= size_of_block(b))
+    if (r->touch != PA_TOUCH_RECORDED || !is_live(b) || at >= block_size(&r->blocks, b))
         return true;
-    uint64_t rest = size_of_block(b) - at;
-    return replay_write(r, b->address + at, bytes < rest ? bytes : rest);
+    uint64_t rest = block_size(&r->blocks, b) - at;
+    return replay_write(r, block_address(&r->blocks, b) + at, bytes < rest ? bytes : rest);
 }
 
 /* ---- finishing a row -------------------------------------------------------------------------- */
@@ -199,11 +199,11 @@ bool replay_got(pa_replay *r, size_t row, uint64_t address)
 /* NULL came back: a realloc to 0 freed its block, any other request failed. */
 static void got_null(pa_replay *r, size_t row)
 {
-    replay_block *b = block_of(r, row);
+    pa_block *b = block_of(r, row);
     if (r->in.op[row] != PA_OP_REALLOC) {
         r->totals.failed++;
         if (b)
-            *b = (replay_block){0, 0};
+            blocks_clear(&r->blocks, b);
     } else if (!r->in.size[row] && is_live(b)) {
         forget(r, b);
     } else {
@@ -247,10 +247,10 @@ bool replay_settle(pa_replay *r, size_t row, uint64_t result)
 
 static bool ask_policy(pa_replay *r, size_t row)
 {
-    const replay_block *b = block_of(r, row);
+    const pa_block *b = block_of(r, row);
     r->stop = (pa_stop){.reason = PA_STOP_TOUCH,
                         .prot = r->in.op[row],
-                        .address = b ? b->address : 0,
+                        .address = b ? block_address(&r->blocks, b) : 0,
                         .length = r->in.size[row]};
     r->state = REPLAY_POLICY;
     return false;
@@ -259,20 +259,22 @@ static bool ask_policy(pa_replay *r, size_t row)
 /* Policy has performed the row. */
 static bool answered(pa_replay *r)
 {
-    replay_block *b = block_of(r, r->row);
+    pa_block *b = block_of(r, r->row);
     r->state = REPLAY_ROWS;
-    if (b && r->in.op[r->row] == PA_OP_MMAP)
-        *b = (replay_block){r->stop.answer, 0};
+    if (b && r->in.op[r->row] == PA_OP_MMAP) {
+        put_block(r, b, r->stop.answer, 0);
+        b->place |= BLOCK_DEAD;
+    }
     if (r->out.brk)
         r->out.brk[r->row] = r->heap->brk;
     return true;
 }
 
 /* The block whose pointer the call passes: none for a realloc of one that is not allocated. */
-static uint64_t pointer_of(uint32_t op, const replay_block *b)
+static uint64_t pointer_of(const pa_replay *r, uint32_t op, const pa_block *b)
 {
     bool passes = b && (op == PA_OP_FREE || (op == PA_OP_REALLOC && is_live(b)));
-    return passes ? b->address : 0;
+    return passes ? block_address(&r->blocks, b) : 0;
 }
 
 static uint64_t call_heap(pa_heap *heap, const pa_call *call)
@@ -289,9 +291,11 @@ bool replay_row(pa_replay *r)
         return touch_row(r, row);
     if (op >= PA_OP_SBRK && op <= PA_OP_MUNMAP)
         return ask_policy(r, row);
+    const pa_block *b = block_of(r, row);
     pa_call call = {.op = op,
+                    .known = is_live(b),
                     .thread = r->in.thread ? r->in.thread[row] : 0,
-                    .pointer = pointer_of(op, block_of(r, row)),
+                    .pointer = pointer_of(r, op, b),
                     .size = r->in.size[row],
                     .arg = r->in.arg ? r->in.arg[row] : 0};
     return replay_settle(r, row, call_heap(r->heap, &call));
@@ -351,12 +355,22 @@ static bool sample_is_due(const pa_replay *r)
     return s->every && r->row && (r->row % s->every == 0 || r->row == r->in.count);
 }
 
+/* Rows before `end`, none of them by a loop of the allocator's own. */
+static bool run_rows(pa_replay *r, size_t end)
+{
+    for (; r->row < end; r->row++) {
+        if (!replay_row(r))
+            return false;
+    }
+    return true;
+}
+
 /* The next rows before `end` up to a sample, the sample included.  False: stopped. */
 static bool run_stretch(pa_replay *r, size_t end)
 {
     size_t pause = next_pause(r, end);
     bool (*loop)(pa_replay *, size_t) = r->heap->vt->loop;
-    if (!(loop ? loop(r, pause) : generic_loop(r, pause)))
+    if (!(loop ? loop : run_rows)(r, pause))
         return false;
     if (sample_is_due(r))
         sample(r);
@@ -386,17 +400,6 @@ int pa_replay_run(pa_replay *r)
 
 /* ---- life and looking ------------------------------------------------------------------------- */
 
-/* One more than the highest block number; NULL_BLOCK counts as none. */
-static size_t blocks_named(const pa_columns *in)
-{
-    uint32_t count = 0;
-    for (size_t i = 0; i < in->count; i++) {
-        uint32_t past = in->block[i] + 1; /* 0 for NULL_BLOCK */
-        count = past > count ? past : count;
-    }
-    return count;
-}
-
 pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *out,
                          const pa_samples *samples, int touch)
 {
@@ -408,9 +411,7 @@ pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *
     r->out = *out;
     r->samples = *samples;
     r->touch = (pa_touch)touch;
-    r->count_blocks = blocks_named(in);
-    r->blocks = calloc(r->count_blocks + 1, sizeof *r->blocks);
-    if (!r->blocks) {
+    if (!blocks_init(&r->blocks, in->block, in->count, heap->places_from, heap->places_shift)) {
         free(r);
         return NULL;
     }
@@ -423,7 +424,7 @@ pa_replay *pa_replay_new(pa_heap *heap, const pa_columns *in, const pa_outputs *
 void pa_replay_drop(pa_replay *r)
 {
     if (r) {
-        free(r->blocks);
+        blocks_drop(&r->blocks);
         free(r);
     }
 }
@@ -460,13 +461,14 @@ void pa_replay_read_peak(const pa_replay *r, pa_replay_peak *out)
 
 size_t pa_replay_count_blocks(const pa_replay *r)
 {
-    return r->count_blocks;
+    return r->blocks.count;
 }
 
 void pa_replay_read_blocks(const pa_replay *r, uint64_t *address, uint64_t *size)
 {
-    for (size_t i = 0; i < r->count_blocks; i++) {
-        address[i] = r->blocks[i].address;
-        size[i] = r->blocks[i].live - 1;
+    for (size_t i = 0; i < r->blocks.count; i++) {
+        const pa_block *b = &r->blocks.at[i];
+        address[i] = block_address(&r->blocks, b);
+        size[i] = block_is_live(b) ? block_size(&r->blocks, b) : UINT64_MAX;
     }
 }

@@ -1,26 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * replay.h -- a trace under way: what the loop template and replay.c share.
+ * replay.h -- a trace under way: what the loops of allocators and replay.c share.
  */
 #ifndef PA_REPLAY_H
 #define PA_REPLAY_H
 
+#include "blocks.h"
 #include "heap.h"
 
 #define NULL_BLOCK UINT32_MAX
-#define LOOP_DECLINED UINT64_MAX
-
-/* A block of the program: where it was last, and while it is allocated its size + 1.  All zeros is
- * a block that never was, so that a fresh table costs no memory. */
-typedef struct replay_block {
-    uint64_t address;
-    uint64_t live;
-} replay_block;
-
-static inline uint64_t size_of_block(const replay_block *b)
-{
-    return b->live - 1;
-}
 
 typedef enum replay_state {
     REPLAY_ROWS = 0, /* between two rows                                      */
@@ -37,8 +25,7 @@ struct pa_replay {
     pa_samples samples;
     pa_touch touch;
     replay_state state;
-    replay_block *blocks;
-    size_t count_blocks;
+    pa_blocks blocks;
     size_t row; /* rows before it are done */
     size_t next_sample; /* of samples.rows */
     pa_stop stop;
@@ -80,7 +67,13 @@ static inline uint64_t replay_pages(const pa_replay *r)
     return r->heap->mm ? r->heap->mm->anon + r->heap->mm->swap : 0;
 }
 
-/* A request of `size` bytes was granted; time passes by that much. */
+/* Time passes by the bytes that are requested: how long a request takes of what is live after it. */
+static inline double replay_share(uint64_t size, uint64_t requested)
+{
+    return (double)(int64_t)size / (double)(int64_t)(requested | !requested);
+}
+
+/* A request of `size` bytes was granted. */
 static inline void replay_granted(pa_replay *r, uint64_t size)
 {
     pa_replay_totals *t = &r->totals;
@@ -89,8 +82,7 @@ static inline void replay_granted(pa_replay *r, uint64_t size)
     t->blocks++;
     if (t->blocks > t->blocks_peak)
         t->blocks_peak = t->blocks;
-    if (size)
-        r->requests_over_live += (double)(int64_t)size / (double)(int64_t)t->requested;
+    r->requests_over_live += replay_share(size, t->requested);
 }
 
 /* The program may hold more than ever; the row and its accesses are done. */
@@ -103,6 +95,14 @@ static inline void replay_note_requested(pa_replay *r, size_t row)
     t->requested_peak_row = row;
     t->held_at_requested_peak = t->held;
     t->pages_at_requested_peak = replay_pages(r);
+}
+
+/* May the program's writing to this block fault? */
+static inline bool replay_may_fault(const pa_replay *r, uint64_t address, uint64_t bytes)
+{
+    const pa_mm *mm = r->heap->mm;
+    uint64_t first = address >> 12, count = ((address + bytes - 1) >> 12) - first + 1;
+    return mm && bytes && !mm_are_hot(mm, first, count);
 }
 
 #endif

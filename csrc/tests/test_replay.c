@@ -37,6 +37,7 @@ typedef struct result {
     uint64_t brk[ROWS];
     uint64_t stops;
     pa_replay_totals totals;
+    pa_mm_counters pages;
 } result;
 
 /* With a lease nothing is asked; without, every growth is. */
@@ -109,6 +110,44 @@ static void layouts_add_up(const stream *s, const char *allocator)
     pa_heap_drop(heap);
 }
 
+/* The same rows by the allocator's own loop, and one by one as a trace with threads is done: pages
+ * and all. */
+static result *run_on_pages(const stream *s, const char *allocator, uint32_t word, bool one_by_one)
+{
+    static const uint32_t thread[ROWS];
+    const pa_ram_settings settings = {.count_frames = 1 << 16, .shape = PA_SHAPE_X86_64};
+    result *got = calloc(1, sizeof *got);
+    pa_ram *ram = pa_ram_new(&settings);
+    pa_mm *mm = pa_mm_new(ram, 0);
+    pa_heap *heap = pa_heap_new(allocator, word, START, 1);
+    CHECK(got && mm && heap);
+    pa_heap_attach(heap, mm);
+    pa_heap_lease(heap, (uint64_t)START + (1u << 30), 0, UINT64_MAX >> 12);
+    pa_columns in = {.count = ROWS, .op = s->op, .block = s->block, .size = s->size};
+    in.thread = one_by_one ? thread : NULL;
+    pa_outputs out = {.address = got->address, .brk = got->brk};
+    pa_samples none = {0};
+    pa_replay *replay = pa_replay_new(heap, &in, &out, &none, PA_TOUCH_WRITE);
+    CHECK(replay && pa_replay_run(replay) == PA_OK);
+    pa_replay_read_totals(replay, &got->totals);
+    pa_mm_read(mm, &got->pages);
+    CHECK(pa_heap_check(heap) == PA_OK && pa_ram_check(ram) == PA_OK);
+    pa_replay_drop(replay);
+    pa_heap_drop(heap);
+    pa_mm_drop(mm);
+    pa_ram_drop(ram);
+    return got;
+}
+
+static void paths_change_nothing(const stream *s, const char *allocator, uint32_t word)
+{
+    result *loop = run_on_pages(s, allocator, word, false);
+    result *rows = run_on_pages(s, allocator, word, true);
+    CHECK(memcmp(loop, rows, sizeof *loop) == 0);
+    free(loop);
+    free(rows);
+}
+
 /* requested == sum of what is live, by a second count. */
 static void totals_are_sums(const stream *s)
 {
@@ -132,6 +171,10 @@ int main(void)
     stream *s = make_stream();
     for (size_t i = 0; i < sizeof allocators / sizeof *allocators; i++)
         stops_change_nothing(s, allocators[i]), layouts_add_up(s, allocators[i]);
+    for (uint32_t i = 0; pa_allocator_name(i); i++) {
+        paths_change_nothing(s, pa_allocator_name(i), 8);
+        paths_change_nothing(s, pa_allocator_name(i), 4);
+    }
     totals_are_sums(s);
     free(s);
     return 0;

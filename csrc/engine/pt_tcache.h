@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * pt_tcache.c -- each thread's cache of freed chunks, by size, last in first out.
+ * pt_tcache.h -- each thread's cache of freed chunks, by size, last in first out.  A template, see
+ * pt_chunk.h.
  *
  * Workload: most calls of a program end here, so taking and giving are a handful of instructions.
  *
@@ -10,43 +11,46 @@
  *
  *     count[i] <= mp.tcache_count, and is the length of entry[i]'s list
  */
+#ifndef PA_PT_TCACHE_H
+#define PA_PT_TCACHE_H
+
 #include "pt.h"
 
 #include <string.h>
 
-static pt_tcache *current(pt *h)
+static inline pt_tcache *current(pt *h)
 {
-    return &h->threads[h->base.thread].tcache;
+    return &h->threads[CALM ? 0 : h->base.thread].tcache;
 }
 
-static uint32_t log2_of(uint64_t n)
+static inline uint32_t log2_of(uint64_t n)
 {
     return 63 - (uint32_t)__builtin_clzll(n);
 }
 
 /* The bin of a chunk size below the limit. */
-static uint32_t bin_of(const pt *h, uint64_t units)
+static inline uint32_t bin_of(const pt *h, uint64_t units)
 {
-    uint64_t index = (units - MIN_UNITS) >> h->align_units_log;
+    uint64_t index = (units - MIN_UNITS) >> align_units_log(h);
     if (index < TCACHE_SMALL)
         return (uint32_t)index;
-    uint32_t last_small = log2_of(h->pf->tcache_limit - 1);
+    uint32_t last_small = log2_of(rules(h)->tcache_limit - 1);
     uint64_t large = TCACHE_SMALL + log2_of(bytes_of(h, units)) - last_small;
     return (uint32_t)(large < TCACHE_BINS ? large : TCACHE_BINS - 1);
 }
 
-bool pt_tcache_serves(const pt *h, uint64_t units)
+PT_PART bool pt_tcache_serves(const pt *h, uint64_t units)
 {
     return bytes_of(h, units) < h->mp.tcache_limit;
 }
 
-bool pt_tcache_unborn(const pt *h)
+PT_PART bool pt_tcache_unborn(const pt *h)
 {
     const pt_tcache *tc = &h->threads[h->base.thread].tcache;
     return !tc->alive && !tc->dead;
 }
 
-void pt_tcache_install(pt *h, pa_unit c)
+PT_PART void pt_tcache_install(pt *h, pa_unit c)
 {
     pt_tcache *tc = current(h);
     if (!c) /* no memory for it: go without */
@@ -55,24 +59,24 @@ void pt_tcache_install(pt *h, pa_unit c)
     tc->alive = true;
     tc->home = c;
     uint64_t mem = c >= MAPPED_REF ? pt_mapped_mem(h, mapped_ref(h, c)) : mem_of(h, c);
-    heap_touch_range(&h->base, mem, h->pf->tcache_bytes);
+    heap_touch_range(&h->base, mem, rules(h)->tcache_bytes);
 }
 
 /* ---- putting in ---------------------------------------------------------------------------------- */
 
-static void put_after(pt *h, pt_tcache *tc, uint32_t bin, pa_unit before, pa_unit c)
+static inline void put_after(pt *h, pt_tcache *tc, uint32_t bin, pa_unit before, pa_unit c)
 {
     pa_unit *link = before ? &at(h, before)->fd : &tc->entry[bin];
     at(h, c)->fd = *link;
     at(h, c)->bk = TCACHE_KEY;
-    touch(h, c + 1);
+    touch_behind(h, c, 1);
     *link = c;
     tc->count[bin]++;
     touch_tcache(h, tc);
 }
 
 /* The last entry that is smaller: ascending order is kept, the newest of a size comes first. */
-static pa_unit last_smaller(const pt *h, const pt_tcache *tc, uint32_t bin, uint64_t units)
+static inline pa_unit last_smaller(const pt *h, const pt_tcache *tc, uint32_t bin, uint64_t units)
 {
     pa_unit before = 0;
     uint32_t left = tc->count[bin];
@@ -82,22 +86,22 @@ static pa_unit last_smaller(const pt *h, const pt_tcache *tc, uint32_t bin, uint
 }
 
 /* May _int_malloc put another chunk of nb units here? */
-bool pt_tcache_can_stash(pt *h, uint64_t nb)
+PT_PART bool pt_tcache_can_stash(pt *h, uint64_t nb)
 {
     pt_tcache *tc = current(h);
-    uint64_t index = (nb - MIN_UNITS) >> h->align_units_log;
+    uint64_t index = (nb - MIN_UNITS) >> align_units_log(h);
     return tc->alive && index < h->mp.tcache_bins && tc->count[index] < h->mp.tcache_count;
 }
 
-void pt_tcache_stash(pt *h, pa_unit c, uint64_t nb)
+PT_PART void pt_tcache_stash(pt *h, pa_unit c, uint64_t nb)
 {
     put_after(h, current(h), bin_of(h, nb), 0, c);
 }
 
 /* Is c among the entries?  Asked only when its key says that it may be; since 2.42 of every bin. */
-static bool holds(const pt *h, const pt_tcache *tc, pa_unit c, uint32_t bin)
+static inline bool holds(const pt *h, const pt_tcache *tc, pa_unit c, uint32_t bin)
 {
-    bool all = h->pf->version >= 242;
+    bool all = rules(h)->version >= 242;
     for (uint32_t b = all ? 0 : bin; b < (all ? TCACHE_BINS : bin + 1); b++) {
         pa_unit e = tc->entry[b];
         for (uint32_t i = 0; e && i <= h->mp.tcache_count; i++, e = at(h, e)->fd)
@@ -108,7 +112,7 @@ static bool holds(const pt *h, const pt_tcache *tc, pa_unit c, uint32_t bin)
 }
 
 /* A chunk the program frees: taken or not, or the library's complaint. */
-const char *pt_tcache_give(pt *h, pa_unit c, bool *taken)
+PT_PART const char *pt_tcache_give(pt *h, pa_unit c, bool *taken)
 {
     pt_tcache *tc = current(h);
     uint64_t units = size_of(h, c);
@@ -116,7 +120,7 @@ const char *pt_tcache_give(pt *h, pa_unit c, bool *taken)
     if (!tc->alive || units < MIN_UNITS || !pt_tcache_serves(h, units))
         return NULL;
     uint32_t bin = bin_of(h, units);
-    if (h->pf->version >= 229 && at(h, c)->bk == TCACHE_KEY && holds(h, tc, c, bin))
+    if (rules(h)->version >= 229 && at(h, c)->bk == TCACHE_KEY && holds(h, tc, c, bin))
         return "free(): double free detected in tcache 2";
     if (tc->count[bin] >= h->mp.tcache_count)
         return NULL;
@@ -127,7 +131,7 @@ const char *pt_tcache_give(pt *h, pa_unit c, bool *taken)
 
 /* ---- taking out ---------------------------------------------------------------------------------- */
 
-static pa_unit take_after(pt *h, pt_tcache *tc, uint32_t bin, pa_unit before)
+static inline pa_unit take_after(pt *h, pt_tcache *tc, uint32_t bin, pa_unit before)
 {
     pa_unit *link = before ? &at(h, before)->fd : &tc->entry[bin], c = *link;
     if (before)
@@ -141,17 +145,17 @@ static pa_unit take_after(pt *h, pt_tcache *tc, uint32_t bin, pa_unit before)
 }
 
 /* 2.42 gives the smallest that is large enough, later ones only an exact fit. */
-static pa_unit take_large(pt *h, pt_tcache *tc, uint32_t bin, uint64_t nb)
+static inline pa_unit take_large(pt *h, pt_tcache *tc, uint32_t bin, uint64_t nb)
 {
     pa_unit before = last_smaller(h, tc, bin, nb);
     pa_unit c = before ? at(h, before)->fd : tc->entry[bin];
-    if (!c || (h->pf->version >= 243 && size_of(h, c) != nb))
+    if (!c || (rules(h)->version >= 243 && size_of(h, c) != nb))
         return 0;
     return take_after(h, tc, bin, before);
 }
 
 /* A chunk for the program's request, or 0. */
-pa_unit pt_tcache_take(pt *h, uint64_t nb)
+PT_PART pa_unit pt_tcache_take(pt *h, uint64_t nb)
 {
     pt_tcache *tc = current(h);
     if (!tc->alive || !pt_tcache_serves(h, nb))
@@ -163,13 +167,13 @@ pa_unit pt_tcache_take(pt *h, uint64_t nb)
 }
 
 /* The last chunk of nb units that _int_malloc stashed. */
-pa_unit pt_tcache_unstash(pt *h, uint64_t nb)
+PT_PART pa_unit pt_tcache_unstash(pt *h, uint64_t nb)
 {
     return take_after(h, current(h), bin_of(h, nb), 0);
 }
 
 /* The newest chunk of nb units that happens to be aligned, out of the middle of its list. */
-pa_unit pt_tcache_take_aligned(pt *h, uint64_t nb, uint64_t align)
+PT_PART pa_unit pt_tcache_take_aligned(pt *h, uint64_t nb, uint64_t align)
 {
     pt_tcache *tc = current(h);
     if (!tc->alive || !pt_tcache_serves(h, nb))
@@ -182,3 +186,5 @@ pa_unit pt_tcache_take_aligned(pt *h, uint64_t nb, uint64_t align)
         before = c;
     return left && c && size_of(h, c) == nb ? take_after(h, tc, bin, before) : 0;
 }
+
+#endif

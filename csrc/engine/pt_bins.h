@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * pt_bins.c -- the lists of free chunks: unsorted, small (FIFO), large (by size).
+ * pt_bins.h -- the lists of free chunks: unsorted, small (FIFO), large (by size).  A template, see
+ * pt_chunk.h.
  *
  * Workload: most chunks pass through the unsorted list once and are taken from there or merged
  * again, so pushing and unlinking must be cheap and sorting may cost.
@@ -8,6 +9,9 @@
  *     units_in[k], count_in[k] == sums over the lists of kind k        (pt_check)
  *     binmap bit i set  <=  bin i not empty
  */
+#ifndef PA_PT_BINS_H
+#define PA_PT_BINS_H
+
 #include "pt.h"
 
 enum { IN_UNSORTED, IN_SMALL, IN_LARGE };
@@ -36,7 +40,7 @@ static inline void take_from(pt_arena *a, uint32_t kind, uint64_t units)
     a->units_in[kind] -= units;
 }
 
-void pt_init_bins(pt *h, pt_arena *a)
+PT_PART void pt_init_bins(pt *h, pt_arena *a)
 {
     /* One head more than there are bins: bin 126's skip-list field overlaps it, and is never 0. */
     for (uint32_t i = UNSORTED; i <= BINS; i++) {
@@ -45,22 +49,22 @@ void pt_init_bins(pt *h, pt_arena *a)
     }
 }
 
-static uint32_t small_index(const pt *h, uint64_t units)
+static inline uint32_t small_index(const pt *h, uint64_t units)
 {
-    if (h->pf->version < 206 && h->pf->word == 8)
+    if (rules(h)->version < 206 && rules(h)->word == 8)
         return (uint32_t)units * 2;
-    if (h->align_units_log)
+    if (align_units_log(h))
         return (uint32_t)(units >> 1) + 1;
     return (uint32_t)units;
 }
 
-uint32_t pt_bin_index(const pt *h, uint64_t units)
+PT_PART uint32_t pt_bin_index(const pt *h, uint64_t units)
 {
     if (is_small(h, units))
         return small_index(h, units);
     uint64_t sz = bytes_of(h, units);
-    if (sz >> 6 <= h->pf->large_first)
-        return h->pf->large_base + (uint32_t)(sz >> 6);
+    if (sz >> 6 <= rules(h)->large_first)
+        return rules(h)->large_base + (uint32_t)(sz >> 6);
     if (sz >> 9 <= 20)
         return 91 + (uint32_t)(sz >> 9);
     if (sz >> 12 <= 10)
@@ -81,7 +85,7 @@ static inline void link_between(pt *h, pa_unit c, pa_unit bk, pa_unit fd)
     p->bk = bk;
     touch_again(h, fd + 1);
     touch_again(h, bk + 1);
-    touch(h, c + 1);
+    touch_behind(h, c, 1);
 }
 
 static inline void close_gap(pt *h, pa_unit bk, pa_unit fd)
@@ -92,18 +96,18 @@ static inline void close_gap(pt *h, pa_unit bk, pa_unit fd)
     touch_again(h, bk + 1);
 }
 
-void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c)
+PT_PART void pt_push_unsorted(pt *h, pt_arena *a, pa_unit c)
 {
     pa_unit head = head_of(a, UNSORTED);
     uint64_t units = size_of(h, c);
     link_between(h, c, head, at(h, head)->fd);
     if (!is_small(h, units))
-        at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = 0, touch(h, c + 2);
+        at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = 0, touch_behind(h, c, 2);
     at(h, c)->size |= U_UNSORTED;
     add_to(a, IN_UNSORTED, units);
 }
 
-void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c)
+PT_PART void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c)
 {
     pt_chunk *p = at(h, c);
     take_from(a, IN_UNSORTED, p->size >> 3);
@@ -111,12 +115,12 @@ void pt_take_unsorted(pt *h, pt_arena *a, pa_unit c)
     close_gap(h, p->bk, head_of(a, UNSORTED));
 }
 
-static void mark_bin(pt_arena *a, uint32_t bin)
+static inline void mark_bin(pt_arena *a, uint32_t bin)
 {
     a->binmap[bin >> 5] |= 1u << (bin & 31);
 }
 
-void pt_push_small_front(pt *h, pt_arena *a, pa_unit c)
+PT_PART void pt_push_small_front(pt *h, pt_arena *a, pa_unit c)
 {
     uint32_t bin = pt_bin_index(h, size_of(h, c));
     pa_unit head = head_of(a, bin);
@@ -126,11 +130,11 @@ void pt_push_small_front(pt *h, pt_arena *a, pa_unit c)
 }
 
 /* Sizes of a large bin descend; the first of each size is on the skip list. */
-static void insert_skip(pt *h, pa_unit head, pa_unit c)
+static inline void insert_skip(pt *h, pa_unit head, pa_unit c)
 {
     pa_unit first = at(h, head)->fd, last = at(h, head)->bk;
     uint32_t size = size_of(h, c);
-    touch(h, c + 2);
+    touch_behind(h, c, 2);
     if (first == head) {
         at(h, c)->fd_nextsize = at(h, c)->bk_nextsize = c;
         link_between(h, c, head, head);
@@ -146,7 +150,7 @@ static void insert_skip(pt *h, pa_unit head, pa_unit c)
         return;
     }
     pa_unit fwd = first;
-    for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && steps; steps--) {
+    for (uint32_t steps = PATIENCE; size < size_of(h, fwd) && (CALM || steps); steps--) {
         fwd = at(h, fwd)->fd_nextsize;
         h->base.count_steps++;
     }
@@ -164,7 +168,7 @@ static void insert_skip(pt *h, pa_unit head, pa_unit c)
 }
 
 /* Before the skip list: newest in front of its equals. */
-static void insert_plain(pt *h, pa_unit head, pa_unit c)
+static inline void insert_plain(pt *h, pa_unit head, pa_unit c)
 {
     uint32_t size = size_of(h, c);
     pa_unit fwd = at(h, head)->fd;
@@ -181,7 +185,7 @@ static void insert_plain(pt *h, pa_unit head, pa_unit c)
 }
 
 /* Put a chunk that is on no list into its bin. */
-void pt_insert(pt *h, pt_arena *a, pa_unit c)
+PT_PART void pt_insert(pt *h, pt_arena *a, pa_unit c)
 {
     uint32_t size = size_of(h, c);
     if (is_small(h, size)) {
@@ -189,7 +193,7 @@ void pt_insert(pt *h, pt_arena *a, pa_unit c)
         return;
     }
     uint32_t bin = pt_bin_index(h, size);
-    if (h->pf->skip_list)
+    if (rules(h)->skip_list)
         insert_skip(h, head_of(a, bin), c);
     else
         insert_plain(h, head_of(a, bin), c);
@@ -198,7 +202,7 @@ void pt_insert(pt *h, pt_arena *a, pa_unit c)
 }
 
 /* Take c off the skip list; an equal follower inherits its place. */
-static void leave_skip(pt *h, pa_unit c)
+static inline void leave_skip(pt *h, pa_unit c)
 {
     pt_chunk *p = at(h, c);
     pa_unit fd = p->fd;
@@ -219,28 +223,28 @@ static void leave_skip(pt *h, pa_unit c)
 }
 
 /* Take a chunk off whatever list it is on; the library's message if the list is broken. */
-const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
+PT_PART const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
 {
     pt_chunk *p = at(h, c);
     uint64_t units = p->size >> 3;
     pa_unit fd = p->fd, bk = p->bk;
-    if (at(h, c + (pa_unit)units)->prev_size != units && h->pf->version >= 226)
+    if (!CALM && at(h, c + (pa_unit)units)->prev_size != units && rules(h)->version >= 226)
         return "corrupted size vs. prev_size";
-    if (h->pf->version >= 204 && (at(h, fd)->bk != c || at(h, bk)->fd != c))
+    if (!CALM && rules(h)->version >= 204 && (at(h, fd)->bk != c || at(h, bk)->fd != c))
         return "corrupted double-linked list";
     uint32_t kind = kind_of(h, c);
     take_from(a, kind, units);
     p->size &= ~(uint32_t)U_UNSORTED;
     close_gap(h, bk, fd);
-    if (kind == IN_LARGE && h->pf->skip_list && p->fd_nextsize)
+    if (kind == IN_LARGE && rules(h)->skip_list && p->fd_nextsize)
         leave_skip(h, c);
     return NULL;
 }
 
-static pa_unit best_skip(pt *h, pa_unit head, uint64_t nb)
+static inline pa_unit best_skip(pt *h, pa_unit head, uint64_t nb)
 {
     pa_unit c = at(h, at(h, head)->fd)->bk_nextsize;
-    for (uint32_t steps = PATIENCE; size_of(h, c) < nb && steps; steps--) {
+    for (uint32_t steps = PATIENCE; size_of(h, c) < nb && (CALM || steps); steps--) {
         c = at(h, c)->bk_nextsize;
         h->base.count_steps++;
     }
@@ -250,10 +254,10 @@ static pa_unit best_skip(pt *h, pa_unit head, uint64_t nb)
 }
 
 /* Smallest chunk of nb's own large bin that is large enough, 0 if there is none. */
-pa_unit pt_best_in_own_bin(pt *h, const pt_arena *a, uint64_t nb)
+PT_PART pa_unit pt_best_in_own_bin(pt *h, const pt_arena *a, uint64_t nb)
 {
     pa_unit head = head_of(a, pt_bin_index(h, nb)), first = at(h, head)->fd;
-    if (h->pf->skip_list) {
+    if (rules(h)->skip_list) {
         if (first == head || size_of(h, first) < nb)
             return 0;
         return best_skip(h, head, nb);
@@ -268,7 +272,7 @@ pa_unit pt_best_in_own_bin(pt *h, const pt_arena *a, uint64_t nb)
 }
 
 /* Last chunk of the lowest bin above `above` that holds any, 0 if none does. */
-pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above)
+PT_PART pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above)
 {
     for (uint32_t bin = above + 1; bin < BINS;) {
         uint32_t word = a->binmap[bin >> 5] >> (bin & 31);
@@ -287,3 +291,5 @@ pa_unit pt_scan_bins(pt *h, pt_arena *a, uint32_t above)
     }
     return 0;
 }
+
+#endif

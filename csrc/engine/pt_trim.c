@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * pt_trim.c -- giving memory back to the kernel: the end of the main heap, pages inside free chunks.
+ *
+ * Models systrim and malloc_trim of glibc's malloc.c.
+ */
+#include "pt.h"
+
+/* Is a top of so many bytes large enough to give pages back? */
+bool pt_worth_trimming(pt *h, uint64_t top)
+{
+    if (top < h->mp.trim_threshold) {
+        h->top_kept = top > h->top_kept ? top : h->top_kept;
+        return false;
+    }
+    h->top_trimmed = top < h->top_trimmed || !h->top_trimmed ? top : h->top_trimmed;
+    return true;
+}
+
+/* By how much systrim() would move the break down: negative is up, which is 2.19's quirk. */
+static int64_t trimmable(const pt *h, uint64_t top, uint64_t end, uint64_t pad)
+{
+    uint64_t mask = size_mask(h), min = bytes_of(h, MIN_UNITS);
+    if (!h->pf->trim_quirk && top <= min)
+        return 0;
+    uint64_t area = (top - min - 1) & mask;
+    if (area <= pad || h->base.brk != end)
+        return 0;
+    uint64_t page = h->mp.huge_page ? h->mp.huge_page : PAGE_BYTES;
+    uint64_t extra = ((area - pad) & mask) & ~(page - 1);
+    return (int64_t)(end - ((end - extra) & mask));
+}
+
+/* systrim(): give whole pages at the end of the main heap back; true if any were. */
+bool pt_systrim(pt *h, uint64_t pad)
+{
+    pt_arena *a = &h->arenas[0];
+    if (!a->top)
+        return false;
+    uint64_t top = bytes_of(h, size_of(h, a->top)), end = address_of(h, a->top) + top;
+    uint64_t extra = (uint64_t)trimmable(h, top, end, pad);
+    if (!extra || !heap_move_break(&h->base, end - extra))
+        return false;
+    a->system_mem -= extra;
+    set_head(h, a->top, (top - extra) >> h->unit_shift, P_INUSE);
+    return true;
+}
+
+/* Pages that lie whole inside a free chunk behind its header. */
+static pa_trim discardable(const pt *h, uint64_t start, uint64_t end)
+{
+    const uint64_t mask = PAGE_BYTES - 1;
+    pa_trim t = {.start = (start + 6 * h->pf->word + mask) & ~mask, .end = end & ~mask};
+    return t.start < t.end ? t : (pa_trim){0};
+}
+
+static uint64_t discard_chunk(pt *h, pa_unit c)
+{
+    pa_trim t = discardable(h, address_of(h, c), address_of(h, next_of(h, c)));
+    if (h->base.mm && t.start < t.end)
+        heap_log(&h->base, EFFECT_DISCARD, t.start >> 12, (t.end - t.start) >> 12);
+    return t.end - t.start;
+}
+
+/* What malloc_trim(0) does with a run of free chunks, once they are one. */
+pa_trim pt_trim_run(const pa_heap *heap, const pa_run *run)
+{
+    const pt *h = (const pt *)heap;
+    if (!run->top)
+        return h->pf->version < 208 ? (pa_trim){0} : discardable(h, run->start, run->end);
+    int64_t bytes = run->arena ? 0 : trimmable(h, run->end - run->start, run->end, 0);
+    const uint64_t mask = PAGE_BYTES - 1, keep = run->end - (uint64_t)bytes;
+    uint64_t start = (keep + mask) & ~mask, end = (run->end + mask) & ~mask;
+    return (pa_trim){.start = start, .end = start < end ? end : start, .bytes = bytes};
+}
+
+static uint64_t discard_arena(pt *h, pt_arena *a)
+{
+    uint64_t given = 0;
+    uint32_t from = pt_bin_index(h, PAGE_BYTES >> h->unit_shift);
+    for (uint32_t bin = UNSORTED; bin < BINS; bin++) {
+        if (bin != UNSORTED && bin < from)
+            continue;
+        pa_unit head = a->bins + bin;
+        uint64_t steps = a->count_in[0] + a->count_in[2] + PATIENCE;
+        for (pa_unit c = at(h, head)->bk; c != head && steps; c = at(h, c)->bk, steps--)
+            given += discard_chunk(h, c);
+    }
+    return given;
+}
+
+/* malloc_trim(): 1 if any memory went back, PENDING on abort. */
+uint64_t pt_trim(pt *h, uint64_t pad)
+{
+    bool old = h->pf->version < 208;
+    uint64_t given = 0;
+    for (uint32_t i = 0; i < (old ? 1 : h->count_arenas); i++) {
+        pt_arena *a = &h->arenas[i];
+        if (!pt_consolidate(h, a))
+            return PENDING;
+        if (!old)
+            given |= discard_arena(h, a) != 0;
+        if (!i)
+            given |= pt_systrim(h, pad);
+    }
+    return given;
+}
