@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,10 +52,15 @@ def check(status: int, doing: str) -> None:
 
 def allocator_names() -> list[str]:
     """Return the name of every allocator in the engine."""
+    return list(_allocator_names())
+
+
+@functools.cache
+def _allocator_names() -> tuple[str, ...]:
     names: list[str] = []
     while (name := lib.pa_allocator_name(len(names))) != ffi.NULL:
         names.append(ffi.string(name).decode())
-    return names
+    return tuple(names)
 
 
 def allocator_changes() -> list[str]:
@@ -226,7 +232,10 @@ class MallInfo:
 
 
 def _statistics(struct: Any) -> HeapStatistics:  # noqa: ANN401 - a cffi struct
-    return HeapStatistics(**{name: int(getattr(struct, name)) for name in HeapStatistics.__slots__})
+    return HeapStatistics(*_READ_STATISTICS(struct))
+
+
+_READ_STATISTICS: Final = operator.attrgetter(*HeapStatistics.__slots__)
 
 
 class Heap:
@@ -237,7 +246,7 @@ class Heap:
     """
 
     def __init__(self, allocator: str, word: int, brk_start: int, cpus: int) -> None:
-        known = allocator_names()
+        known = _allocator_names()
         if allocator not in known:
             near = difflib.get_close_matches(allocator, known, n=3, cutoff=0.4) or known
             message = f"no allocator {allocator!r}; did you mean {', '.join(near)}?"
@@ -511,12 +520,17 @@ def _words(struct: Any, names: tuple[str, ...]) -> dict[str, int]:  # noqa: ANN4
     return dict(zip(names, ffi.unpack(ffi.cast("uint64_t *", struct), len(names)), strict=True))
 
 
-def _as_dict(struct: Any) -> dict[str, int]:  # noqa: ANN401 - a cffi struct
-    return {
-        name: int(getattr(struct, name))
-        for name, field in ffi.typeof(struct[0]).fields
-        if field.type.kind == "primitive"
-    }
+def _as_dict(struct: Any) -> dict[str, int]:  # noqa: ANN401 - a pointer to a cffi struct
+    names, read = _reader(ffi.typeof(struct))
+    return dict(zip(names, map(int, read(struct)), strict=True))
+
+
+@functools.cache
+def _reader(pointer: Any) -> tuple[tuple[str, ...], Callable[[Any], Any]]:  # noqa: ANN401
+    """Return the names of a struct's numbers, and what reads them all."""
+    fields = pointer.item.fields
+    names = tuple(name for name, field in fields if field.type.kind == "primitive")
+    return names, operator.attrgetter(*names)
 
 
 class Ram:

@@ -258,6 +258,9 @@ def test_a_killed_process_has_no_heap_to_look_at() -> None:
     assert result.errors[0].kind == "killed"
     assert s.occupancy is s.trim_gain is s.sawicki is None
     assert "killed" in s.undefined["occupancy"]
+    assert s.rss == 0
+    assert 60 << 20 < s.peak_rss <= 64 << 20
+    assert s.minor_faults * PAGE >= s.peak_rss
     assert s.peak_requested == (s.calls + 1) << 20  # the block it died writing is its own
     assert s.jw1 is not None
 

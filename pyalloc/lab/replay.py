@@ -17,8 +17,12 @@ _BIG = "256G"
 
 def machine_for(trace: Trace, arch: str | None = None) -> Machine:
     """Return a machine like the one ``trace`` was recorded on, with memory for everything."""
-    arch = arch or trace.info.arch or "x86_64"
-    return Machine(ram=_BIG, swap=0, kernel="6.18", arch=arch, cpus=trace.info.cpus or 1)
+    return big_machine(arch or trace.info.arch or "x86_64", trace.info.cpus or 1)
+
+
+def big_machine(arch: str, cpus: int) -> Machine:
+    """Return a machine of today with memory for everything."""
+    return Machine(ram=_BIG, swap=0, kernel="6.18", arch=arch, cpus=cpus)
 
 
 def process_for(

@@ -8,7 +8,6 @@ the memory of the heap and the work it made, page for page what :func:`pyalloc.r
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,19 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc import engine
-from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps, page_ceil
-from pyalloc.kernel.profiles import KernelProfile
 from pyalloc.lab.examine import allocator_of
-from pyalloc.lab.replay import machine_for
 from pyalloc.lab.setting import Setting, apply_environment, version_of
-from pyalloc.machine import Machine
+from pyalloc.lab.stage import stage_for
 from pyalloc.trace import NULL_BLOCK, Op, Trace
 from pyalloc.units import PAGE
 
 U64 = npt.NDArray[np.uint64]
 Columns = Mapping[str, npt.NDArray[Any]]
 
-_WORD: Final = {"x86_64": 8, "i386": 4}
 _ALLOCATING: Final = (
     Op.MALLOC,
     Op.CALLOC,
@@ -135,20 +130,12 @@ class Trials:
         self.touch = touch or touch_of(trace)
         self.rows = sample_rows(len(trace), 256) if rows is None else rows
         self.base = dict(trace.info.tunables if environment is None else environment)
-        self.cpus = trace.info.cpus or 1
-        machine = machine_for(trace)
-        self._word = _WORD[machine.profile.arch]
-        layout = _layout_of(trace, machine)
-        self._brk = layout.brk
-        self._profile, self._base = machine.profile, layout.mmap_base
-        self._holes = _holes(layout, machine.profile)
-        self._settings = machine.ram.settings
-        self._local = threading.local()
+        self._stage = stage_for(trace)
 
     @property
     def word(self) -> int:
         """Bytes of a pointer."""
-        return self._word
+        return self._stage.word
 
     @cached_property
     def has_mallopt(self) -> bool:
@@ -161,32 +148,17 @@ class Trials:
         wanted = [n for n in ("arg", "thread") if n in found and found[n].any()]
         return {name: found[name] for name in ("op", "block", "size", *wanted)}
 
-    @property
-    def _ram(self) -> engine.Ram:
-        """Each thread's own memory: a machine is one thread's."""
-        if not hasattr(self._local, "ram"):
-            self._local.ram = engine.Ram(self._settings)
-        ram: engine.Ram = self._local.ram
-        return ram
-
     @contextmanager
     def begun(
         self, setting: Setting, columns: Columns, rows: U64
     ) -> Iterator[tuple[engine.ReplayRun, engine.Space, engine.Pages]]:
         """Yield a replay about to begin, its address space and its pages."""
         allocator = setting.allocator or self.allocator
-        pages = self._ram.new_pages()
-        try:
-            heap = engine.Heap(allocator, self._word, self._brk, self.cpus)
-            heap.attach(pages)
+        with self._stage.begun(allocator) as (heap, space, pages):
             apply_environment(heap, setting.environment(self.base, version_of(allocator)))
-            space = engine.Space(self._holes, self._base, aligns_huge=self._profile.thp_align)
             buffer = np.zeros((len(engine.SAMPLE_FIELDS), len(rows)), np.uint64)
             run = engine.ReplayRun(heap, columns, {}, buffer, 0, self.touch, rows)
             yield run, space, pages
-            heap.attach(None)
-        finally:
-            pages.drop()
 
     def run(self, setting: Setting, columns: Columns | None = None) -> Outcome:
         """Return what ``setting`` comes to; ``columns`` are other calls than the trace's."""
@@ -223,29 +195,6 @@ class Trials:
             if tell:
                 tell("trying settings", len(found), len(settings))
         return found
-
-
-def _layout_of(trace: Trace, machine: Machine) -> Layout:
-    """Return the address space before the first call, as :func:`pyalloc.replay` begins with it."""
-    info = trace.info
-    if info.maps is not None and info.arch == machine.profile.arch:
-        return layout_from_maps(info.maps, machine.profile, brk=info.brk_start)
-    return default_layout(machine.profile)
-
-
-def _holes(layout: Layout, profile: KernelProfile) -> list[tuple[int, int]]:
-    """Return where nothing is, from the lowest address that can be mapped to the stack."""
-    heap = page_ceil(layout.start_brk)
-    stack = next((a for a in layout.areas if a.start <= layout.start_stack < a.end), None)
-    top = stack.start - profile.stack_guard_gap if stack else layout.task_size
-    at, holes = profile.mmap_min_addr, []
-    for area in sorted(layout.areas, key=lambda area: area.start):
-        if area.start >= min(heap, layout.brk) and area.end <= page_ceil(layout.brk):
-            continue  # the heap is part of its hole
-        if area.start > at and at < top:
-            holes.append((max(at, heap) if at < heap < area.start else at, min(area.start, top)))
-        at = max(at, area.end)
-    return holes
 
 
 def _trims(columns: Columns, setting: Setting) -> npt.NDArray[np.int64]:

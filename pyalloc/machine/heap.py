@@ -6,6 +6,7 @@ areas are brought up to date (:meth:`ProcessHeap.sync`) before anybody looks at 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.placement import guarded_start
 from pyalloc.kernel.vma import SIGSEGV
 from pyalloc.machine.heapview import HeapView
-from pyalloc.units import PAGE
+from pyalloc.units import PAGE, parse_size
 
 if TYPE_CHECKING:
     from pyalloc.machine.process import Process
@@ -25,6 +26,31 @@ if TYPE_CHECKING:
 SIGABRT: Final = 6
 _PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
 _MOST_LEASED: Final = 1 << 34
+
+
+def tune(heap: engine.Heap, tunables: Mapping[str, int | str]) -> None:
+    """Set what ``tunables`` name; text is a number as in C, or a size such as ``"64K"``.
+
+    Raises
+    ------
+    ArgumentError
+        The allocator has no such setting, or refuses the value.
+    """
+    for name, value in tunables.items():
+        number = _number(value)
+        if number < 0 or not heap.tunable(name.removeprefix("glibc.malloc."), number):
+            message = f"the allocator has no tunable {name!r}, or refuses {value!r} for it"
+            raise ArgumentError(message)
+
+
+def _number(value: int | str) -> int:
+    if not isinstance(value, str):
+        return int(value)
+    with contextlib.suppress(ValueError):
+        return int(value, 0)
+    with contextlib.suppress(ArgumentError):
+        return parse_size(value)
+    return -1
 
 
 class ProcessHeap(HeapView):
@@ -40,8 +66,7 @@ class ProcessHeap(HeapView):
     ) -> None:
         super().__init__(process, engine.Heap(allocator, word, process.space.brk_value, cpus), None)
         self.heap.attach(process.pages.table)
-        for name, value in (tunables or {}).items():
-            self._tune(name, value)
+        tune(self.heap, tunables or {})
 
     def forked(self, process: Process) -> ProcessHeap:
         """Return the heap of a child: the same blocks at the same addresses."""
@@ -49,12 +74,6 @@ class ProcessHeap(HeapView):
         HeapView.__init__(twin, process, self.heap.copy(process.pages.table), None)
         twin.lease()
         return twin
-
-    def _tune(self, name: str, value: int | str) -> None:
-        number = int(value, 0) if isinstance(value, str) else int(value)
-        if not self.heap.tunable(name.removeprefix("glibc.malloc."), number):
-            message = f"the allocator has no tunable {name!r}, or refuses {value!r} for it"
-            raise ArgumentError(message)
 
     # --- running ------------------------------------------------------------------------
 

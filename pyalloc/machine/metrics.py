@@ -7,6 +7,7 @@ says where it comes from.  The engine counts while it runs the calls; nothing he
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
-    from pyalloc.engine import HeapStatistics, Layout
+    from pyalloc.engine import HeapStatistics, Layout, ReplayRun
 
 TENTHS: Final = ("0", "10", "20", "30", "40", "50", "60", "70", "80", "90", "100")
 """Upper ends of the classes of :attr:`ReplaySummary.occupancy`, in percent of a page."""
@@ -278,3 +279,75 @@ _OF_LAYOUT: Final = (
     "trim_gain",
     "trim_held",
 )
+
+
+def summarise(
+    run: ReplayRun,
+    pages: Mapping[str, int],
+    before: Mapping[str, int],
+    *,
+    touch: str,
+    ended: str = "",
+) -> ReplaySummary:
+    """Return the summary of a replay that has come to its end.
+
+    ``pages`` and ``before`` are the process's page counters, last and before the first call;
+    ``ended`` says why the process is no more, if it is no more.
+    """
+    t, heap = run.totals(), run.heap
+    now = heap.statistics()
+    layout = None if ended else heap.layout()
+    backed = layout.pages_backed if layout else 0
+    anonymous = before if ended else pages
+    other = anonymous["anon"] + anonymous["swap"] - backed
+    left: Mapping[str, int] = Counter() if ended else pages
+    at_end = breakdown(
+        now, calls=t["calls"], requested=t["requested"], blocks=t["blocks"], pages=backed
+    )
+    most, blocks, peak_pages = run.peak()
+    at_peak = breakdown(
+        most,
+        calls=min(t["held_peak_row"] + 1, t["calls"]),
+        requested=t["requested_at_held_peak"],
+        blocks=blocks,
+        pages=max(peak_pages - other, 0),
+    )
+    measures = Measures()
+    run_measures(measures, t, run.ratio_sum, at_peak, at_end.held)
+    realized_measure(measures, t, other, touch)
+    layout_measures(measures, layout, ended)
+    return ReplaySummary(
+        calls=t["calls"],
+        failed=t["failed"],
+        blocks=t["blocks"],
+        peak_blocks=t["blocks_peak"],
+        allocated=t["allocated"],
+        requested=t["requested"],
+        peak_requested=t["requested_peak"],
+        peak_requested_row=t["requested_peak_row"],
+        held=at_end.held,
+        peak_held=t["held_peak"],
+        peak_held_row=t["held_peak_row"],
+        heap=now.bytes_system,
+        mapped=now.bytes_mapped,
+        free_tcache=now.bytes_tcache,
+        free_fast=now.bytes_fast,
+        free_unsorted=now.bytes_unsorted,
+        free_small=now.bytes_small,
+        free_large=now.bytes_large,
+        top=now.bytes_top,
+        free=at_end.free,
+        largest_hole=layout.bytes_largest_free if layout else now.bytes_largest_hole,
+        brk_calls=now.count_brk_calls,
+        mmap_calls=now.count_mmap_calls,
+        arenas=now.count_arenas,
+        rss=(left["anon"] + left["file"] + left["shmem"]) * PAGE,
+        peak_rss=pages["resident_peak"] * PAGE,
+        swap=left["swap"] * PAGE,
+        minor_faults=pages["minor_faults"] - before["minor_faults"],
+        major_faults=pages["major_faults"] - before["major_faults"],
+        page_tables=left["tables"] * PAGE,
+        at_peak=at_peak,
+        at_end=at_end,
+        **measures.frozen(),
+    )

@@ -114,6 +114,7 @@ class Process:
         self.exit_code: int | None = None
         self.killed_by: str | None = None
         self.last: procfs.Resident | None = None
+        self.last_pages: dict[str, int] = {}
         self.huge_advice = False
         self.parent: Process | None = None
         self.children: list[Process] = []
@@ -507,6 +508,7 @@ class Process:
     def _end(self) -> None:
         self.heap.sync()
         self.last = self.resident()
+        self.last_pages = self.pages.table.counters()
         self.space.peak_vm = max(self.space.peak_vm, self.space.total_vm)
         self.heap.heap.attach(None)
         self.space.exit()

@@ -19,15 +19,7 @@ from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault, ProcessKilled
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.machine.chunks import KnownBlocks
 from pyalloc.machine.heapview import HeapView
-from pyalloc.machine.metrics import (
-    Measures,
-    ReplaySummary,
-    breakdown,
-    layout_measures,
-    realized_measure,
-    run_measures,
-)
-from pyalloc.units import PAGE
+from pyalloc.machine.metrics import ReplaySummary, summarise
 
 if TYPE_CHECKING:
     from pyalloc.machine.process import Process
@@ -137,7 +129,7 @@ def run_replay(
 ) -> Replay:
     """Make the calls of ``trace`` on ``process``."""
     _check_arguments(touch, record, samples)
-    columns = _columns_of(trace)
+    columns = columns_of(trace)
     count = len(trace)
     outputs = {name: np.zeros(count, np.uint64) for name in record}
     every = max(-(-count // samples), 1) if samples else 0
@@ -194,7 +186,7 @@ class Playback:
 def _plain_run(process: Process, trace: TraceColumns, touch: str) -> engine.ReplayRun:
     """Return a run that keeps no columns and takes no samples."""
     empty = np.zeros((len(engine.SAMPLE_FIELDS), 0), np.uint64)
-    return engine.ReplayRun(process.heap.heap, _columns_of(trace), {}, empty, 0, touch)
+    return engine.ReplayRun(process.heap.heap, columns_of(trace), {}, empty, 0, touch)
 
 
 def _run_to(process: Process, run: engine.ReplayRun, row: int | None = None) -> None:
@@ -208,7 +200,7 @@ def _run_to(process: Process, run: engine.ReplayRun, row: int | None = None) -> 
     process.heap.sync()
 
 
-def _columns_of(trace: TraceColumns) -> dict[str, npt.NDArray[Any]]:
+def columns_of(trace: TraceColumns) -> dict[str, npt.NDArray[Any]]:
     """Return the columns the engine reads; one that is all zeros only costs it time."""
     found = trace.columns
     columns = {name: found[name] for name in ("op", "block", "size")}
@@ -266,13 +258,6 @@ def _perform(process: Process, run: engine.ReplayRun, stop: engine.Stop) -> None
 # --- figures ---------------------------------------------------------------------------------
 
 
-def _look(process: Process, errors: tuple[ReplayError, ...]) -> tuple[engine.Layout | None, str]:
-    """Look at the whole heap, if there is still one to look at; else say why not."""
-    if not process.alive:
-        return None, f"the process was ended: {errors[0].message}" if errors else "it has ended"
-    return process.heap.heap.layout(), ""
-
-
 def _summary(
     process: Process,
     run: engine.ReplayRun,
@@ -280,64 +265,7 @@ def _summary(
     before: Mapping[str, int],
     errors: tuple[ReplayError, ...],
 ) -> ReplaySummary:
-    totals = run.totals()
-    now = process.heap.heap.statistics()
-    pages = process.pages.table.counters() if process.alive else dict.fromkeys(before, 0)
-    layout, reason = _look(process, errors)
-    backed = layout.pages_backed if layout else 0
-    anonymous = pages if layout else before
-    other = anonymous["anon"] + anonymous["swap"] - backed
-    at_end = breakdown(
-        now,
-        calls=totals["calls"],
-        requested=totals["requested"],
-        blocks=totals["blocks"],
-        pages=backed,
-    )
-    most, blocks, peak_pages = run.peak()
-    at_peak = breakdown(
-        most,
-        calls=min(totals["held_peak_row"] + 1, totals["calls"]),
-        requested=totals["requested_at_held_peak"],
-        blocks=blocks,
-        pages=max(peak_pages - other, 0),
-    )
-    measures = Measures()
-    run_measures(measures, totals, run.ratio_sum, at_peak, at_end.held)
-    realized_measure(measures, totals, other, touch)
-    layout_measures(measures, layout, reason)
-    return ReplaySummary(
-        calls=totals["calls"],
-        failed=totals["failed"],
-        blocks=totals["blocks"],
-        peak_blocks=totals["blocks_peak"],
-        allocated=totals["allocated"],
-        requested=totals["requested"],
-        peak_requested=totals["requested_peak"],
-        peak_requested_row=totals["requested_peak_row"],
-        held=at_end.held,
-        peak_held=totals["held_peak"],
-        peak_held_row=totals["held_peak_row"],
-        heap=now.bytes_system,
-        mapped=now.bytes_mapped,
-        free_tcache=now.bytes_tcache,
-        free_fast=now.bytes_fast,
-        free_unsorted=now.bytes_unsorted,
-        free_small=now.bytes_small,
-        free_large=now.bytes_large,
-        top=now.bytes_top,
-        free=at_end.free,
-        largest_hole=layout.bytes_largest_free if layout else now.bytes_largest_hole,
-        brk_calls=now.count_brk_calls,
-        mmap_calls=now.count_mmap_calls,
-        arenas=now.count_arenas,
-        rss=(pages["anon"] + pages["file"] + pages["shmem"]) * PAGE,
-        peak_rss=pages["resident_peak"] * PAGE,
-        swap=pages["swap"] * PAGE,
-        minor_faults=max(pages["minor_faults"] - before["minor_faults"], 0),
-        major_faults=max(pages["major_faults"] - before["major_faults"], 0),
-        page_tables=pages["tables"] * PAGE,
-        at_peak=at_peak,
-        at_end=at_end,
-        **measures.frozen(),
-    )
+    if process.alive:
+        return summarise(run, process.pages.table.counters(), before, touch=touch)
+    reason = f"the process was ended: {errors[0].message}" if errors else "it has ended"
+    return summarise(run, process.last_pages, before, touch=touch, ended=reason)
