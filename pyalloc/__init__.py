@@ -21,6 +21,7 @@ from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import Task, oom_policy
 from pyalloc.lab.advise import Advice, advise
 from pyalloc.lab.allocators import Allocator, allocators
+from pyalloc.lab.blame import Blame, blame
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.lab.replay import Agreement, agreement, replay
 from pyalloc.lab.setting import Setting
@@ -71,6 +72,7 @@ __all__ = [
     "Agreement",
     "Allocator",
     "ArgumentError",
+    "Blame",
     "Breakdown",
     "Bytes",
     "Cgroup",
@@ -122,6 +124,7 @@ __all__ = [
     "advise",
     "agreement",
     "allocators",
+    "blame",
     "examine",
     "load_scenario",
     "oom_policy",

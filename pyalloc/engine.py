@@ -726,6 +726,14 @@ class Pages:
         lib.pa_mm_read_range(self.handle, vpn, count, counters)
         return _as_dict(counters)
 
+    def resident(self, vpn: int, count: int) -> npt.NDArray[np.bool_]:
+        """Return for each of ``count`` pages whether it is in memory, as mincore()."""
+        found = np.zeros(count, np.uint8)
+        if count:
+            out = ffi.from_buffer("uint8_t[]", found, require_writable=True)
+            lib.pa_mm_read_resident(self.handle, vpn, count, out)
+        return found.astype(np.bool_)
+
     def _outcome(self, status: int, doing: str) -> tuple[int, bool]:
         if status == lib.PA_EXHAUSTED:
             return int(self._done[0]), True
@@ -994,9 +1002,10 @@ class Space:
             raise ArgumentError(message)
         self._handle = ffi.gc(handle, lib.pa_space_drop)
 
-    def run(self, replay: ReplayRun) -> bool:
-        """Run a replay; return False where it ended before the last row (see its ``stop``)."""
-        status = lib.pa_space_run(self._handle, replay.handle)
+    def run(self, replay: ReplayRun, end: int | None = None) -> bool:
+        """Run a replay, or its rows before ``end``; return False where it died (see ``stop``)."""
+        last = UNLIMITED if end is None else end
+        status = lib.pa_space_run_to(self._handle, replay.handle, last)
         if status == PENDING:
             return False
         check(status, "replaying a trace")

@@ -521,3 +521,13 @@ void pa_mm_read_range(pa_mm *mm, uint64_t vpn, uint64_t count, pa_range_counters
         }
     }
 }
+
+void pa_mm_read_resident(pa_mm *mm, uint64_t vpn, uint64_t count, uint8_t *resident)
+{
+    stretch s;
+    uint64_t first = vpn, end = mm_end_of(mm, vpn, count);
+    memset(resident, 0, count);
+    while (mm_next_stretch(mm, &vpn, end, &s))
+        for (uint64_t i = 0; i < s.count; i++)
+            resident[s.vpn + i - first] = pte_is_frame(s.pte[i]);
+}

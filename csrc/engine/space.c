@@ -350,12 +350,12 @@ void pa_space_read(const pa_space *space, pa_space_counters *out)
     *out = space->counters;
 }
 
-int pa_space_run(pa_space *space, pa_replay *replay)
+int pa_space_run_to(pa_space *space, pa_replay *replay, uint64_t end)
 {
     pa_heap *heap = replay->heap;
     renew_lease(space, heap);
     for (;;) {
-        int status = pa_replay_run(replay);
+        int status = pa_replay_run_to(replay, end);
         if (status != PA_PENDING)
             return status;
         uint64_t answer;
@@ -364,4 +364,9 @@ int pa_space_run(pa_space *space, pa_replay *replay)
         renew_lease(space, heap);
         pa_replay_answer(replay, answer);
     }
+}
+
+int pa_space_run(pa_space *space, pa_replay *replay)
+{
+    return pa_space_run_to(space, replay, UINT64_MAX);
 }

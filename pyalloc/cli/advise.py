@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from pyalloc.cli.output import console, print_json, progressing, working
-from pyalloc.cli.subject import Subject, Words, subject
+from pyalloc.cli.subject import Subject, Words, print_notes, subject
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.advise import Advice
 from pyalloc.lab.advise import advise as advise_trace
@@ -107,8 +107,7 @@ def _verified(found: Advice, about: Subject, runs: int, timeout: float) -> Verif
 
 def _print(found: Advice, about: Subject, checked: Verification | None, *, every: bool) -> None:
     out = console()
-    for note in about.notes:
-        out.print(f"note: {note}", style="yellow", markup=False)
+    print_notes(out, about)
     out.print(render(found, every=every))
     if checked is not None:
         out.print(verification(checked))

@@ -17,6 +17,7 @@ VERBS = {
     "record": "Record a command's calls of malloc and its kin.",
     "replay": "Replay a recorded trace on a simulated machine and report.",
     "advise": "Which settings of the allocator would save memory or work, and what to set.",
+    "blame": "Which call sites keep free memory from going back, and what moving them saves.",
     "report": "Write a page about a trace: over time, page by page, by call site.",
     "convert": "Turn a trace of any format into any other.",
     "workload": "List the workloads, explain one, or write its trace.",

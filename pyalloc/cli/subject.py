@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
+from rich.console import Console
 
 from pyalloc.cli.dashes import split
 from pyalloc.cli.output import stdout_to_stderr, working
@@ -94,3 +95,9 @@ def _notes(main: Recording, found: Sequence[Recording]) -> Iterator[str]:
                 f"process {busiest.pid} ({' '.join(busiest.command)}) made {busiest.calls:,} calls,"
                 f" this one {main.calls:,}: record with -o and give its file to look at it"
             )
+
+
+def print_notes(out: Console, about: Subject) -> None:
+    """Print what is to be said of the recording."""
+    for note in about.notes:
+        out.print(f"note: {note}", style="yellow", markup=False)

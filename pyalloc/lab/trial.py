@@ -28,6 +28,7 @@ from pyalloc.units import PAGE
 U64 = npt.NDArray[np.uint64]
 Columns = Mapping[str, npt.NDArray[Any]]
 
+_FREE: Final = ("tcache", "fast", "unsorted", "small", "large", "top")
 _ALLOCATING: Final = (
     Op.MALLOC,
     Op.CALLOC,
@@ -60,6 +61,7 @@ class Outcome:
     peak_rss: int
     final_rss: int
     peak_held: int
+    peak_held_row: int
     final_held: int
     free: int
     faults: int
@@ -97,6 +99,71 @@ def sample_rows(count: int, samples: int, also: Iterable[int] = ()) -> U64:
     extra = np.fromiter(also, np.int64)
     rows = np.union1d(spread, extra[(extra > 0) & (extra <= count)])
     return rows.astype(np.uint64)
+
+
+class UnderWay:
+    """A replay under way: its heap, address space and pages, to be looked at between two calls."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        heap: engine.Heap,
+        run: engine.ReplayRun,
+        space: engine.Space,
+        pages: engine.Pages,
+        rows: U64,
+    ) -> None:
+        self.setting = setting
+        self.heap = heap
+        self.run = run
+        self.space = space
+        self.pages = pages
+        self.rows = rows
+        self.error: str | None = None
+
+    def go_to(self, row: int | None) -> None:
+        """Make the calls before ``row``, or all."""
+        if not self.error and not self.space.run(self.run, row):
+            self.error = self.heap.abort_text or "it died in the allocator"
+
+    def outcome(self) -> Outcome:
+        """Return what it came to."""
+        totals, counts, calls = self.run.totals(), self.pages.counters(), self.space.counters()
+        s = self.heap.statistics()
+        taken = totals["samples"]
+        values = dict(zip(engine.SAMPLE_FIELDS, self.run.samples[:, :taken], strict=True))
+        held = values["heap"] + values["mapped"]
+        timeline = {name: values[name] for name in ("requested", "rss", "rss_peak")}
+        return Outcome(
+            setting=self.setting,
+            calls=totals["calls"],
+            failed=totals["failed"],
+            requested=totals["requested"],
+            peak_requested=totals["requested_peak"],
+            peak_rss=counts["resident_peak"] * PAGE,
+            final_rss=counts["anon"] * PAGE,
+            peak_held=totals["held_peak"],
+            peak_held_row=totals["held_peak_row"],
+            final_held=totals["held"],
+            free=sum(getattr(s, f"bytes_{kind}") for kind in _FREE),
+            faults=counts["minor_faults"],
+            brk=s.count_brk_calls,
+            mmap=calls["count_mmap"],
+            munmap=calls["count_munmap"],
+            mremap=calls["count_mremap"],
+            mprotect=calls["count_mprotect"],
+            madvise=s.count_madvise_calls,
+            arena_calls=s.count_arena_calls,
+            steps=s.count_steps,
+            arenas=s.count_arenas,
+            largest_asked=s.bytes_largest_asked,
+            top_kept=s.bytes_top_kept,
+            top_trimmed=s.bytes_top_trimmed,
+            threshold_moves=s.count_threshold_moves,
+            rows=self.rows[:taken],
+            timeline=timeline | {"held": held},
+            error=self.error,
+        )
 
 
 class Trials:
@@ -148,17 +215,24 @@ class Trials:
         wanted = [n for n in ("arg", "thread") if n in found and found[n].any()]
         return {name: found[name] for name in ("op", "block", "size", *wanted)}
 
+    @property
+    def columns(self) -> Columns:
+        """The calls, as the engine takes them."""
+        return self._columns
+
     @contextmanager
     def begun(
-        self, setting: Setting, columns: Columns, rows: U64
-    ) -> Iterator[tuple[engine.ReplayRun, engine.Space, engine.Pages]]:
-        """Yield a replay about to begin, its address space and its pages."""
+        self, setting: Setting, columns: Columns | None = None, rows: U64 | None = None
+    ) -> Iterator[UnderWay]:
+        """Yield a replay that is about to begin, of the trace or of other calls."""
         allocator = setting.allocator or self.allocator
+        columns = self._columns if columns is None else columns
+        rows = self.rows if rows is None else rows
         with self._stage.begun(allocator) as (heap, space, pages):
             apply_environment(heap, setting.environment(self.base, version_of(allocator)))
             buffer = np.zeros((len(engine.SAMPLE_FIELDS), len(rows)), np.uint64)
             run = engine.ReplayRun(heap, columns, {}, buffer, 0, self.touch, rows)
-            yield run, space, pages
+            yield UnderWay(setting, heap, run, space, pages, self.rows)
 
     def run(self, setting: Setting, columns: Columns | None = None) -> Outcome:
         """Return what ``setting`` comes to; ``columns`` are other calls than the trace's."""
@@ -167,14 +241,14 @@ class Trials:
             before = _trims(columns, setting)
             columns = with_trims(columns, before)
             rows = rows + np.searchsorted(before, rows.astype(np.int64), "right").astype(np.uint64)
-        with self.begun(setting, columns, rows) as (run, space, pages):
-            whole = space.run(run)
-            error = None if whole else (run.heap.abort_text or "it died in the allocator")
-            return _outcome(setting, run, space, pages, self.rows, error)
+        with self.begun(setting, columns, rows) as under_way:
+            under_way.go_to(None)
+            return under_way.outcome()
 
     def run_all(
         self,
         settings: Sequence[Setting],
+        columns: Sequence[Columns | None] | None = None,
         *,
         workers: int | None = None,
         executor: Executor | None = None,
@@ -182,15 +256,17 @@ class Trials:
     ) -> list[Outcome]:
         """Return the outcome of each of ``settings``, on as many threads as there are processors.
 
-        ``executor`` is used in place of threads of our own; ``tell`` hears of the progress.
+        ``columns`` are the calls for each, if they are others than the trace's.  ``executor`` is
+        used in place of threads of our own; ``tell`` hears of the progress.
         """
         workers = workers or min(len(os.sched_getaffinity(0)), len(settings))
         if executor is None and workers > 1:
             with ThreadPoolExecutor(workers) as own:
-                return self.run_all(settings, executor=own, tell=tell)
+                return self.run_all(settings, columns, executor=own, tell=tell)
         found = []
-        results = map(self.run, settings) if executor is None else executor.map(self.run, settings)
-        for outcome in results:
+        calls = [None] * len(settings) if columns is None else columns
+        go = map if executor is None else executor.map
+        for outcome in go(self.run, settings, calls):
             found.append(outcome)
             if tell:
                 tell("trying settings", len(found), len(settings))
@@ -214,53 +290,3 @@ def with_trims(columns: Columns, before: npt.NDArray[np.int64]) -> dict[str, npt
     return {
         name: np.insert(values, before, filled.get(name, 0)) for name, values in columns.items()
     }
-
-
-def _outcome(
-    setting: Setting,
-    run: engine.ReplayRun,
-    space: engine.Space,
-    pages: engine.Pages,
-    rows: U64,
-    error: str | None,
-) -> Outcome:
-    totals, counts, calls = run.totals(), pages.counters(), space.counters()
-    s = run.heap.statistics()
-    taken = totals["samples"]
-    values = dict(zip(engine.SAMPLE_FIELDS, run.samples[:, :taken], strict=True))
-    held = values["heap"] + values["mapped"]
-    timeline = {name: values[name] for name in ("requested", "rss", "rss_peak")} | {"held": held}
-    return Outcome(
-        setting=setting,
-        calls=totals["calls"],
-        failed=totals["failed"],
-        requested=totals["requested"],
-        peak_requested=totals["requested_peak"],
-        peak_rss=counts["resident_peak"] * PAGE,
-        final_rss=counts["anon"] * PAGE,
-        peak_held=totals["held_peak"],
-        final_held=totals["held"],
-        free=s.bytes_tcache
-        + s.bytes_fast
-        + s.bytes_unsorted
-        + s.bytes_small
-        + s.bytes_large
-        + s.bytes_top,
-        faults=counts["minor_faults"],
-        brk=s.count_brk_calls,
-        mmap=calls["count_mmap"],
-        munmap=calls["count_munmap"],
-        mremap=calls["count_mremap"],
-        mprotect=calls["count_mprotect"],
-        madvise=s.count_madvise_calls,
-        arena_calls=s.count_arena_calls,
-        steps=s.count_steps,
-        arenas=s.count_arenas,
-        largest_asked=s.bytes_largest_asked,
-        top_kept=s.bytes_top_kept,
-        top_trimmed=s.bytes_top_trimmed,
-        threshold_moves=s.count_threshold_moves,
-        rows=rows[:taken],
-        timeline=timeline,
-        error=error,
-    )

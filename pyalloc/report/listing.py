@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from rich.table import Table
 from rich.text import Text
 
 from pyalloc.trace.record import Recording
+
+_WIDTH: Final = 100
+_LEAST: Final = 12
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -21,6 +25,22 @@ def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table.add_column(columns[-1], overflow="ellipsis", no_wrap=True, ratio=1)
     for row in found:
         table.add_row(*(Text(text) for text in row))  # as it stands: brackets are no markup
+    return table
+
+
+def figures(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table of names and figures: the figures are never cut, the names where need be."""
+    found = [tuple(row) for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(columns, *found, strict=True)]
+    room = _WIDTH - sum(width + 2 for width in widths[1:])
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column(
+        columns[0], overflow="ellipsis", no_wrap=True, width=min(widths[0], max(room, _LEAST))
+    )
+    for column, width in zip(columns[1:], widths[1:], strict=True):
+        table.add_column(column, justify="right", no_wrap=True, width=width)
+    for row in found:
+        table.add_row(*(Text(text) for text in row))
     return table
 
 

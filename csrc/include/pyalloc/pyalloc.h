@@ -193,6 +193,8 @@ uint32_t pa_mm_number(const pa_mm *mm);
 pa_mm *pa_ram_mm(pa_ram *ram, uint32_t number);
 void pa_mm_read(const pa_mm *mm, pa_mm_counters *out);
 void pa_mm_read_range(pa_mm *mm, uint64_t vpn, uint64_t count, pa_range_counters *out);
+/* mincore(): for each of the pages whether a frame of its own is in memory. */
+void pa_mm_read_resident(pa_mm *mm, uint64_t vpn, uint64_t count, uint8_t *resident);
 
 /* One access to each page of [vpn, vpn + count).  PA_EXHAUSTED: no frame could be had; *done counts
  * the pages that were touched, so that the caller goes on at vpn + *done once policy has made
@@ -514,6 +516,8 @@ void pa_space_drop(pa_space *space);
 void pa_space_read(const pa_space *space, pa_space_counters *out);
 /* Run a replay to its end.  PA_PENDING: it ended before, by PA_STOP_ABORT or PA_STOP_FRAMES. */
 int pa_space_run(pa_space *space, pa_replay *replay);
+/* The same, but only the rows before `end`. */
+int pa_space_run_to(pa_space *space, pa_replay *replay, uint64_t end);
 
 /* cdef: end */
 
