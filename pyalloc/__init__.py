@@ -17,6 +17,7 @@ from pyalloc.errors import (
     TraceError,
 )
 from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT
+from pyalloc.kernel.costs import Costs
 from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import Task, oom_policy
 from pyalloc.lab.advise import Advice, advise
@@ -81,6 +82,7 @@ __all__ = [
     "Chunk",
     "ChunkState",
     "Chunks",
+    "Costs",
     "EngineBug",
     "EngineBusy",
     "EngineLimit",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -449,6 +449,10 @@ RULES: Final[dict[str, int]] = {
     "exclusive": lib.PA_EXCLUSIVE,
     "moves_tables": lib.PA_MOVES_TABLES,
     "large_folios": lib.PA_LARGE_FOLIOS,
+    "workingset": lib.PA_WORKINGSET,
+    "zero_map": lib.PA_ZERO_MAP,
+    "swap_ahead": lib.PA_SWAP_AHEAD,
+    "swap_by_area": lib.PA_SWAP_BY_AREA,
 }
 """How reclaim and page tables behave, by name; a kernel profile lists those that hold."""
 
@@ -480,6 +484,8 @@ class RamSettings:
     rules: frozenset[str] = frozenset()
     swappiness: int = 60
     page_cluster: int = 3
+    costs: Mapping[str, int] = field(default_factory=dict)
+    """What things cost in simulated nanoseconds, by the names of ``pa_costs``."""
 
 
 def _settings_struct(settings: RamSettings) -> Any:  # noqa: ANN401 - a cffi struct
@@ -488,8 +494,10 @@ def _settings_struct(settings: RamSettings) -> Any:  # noqa: ANN401 - a cffi str
         raise ArgumentError(message)
     struct = ffi.new("pa_ram_settings *")
     for name in RamSettings.__slots__:
-        if name not in {"shape", "rules"}:
+        if name not in {"shape", "rules", "costs"}:
             setattr(struct, name, getattr(settings, name))
+    for name, ns in settings.costs.items():
+        setattr(struct.costs, name, ns)
     struct.shape = SHAPES[settings.shape]
     struct.rules = sum(RULES[rule] for rule in settings.rules)
     return struct
@@ -572,6 +580,20 @@ class Ram:
         counters = ffi.new("pa_ram_counters *")
         lib.pa_ram_read(self.handle, counters)
         return _words(counters, _RAM_WORDS)
+
+    @property
+    def time(self) -> int:
+        """Simulated time in nanoseconds."""
+        return int(lib.pa_ram_time(self.handle))
+
+    @property
+    def work(self) -> int:
+        """How many nanoseconds of :attr:`time` processors worked."""
+        return int(lib.pa_ram_work(self.handle))
+
+    def pass_time(self, ns: int, work: int = 0) -> None:
+        """Let time pass, ``work`` of it with a processor at work."""
+        lib.pa_ram_pass(self.handle, ns, work)
 
     def check(self) -> None:
         """Raise EngineBug unless every invariant holds."""
@@ -739,6 +761,10 @@ class Pages:
             return int(self._done[0]), True
         check(status, doing)
         return int(self._done[0]), False
+
+    def write_zeros(self, *, zeros: bool) -> None:
+        """Say whether what is written to private memory from now on is zeros."""
+        lib.pa_mm_write_zeros(self.handle, zeros)
 
     def touch_anon(self, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
         """Access pages of a private anonymous area."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -101,3 +102,16 @@ def format_size(size: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def nanoseconds(seconds: float) -> int:
+    """Return whole nanoseconds; time does not run backwards.
+
+    >>> nanoseconds(0.25)
+    250000000
+    """
+    ns = round(seconds * 1e9) if math.isfinite(seconds) else -1
+    if not 0 <= ns < 1 << 63:
+        message = f"seconds must not be negative, nor more than 292 years (got {seconds!r})"
+        raise ArgumentError(message)
+    return ns

@@ -8,6 +8,8 @@
  */
 #include "ram.h"
 
+#include <string.h>
+
 /* ---- a page of its own ------------------------------------------------------------------------ */
 
 uint64_t fault_new_owner(const pa_mm *mm, uint64_t vpn)
@@ -29,13 +31,18 @@ static uint64_t fill_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t want)
     mm->anon += got;
     mm->minor_faults += got;
     ram->events.faults += got;
-    mm_set_hot(mm, vpn, got);
+    ram_work(ram, ram->settings.costs.fault + ram->settings.costs.clear, got);
+    if (mm->zeros)
+        memset(&ram->state[first], STATE_ZEROS, got);
+    else
+        mm_set_hot(mm, vpn, got);
     return got;
 }
 
 void fault_count(pa_mm *mm, bool major)
 {
     *(major ? &mm->major_faults : &mm->minor_faults) += 1;
+    ram_work(mm->ram, mm->ram->settings.costs.fault, 1);
     mm->ram->events.faults++;
     mm->ram->events.major_faults += major;
 }
@@ -52,6 +59,8 @@ static pa_status copy_on_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
         return PA_OK;
     }
     uint64_t locked = was & PTE_LOCKED;
+    const pa_costs *costs = &mm->ram->settings.costs;
+    ram_work(mm->ram, was & PTE_ZERO ? costs->clear : costs->copy, 1);
     mm_drop_entry(mm, pte);
     mm->locked += locked != 0;
     mm_cool(mm, vpn);
@@ -75,7 +84,8 @@ static pa_status fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
         return status;
     }
     *pte |= PTE_WRITTEN;
-    swap_detach(ram, pte_frame(*pte));
+    if (!device_is_writing(&ram->disk, pte_frame(*pte)))
+        swap_detach(ram, pte_frame(*pte));
     uint64_t *owner = &ram->frame[pte_frame(*pte)].owner;
     *owner = owner_moved(*owner, mm->number, vpn); /* the one it was made for may be gone */
     fault_count(mm, false);
@@ -88,16 +98,15 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
     pa_ram *ram = mm->ram;
     bool major;
     uint64_t slot = *pte >> PTE_SHIFT, locked = *pte & PTE_LOCKED;
-    uint32_t f = swap_read(ram, mm->group, slot, &major);
+    uint32_t f = swap_read(ram, mm->group, mm, vpn, slot, &major);
     if (f == NO_FRAME)
         return PA_EXHAUSTED;
     uint64_t owner = ram->frame[f].owner;
     if (owner_kind(owner) == KIND_SLOT) {
-        ram_unput(ram, f);
         ram->maps[f] = 0;
-        ram_put(ram, f,
-                owner_of(KIND_ANON, owner_group(owner), mm->number, vpn) |
-                    (owner & (OWNER_ACTIVE | OWNER_REFERENCED)) | (locked ? OWNER_LOCKED : 0));
+        ram_rename(ram, f,
+                   owner_of(KIND_ANON, owner_group(owner), mm->number, vpn) |
+                       (owner & (OWNER_ACTIVE | OWNER_REFERENCED)) | (locked ? OWNER_LOCKED : 0));
     } else {
         ram->maps[f]++;
     }
@@ -108,7 +117,8 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
     mm->swap--;
     mm->anon++;
     swap_drop_ref(ram, slot);
-    if (!ram->slot_refs[slot] && (write || swap_is_full(ram, mm->group))) {
+    bool free_slot = write || swap_is_full(ram, mm->group);
+    if (!ram->slot_refs[slot] && free_slot && !device_is_writing(&ram->disk, f)) {
         swap_detach(ram, f);
         *pte |= PTE_DIRTY; /* the frame is the only copy now */
     }
@@ -150,16 +160,16 @@ pa_status fault_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t count, boo
     return PA_OK;
 }
 
-int pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done)
+/* A page of zeros that data is written to is one no more. */
+static void note_data(const pa_mm *mm, uint64_t pte)
+{
+    if (!mm->zeros && pte_is_frame(pte))
+        mm->ram->state[pte_frame(pte)] &= (uint8_t)~STATE_ZEROS;
+}
+
+static pa_status touch(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done)
 {
     uint64_t size = pt_table_leaf_size(&mm->table);
-    *done = 0;
-    if (count == 1 && write && mm_is_hot(mm, vpn)) {
-        *done = 1;
-        return PA_OK;
-    }
-    if (vpn >= pt_table_end(&mm->table) || count > pt_table_end(&mm->table) - vpn)
-        return PA_ERR_INVALID;
     while (*done < count) {
         pa_status status = PA_OK;
         uint64_t at = vpn + *done, offset = at & (size - 1);
@@ -174,9 +184,26 @@ int pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64
                 here = 1;
             else if ((status = fault_anon(mm, at + i, pte, n - i, write, &here)) != PA_OK)
                 return status;
+            if (write && mm->ram->has_zeros && here == 1)
+                note_data(mm, *pte);
             i += here;
             *done += here;
         }
     }
     return PA_OK;
+}
+
+int pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done)
+{
+    *done = 0;
+    if (count == 1 && write && mm_is_hot(mm, vpn)) {
+        *done = 1;
+        return PA_OK;
+    }
+    if (vpn >= pt_table_end(&mm->table) || count > pt_table_end(&mm->table) - vpn)
+        return PA_ERR_INVALID;
+    uint64_t since = mm->ram->disk.cpu;
+    pa_status status = touch(mm, vpn, count, write, done);
+    mm_note_work(mm, since, *done);
+    return status;
 }

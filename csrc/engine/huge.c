@@ -154,6 +154,7 @@ static bool fill(pa_mm *mm, uint64_t first, uint64_t *leaf)
         i += got;
     }
     mm->anon += HUGE_PAGES;
+    ram_work(ram, ram->settings.costs.clear, HUGE_PAGES);
     return true;
 }
 

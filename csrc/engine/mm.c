@@ -31,6 +31,19 @@ void mm_cool_range(pa_mm *mm, uint64_t vpn, uint64_t count)
     forget_hot(mm, vpn, count);
 }
 
+void mm_note_work(pa_mm *mm, uint64_t since, uint64_t count)
+{
+    ram_work(mm->ram, mm->ram->settings.costs.access, count);
+    mm->work += mm->ram->disk.cpu - since;
+}
+
+void pa_mm_write_zeros(pa_mm *mm, bool zeros)
+{
+    mm->zeros = zeros;
+    mm->ram->has_zeros |= zeros;
+    memset(mm->hot, 0, sizeof mm->hot); /* a write of the other kind means something */
+}
+
 bool mm_is_settled(pa_mm *mm, uint64_t vpn)
 {
     const uint64_t settled = PTE_PRESENT | PTE_WRITE | PTE_ACCESSED | PTE_DIRTY;
@@ -118,7 +131,7 @@ void pa_mm_drop(pa_mm *mm)
     pa_ram *ram = mm->ram;
     uint64_t end = pt_table_end(&mm->table);
     pa_mm_unmap(mm, 0, end, 0, end);
-    object_forget_mm(ram, mm->number);
+    rmap_forget_mm(ram, mm->number);
     ram->mms[mm->number] = NULL;
     mm_free(mm);
 }
@@ -132,7 +145,8 @@ void pa_mm_read(const pa_mm *mm, pa_mm_counters *out)
                             .locked = mm->locked,
                             .resident_peak = mm->resident_peak,
                             .minor_faults = mm->minor_faults,
-                            .major_faults = mm->major_faults};
+                            .major_faults = mm->major_faults,
+                            .work = mm->work};
     if (mm_resident(mm) > out->resident_peak)
         out->resident_peak = mm_resident(mm);
     memcpy(out->tables, mm->table.count_tables, sizeof out->tables);
@@ -189,8 +203,7 @@ static void unmap_frame(pa_mm *mm, uint32_t f, uint64_t pte)
     uint64_t slot = ram->slot_of[f];
     if (slot && ram->slot_refs[slot - 1]) { /* others will find it in the swap cache */
         uint64_t owner = ram->frame[f].owner;
-        ram_unput(ram, f);
-        ram_put(ram, f, owner_of(KIND_SLOT, owner_group(owner), 0, slot - 1));
+        ram_rename(ram, f, owner_of(KIND_SLOT, owner_group(owner), 0, slot - 1));
         return;
     }
     swap_detach(ram, f);
@@ -368,10 +381,12 @@ static void follow(pa_mm *mm, uint64_t pte, uint64_t new_vpn)
     uint32_t f = pte_frame(pte);
     uint64_t owner = ram->frame[f].owner;
     if (owner_kind(owner) == KIND_OBJECT) {
-        object_hint(&ram->objects[owner_id(owner)], mm->number,
-                    (int64_t)new_vpn - (int64_t)owner_place(owner));
-    } else if (owner_id(owner) == mm->number) {
+        rmap_hint(&ram->objects[owner_id(owner)].hints, mm->number,
+                  (int64_t)new_vpn - (int64_t)owner_place(owner));
+    } else if (owner_id(owner) == mm->number && !ram->maps[f]) {
         ram->frame[f].owner = owner_moved(owner, mm->number, new_vpn);
+    } else if (owner_kind(owner) == KIND_ANON && new_vpn != owner_place(owner)) {
+        rmap_hint(&ram->moves, mm->number, (int64_t)new_vpn - (int64_t)owner_place(owner));
     }
 }
 
@@ -449,8 +464,10 @@ static void share_entry(pa_mm *child, uint64_t vpn, uint64_t *from, uint64_t *to
         ram->maps[f]++;
         ++*mm_resident_counter(child, f);
         if (owner_kind(owner) == KIND_OBJECT)
-            object_hint(&ram->objects[owner_id(owner)], child->number,
-                        (int64_t)vpn - (int64_t)owner_place(owner));
+            rmap_hint(&ram->objects[owner_id(owner)].hints, child->number,
+                      (int64_t)vpn - (int64_t)owner_place(owner));
+        else if (vpn != owner_place(owner))
+            rmap_hint(&ram->moves, child->number, (int64_t)vpn - (int64_t)owner_place(owner));
     } else if (ram->settings.rules & PA_ZERO_IS_FILE) {
         child->file++;
     }

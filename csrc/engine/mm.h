@@ -26,11 +26,15 @@ struct pa_mm {
     pa_ram *ram;
     pa_pagetable table;
     uint32_t number, group;
+    bool zeros;     /* it writes nothing else at present */
     bool disturbed; /* a page that was written may have to be touched again */
     uint64_t anon, file, shmem, swap, locked;
     uint64_t resident_peak; /* brought up to date before the resident pages get fewer */
     uint64_t recent_peak; /* the same since somebody asked; never above resident_peak   */
     uint64_t minor_faults, major_faults;
+    uint64_t work; /* ns that a processor worked for it */
+    uint64_t ahead_vpn; /* the last page that was read from swap, */
+    uint32_t ahead_size, ahead_hits; /* with how many, and how many of those were used */
 };
 
 /* Where the group of a page is remembered, if it is. */
@@ -109,6 +113,9 @@ static inline uint64_t mm_take_recent_peak(pa_mm *mm)
     mm->recent_peak = mm_resident(mm);
     return peak;
 }
+
+/* `count` accesses are done; a processor has worked for them since its time was `since`. */
+void mm_note_work(pa_mm *mm, uint64_t since, uint64_t count);
 
 /* Would a write to vpn change nothing?  Then it is hot from now on. */
 bool mm_is_settled(pa_mm *mm, uint64_t vpn);

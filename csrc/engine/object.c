@@ -59,37 +59,6 @@ uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
     return pages;
 }
 
-bool object_hint(object *o, uint32_t mm, int64_t delta)
-{
-    for (uint32_t i = o->count_hints; i--;) {
-        if (o->hints[i].mm == mm && o->hints[i].delta == delta)
-            return true;
-    }
-    if (o->count_hints == o->room_hints) {
-        uint32_t room = o->room_hints ? o->room_hints * 2 : 4;
-        view_hint *more = realloc(o->hints, room * sizeof *more);
-        if (!more)
-            return false;
-        o->hints = more;
-        o->room_hints = room;
-    }
-    o->hints[o->count_hints++] = (view_hint){mm, delta};
-    return true;
-}
-
-void object_forget_mm(pa_ram *ram, uint32_t mm)
-{
-    for (uint32_t i = 0; i < ram->count_objects; i++) {
-        object *o = &ram->objects[i];
-        uint32_t kept = 0;
-        for (uint32_t j = 0; j < o->count_hints; j++) {
-            if (o->hints[j].mm != mm)
-                o->hints[kept++] = o->hints[j];
-        }
-        o->count_hints = kept;
-    }
-}
-
 /* ---- bringing pages in ------------------------------------------------------------------------ */
 
 void object_mark_accessed(pa_ram *ram, uint32_t f)
@@ -112,16 +81,16 @@ void object_mark_dirty(pa_ram *ram, uint32_t f)
 static uint32_t swap_page_in(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index,
                              uint64_t slot, bool *major)
 {
-    uint32_t f = swap_read(ram, group_id, slot, major);
+    uint32_t f = swap_read(ram, group_id, NULL, 0, slot, major);
     if (f == NO_FRAME)
         return NO_FRAME;
     uint64_t owner = ram->frame[f].owner, flags = owner & (OWNER_ACTIVE | OWNER_REFERENCED);
     *object_entry(ram, id, index) = (uint64_t)f << PTE_SHIFT | PTE_PRESENT;
-    ram_unput(ram, f);
-    ram_put(ram, f, owner_of(KIND_OBJECT, owner_group(owner), id, index) | flags);
+    ram_rename(ram, f, owner_of(KIND_OBJECT, owner_group(owner), id, index) | flags);
     ram->objects[id].resident++;
     swap_drop_ref(ram, slot);
-    swap_detach(ram, f);
+    if (!device_is_writing(&ram->disk, f))
+        swap_detach(ram, f);
     return f;
 }
 
@@ -137,10 +106,14 @@ static uint32_t new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
         ram_give(ram, (uint32_t)f, group_id);
         return NO_FRAME;
     }
-    leaf[index & (pt_table_leaf_size(&o->pages) - 1)] = f << PTE_SHIFT | PTE_PRESENT;
+    uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];
+    bool active = o->shmem && ram->settings.rules & PA_NEW_ANON_ACTIVE;
+    if (*entry & PTE_SHADOW)
+        active |=
+            workingset_refault(ram, group_id, (uint32_t)f, (uint32_t)(*entry >> PTE_SHIFT), true);
+    *entry = f << PTE_SHIFT | PTE_PRESENT;
     ram->maps[f] = 0;
     o->resident++;
-    bool active = o->shmem && ram->settings.rules & PA_NEW_ANON_ACTIVE;
     ram_put(ram, (uint32_t)f,
             owner_of(KIND_OBJECT, group_id, id, index) | (active ? OWNER_ACTIVE : 0));
     return (uint32_t)f;
@@ -157,6 +130,8 @@ uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index
     uint32_t f = new_page(ram, group_id, id, index);
     *major = f != NO_FRAME && !ram->objects[id].shmem;
     ram->events.file_read += *major;
+    if (*major)
+        device_read(&ram->disk, &ram->settings.costs, file_place(ram, id, index), 1);
     return f;
 }
 
@@ -179,6 +154,7 @@ int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t f
         if (f == NO_FRAME)
             return PA_EXHAUSTED;
         object_mark_accessed(ram, f);
+        ram_work(ram, ram->settings.costs.copy, 1);
         if (write)
             object_mark_dirty(ram, f);
     }
@@ -212,7 +188,7 @@ int pa_ram_load_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t fir
             folio_end = i + (UINT64_C(1) << now);
             o->order = now > o->order ? (uint8_t)now : o->order;
         }
-        if (entry && *entry)
+        if (entry && *entry & PTE_PRESENT)
             continue;
         if (new_page(ram, group_id, id, i) == NO_FRAME)
             return PA_EXHAUSTED;
@@ -311,7 +287,7 @@ void pa_ram_forget_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t cou
 static void free_object(object *o)
 {
     pt_table_drop(&o->pages);
-    free(o->hints);
+    free(o->hints.hint);
     *o = (object){0};
 }
 

@@ -37,6 +37,19 @@ void lru_remove(pa_ram *ram, lru *list, uint32_t f)
     list->count--;
 }
 
+static void add_oldest(pa_ram *ram, lru *list, uint32_t f)
+{
+    frame *page = &ram->frame[f];
+    page->older = NO_FRAME;
+    page->newer = list->oldest;
+    if (list->oldest != NO_FRAME)
+        ram->frame[list->oldest].older = f;
+    else
+        list->newest = f;
+    list->oldest = f;
+    list->count++;
+}
+
 static bool is_file(const pa_ram *ram, uint64_t owner)
 {
     return owner_kind(owner) == KIND_OBJECT && !ram->objects[owner_id(owner)].shmem;
@@ -80,6 +93,18 @@ void ram_unput(pa_ram *ram, uint32_t f)
 {
     lru_remove(ram, home_of(ram, f), f);
     count_kind(ram, ram->frame[f].owner, -1);
+}
+
+void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner)
+{
+    lru *was = home_of(ram, f);
+    count_kind(ram, ram->frame[f].owner, -1);
+    ram->frame[f].owner = owner;
+    count_kind(ram, owner, 1);
+    if (home_of(ram, f) != was) {
+        lru_remove(ram, was, f);
+        lru_add(ram, home_of(ram, f), f);
+    }
 }
 
 void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear)
@@ -160,31 +185,59 @@ static void uncharge(pa_ram *ram, uint32_t group_id, uint64_t count)
         ram->groups[g].usage -= count;
 }
 
+/* Reclaim for whoever is waiting; kswapd, if it had given up, has hope again. */
+static bool reclaim_some(pa_ram *ram, uint32_t group_id)
+{
+    bool fine = reclaim(ram, group_id, RECLAIM_BATCH) > 0;
+    if (fine)
+        ram->fruitless = 0;
+    return fine;
+}
+
 /* Room for one page at least: in the group first, then on the machine. */
 static bool make_room(pa_ram *ram, uint32_t group_id)
 {
     while (!ram_room(ram, group_id)) {
         uint32_t full = tightest(ram, group_id);
         ram->groups[full].limit_hits++;
-        if (!reclaim(ram, full, RECLAIM_BATCH))
+        if (!reclaim_some(ram, full))
             return false;
     }
     while (ram_available(ram) <= (int64_t)ram->settings.watermark_min) {
-        if (!reclaim(ram, 0, RECLAIM_BATCH))
+        if (!reclaim_some(ram, 0))
             return false;
     }
     return true;
 }
 
-/* kswapd: below the low mark it works in the background until the high mark is reached. */
+void ram_settle(pa_ram *ram)
+{
+    uint32_t f;
+    while ((f = device_take_written(&ram->disk, &ram->settings.costs)) != NO_FRAME) {
+        if (!(ram->state[f] & STATE_RECLAIM))
+            continue;
+        ram->state[f] &= (uint8_t)~STATE_RECLAIM;
+        lru_remove(ram, home_of(ram, f), f);
+        ram->frame[f].owner &= ~OWNER_ACTIVE;
+        add_oldest(ram, home_of(ram, f), f);
+    }
+}
+
+/* kswapd: below the low mark it works in the background until the high mark is reached.  After
+ * sixteen tries without success it gives up (MAX_RECLAIM_RETRIES). */
 static void balance(pa_ram *ram)
 {
-    if (ram_available(ram) >= (int64_t)ram->settings.watermark_low)
+    if (ram_available(ram) >= (int64_t)ram->settings.watermark_low || ram->fruitless >= 16)
         return;
+    ram->disk.background = true;
     while (ram_available(ram) < (int64_t)ram->settings.watermark_high) {
-        if (!reclaim(ram, 0, RECLAIM_BATCH))
-            return;
+        if (!reclaim(ram, 0, RECLAIM_BATCH)) {
+            ram->fruitless += !device_is_busy(&ram->disk);
+            break;
+        }
+        ram->fruitless = 0;
     }
+    ram->disk.background = false;
 }
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -208,6 +261,8 @@ uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first
 void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id)
 {
     ram->frame[f].owner = 0;
+    ram->state[f] = 0;
+    device_forget(&ram->disk, f);
     bitmap_clear(&ram->frames, f, 1);
     uncharge(ram, group_id, 1);
 }
@@ -343,7 +398,11 @@ static bool reserve_arrays(pa_ram *ram)
     ram->slot_frame = reserve(slots, sizeof *ram->slot_frame);
     ram->slot_refs = reserve(slots, sizeof *ram->slot_refs);
     ram->slot_group = reserve(slots, sizeof *ram->slot_group);
-    return ram->frame && ram->maps && ram->slot_of && ram->slot_frame && ram->slot_refs &&
+    ram->slot_shadow = reserve(slots, sizeof *ram->slot_shadow);
+    ram->cluster_used = reserve(slots / SHORTEST_RUN + 1, sizeof *ram->cluster_used);
+    ram->state = reserve(frames, sizeof *ram->state);
+    return device_init(&ram->disk, frames) && ram->slot_shadow && ram->cluster_used && ram->state &&
+           ram->frame && ram->maps && ram->slot_of && ram->slot_frame && ram->slot_refs &&
            ram->slot_group;
 }
 
@@ -374,7 +433,8 @@ pa_ram *pa_ram_new(const pa_ram_settings *settings)
     if (!ram)
         return NULL;
     bool fine = bitmap_init(&ram->frames, settings->count_frames) &&
-                bitmap_init(&ram->slots, settings->count_slots);
+                bitmap_init(&ram->slots, settings->count_slots) &&
+                bitmap_init(&ram->clusters, settings->count_slots / swap_run(ram));
     ram->groups = malloc(sizeof *ram->groups);
     if (!fine || !ram->groups) {
         pa_ram_drop(ram);
@@ -392,6 +452,7 @@ void pa_ram_drop(pa_ram *ram)
     for (uint32_t i = 0; i < ram->count_mms; i++)
         mm_free(ram->mms[i]);
     object_drop_all(ram);
+    free(ram->moves.hint);
     free(ram->mms);
     free(ram->groups);
     bitmap_drop(&ram->frames);
@@ -403,6 +464,11 @@ void pa_ram_drop(pa_ram *ram)
     unreserve(ram->slot_frame, slots, sizeof *ram->slot_frame);
     unreserve(ram->slot_refs, slots, sizeof *ram->slot_refs);
     unreserve(ram->slot_group, slots, sizeof *ram->slot_group);
+    unreserve(ram->slot_shadow, slots, sizeof *ram->slot_shadow);
+    unreserve(ram->cluster_used, slots / SHORTEST_RUN + 1, sizeof *ram->cluster_used);
+    unreserve(ram->state, frames, sizeof *ram->state);
+    device_drop(&ram->disk, frames);
+    bitmap_drop(&ram->clusters);
     free(ram);
 }
 
@@ -423,6 +489,10 @@ static void copy_records(pa_ram *to, const pa_ram *from)
     memcpy(to->slot_frame, from->slot_frame, slots * sizeof *to->slot_frame);
     memcpy(to->slot_refs, from->slot_refs, slots * sizeof *to->slot_refs);
     memcpy(to->slot_group, from->slot_group, slots * sizeof *to->slot_group);
+    memcpy(to->slot_shadow, from->slot_shadow, slots * sizeof *to->slot_shadow);
+    memcpy(to->cluster_used, from->cluster_used,
+           (slots / SHORTEST_RUN + 1) * sizeof *to->cluster_used);
+    memcpy(to->state, from->state, frames * sizeof *to->state);
 }
 
 static bool copy_mms(pa_ram *to, const pa_ram *from)
@@ -450,16 +520,15 @@ static bool copy_objects(pa_ram *to, const pa_ram *from)
         if (!o->used)
             continue;
         pa_pagetable pages;
-        void *hints;
+        hint_list hints;
         if (!pt_table_copy(&pages, &o->pages))
             return false;
         *copy = *o;
         copy->pages = pages;
-        copy->hints = NULL;
-        if (!copy_array(&hints, o->hints, o->count_hints * sizeof *o->hints))
+        copy->hints = (hint_list){0};
+        if (!rmap_copy_hints(&hints, &o->hints))
             return false;
         copy->hints = hints;
-        copy->room_hints = o->count_hints;
     }
     return true;
 }
@@ -467,7 +536,8 @@ static bool copy_objects(pa_ram *to, const pa_ram *from)
 static bool copy_all(pa_ram *to, const pa_ram *from)
 {
     void *groups;
-    if (!bitmap_copy(&to->frames, &from->frames) || !bitmap_copy(&to->slots, &from->slots))
+    if (!bitmap_copy(&to->frames, &from->frames) || !bitmap_copy(&to->slots, &from->slots) ||
+        !bitmap_copy(&to->clusters, &from->clusters))
         return false;
     if (!copy_array(&groups, from->groups, from->count_groups * sizeof *from->groups))
         return false;
@@ -482,8 +552,17 @@ static bool copy_all(pa_ram *to, const pa_ram *from)
     to->count_cached = from->count_cached;
     to->events = from->events;
     to->has_huge = from->has_huge;
+    to->has_zeros = from->has_zeros;
+    to->fruitless = from->fruitless;
+    to->slot_next = from->slot_next;
+    to->window_last = from->window_last;
+    to->window_size = from->window_size;
+    to->window_hits = from->window_hits;
+    if (!device_copy(&to->disk, &from->disk, from->frames.high))
+        return false;
     copy_records(to, from);
-    return copy_objects(to, from) && copy_mms(to, from);
+    return rmap_copy_hints(&to->moves, &from->moves) && copy_objects(to, from) &&
+           copy_mms(to, from);
 }
 
 pa_ram *pa_ram_copy(const pa_ram *ram)
@@ -542,7 +621,25 @@ void pa_ram_read(const pa_ram *ram, pa_ram_counters *out)
     out->slots_free = ram->slots.count_free;
     for (uint32_t i = 0; i < ram->count_mms; i++)
         out->file_mapped += ram->mms[i] ? ram->mms[i]->file + ram->mms[i]->shmem : 0;
+    out->writing = ram->disk.count_pages;
     read_lists(ram, out);
+}
+
+uint64_t pa_ram_time(const pa_ram *ram)
+{
+    return ram->disk.now;
+}
+
+uint64_t pa_ram_work(const pa_ram *ram)
+{
+    return ram->disk.cpu;
+}
+
+void pa_ram_pass(pa_ram *ram, uint64_t ns, uint64_t work)
+{
+    ram->disk.now += ns;
+    ram->disk.cpu += work;
+    ram_settle(ram);
 }
 
 static bool check_list(const pa_ram *ram, const lru *list, uint32_t group_id, unsigned which)
@@ -599,10 +696,31 @@ static bool check_tables(pa_ram *ram)
            listed + ram->frames.count_free == ram->frames.count;
 }
 
+/* Slots taken, run by run; and writes under way are of frames in use. */
+static bool check_swap(const pa_ram *ram)
+{
+    uint64_t run = swap_run(ram);
+    for (uint64_t first = 0; first < ram->slots.high; first += run) {
+        uint64_t used = 0;
+        for (uint64_t s = first; s < first + run && s < ram->slots.count; s++)
+            used += bitmap_is_taken(&ram->slots, s);
+        bool whole = first + run <= ram->slots.count;
+        if (used != ram->cluster_used[first / run] ||
+            (whole && bitmap_is_taken(&ram->clusters, first / run) != (used > 0)))
+            return false;
+    }
+    for (uint64_t f = 0; f < ram->frames.high; f++) {
+        if (!bitmap_is_taken(&ram->frames, f) &&
+            (device_is_writing(&ram->disk, (uint32_t)f) || ram->state[f]))
+            return false;
+    }
+    return true;
+}
+
 int pa_ram_check(pa_ram *ram)
 {
     uint64_t listed = 0;
-    bool fine = check_lists(ram, &listed) && check_tables(ram) &&
+    bool fine = check_lists(ram, &listed) && check_swap(ram) && check_tables(ram) &&
                 listed + ram->frames.count_free == ram->frames.count &&
                 ram->groups[0].usage == listed + ram->tables + ram->kernel &&
                 ram->count_anon + ram->count_file + ram->count_shmem + ram->count_cached == listed;

@@ -24,6 +24,7 @@
 #define PA_RAM_H
 
 #include "bitmap.h"
+#include "device.h"
 #include "mm.h"
 
 typedef enum frame_kind { KIND_FREE = 0, KIND_ANON, KIND_OBJECT, KIND_SLOT } frame_kind;
@@ -37,6 +38,14 @@ typedef enum lru_list {
     LRU_LISTS
 } lru_list;
 
+/* What is known of a frame besides its owner. */
+enum frame_state {
+    STATE_RECLAIM = 1,    /* goes as soon as it is written (PG_reclaim)                  */
+    STATE_AHEAD = 2,      /* was read before anybody asked (PG_readahead)                */
+    STATE_WORKINGSET = 4, /* has been on the active list (PG_workingset)                 */
+    STATE_ZEROS = 8       /* holds nothing but zeros: needs no place in swap to be kept  */
+};
+
 #define OWNER_ACTIVE (UINT64_C(1) << 60)
 #define OWNER_REFERENCED (UINT64_C(1) << 61)
 #define OWNER_DIRTY (UINT64_C(1) << 62)
@@ -48,7 +57,8 @@ enum {
     GROUP_BITS = 10,
     MAX_IDS = (1 << ID_BITS) - 1,
     MAX_GROUPS = 1 << GROUP_BITS,
-    RECLAIM_BATCH = 32
+    RECLAIM_BATCH = 32,
+    SHORTEST_RUN = 256 /* of slots that are given out together */
 };
 
 #define NO_FRAME UINT32_MAX
@@ -72,27 +82,37 @@ typedef struct group {
     uint64_t usage, usage_peak, usage_swap, tables;
     uint64_t anon_cost, file_cost;
     uint64_t limit_hits, scanned, stolen;
-    uint32_t parent;
+    uint64_t age;          /* evictions and activations so far (nonresident_age)          */
+    uint64_t restored[2];  /* refaults that were activated at once: anonymous, of files   */
+    uint64_t restored_seen[2]; /* the same at the end of the last reclaim                     */
+    uint32_t parent, cursor; /* cursor: where the next reclaim of this subtree begins       */
     int prev_priority; /* 2.6: how hard the last sweep had to try */
 } group;
 
-/* Under which (mm, vpn - index) an object has been mapped: where to look for its mappers. */
+/* Under which (mm, vpn - index) an object has been mapped: where to look for its mappers.  Or, of
+ * anonymous pages that were moved while others mapped them, how far. */
 typedef struct view_hint {
     uint32_t mm;
     int64_t delta;
 } view_hint;
 
+typedef struct hint_list {
+    view_hint *hint;
+    uint32_t count, room;
+} hint_list;
+
 typedef struct object {
     pa_pagetable pages; /* index -> frame, or slot */
     uint64_t count_pages, resident;
-    view_hint *hints;
-    uint32_t count_hints, room_hints;
+    hint_list hints;
     uint8_t order; /* of the largest folio it ever had */
     bool used, shmem;
 } object;
 
 /* An object's entry of a present page: bits 8 to 11 are the order of its folio. */
 enum { ORDER_SHIFT = 8, ORDER_MASK = 15 };
+/* An entry of a page of a file that was there once: its shadow instead of a frame. */
+enum { PTE_SHADOW = 512 };
 
 struct pa_ram {
     pa_ram_settings settings;
@@ -101,15 +121,25 @@ struct pa_ram {
     uint16_t *maps;
     uint32_t *slot_of, *slot_frame;
     uint16_t *slot_refs, *slot_group;
+    uint8_t *state;        /* frame_state bits                                           */
+    uint32_t *slot_shadow; /* when and how the page left memory (workingset.c)           */
+    device disk;
+    pa_bitmap clusters; /* runs of slots that are not quite free                          */
+    uint16_t *cluster_used;
+    uint64_t slot_next; /* in the run that is being filled                                 */
+    uint64_t window_last, window_size, window_hits; /* swap read around a slot (cluster)   */
     group *groups;
     pa_mm **mms; /* NULL where a number is not in use */
     object *objects;
+    hint_list moves; /* of anonymous pages */
     uint32_t count_groups, count_mms, count_objects;
     uint64_t tables, kernel;
     uint64_t count_anon, count_shmem, count_file, count_dirty, count_cached;
     pa_ram_counters events; /* only the fields that count events */
+    uint32_t fruitless; /* how often kswapd found nothing, one after another */
     bool reclaiming;
     bool has_huge; /* 2 MB were mapped at once some time */
+    bool has_zeros; /* a page of zeros was written some time */
 };
 
 /* ---- frame records ---------------------------------------------------------------------------- */
@@ -169,6 +199,8 @@ void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id);
 void ram_put(pa_ram *ram, uint32_t f, uint64_t owner);
 /* Take it off its list; whoever does puts it somewhere else, or gives it back. */
 void ram_unput(pa_ram *ram, uint32_t f);
+/* Give it another owner of the same group; it keeps its place unless its list is another. */
+void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner);
 /* Take it off its list, uncharge it, give it back. */
 void ram_release(pa_ram *ram, uint32_t f);
 /* Take `count` frames starting at `first` into use as anonymous pages vpn, vpn + 1 ... */
@@ -190,14 +222,50 @@ bool ram_is_below(const pa_ram *ram, uint32_t group_id, uint32_t ancestor);
 void lru_add(pa_ram *ram, lru *list, uint32_t f);
 void lru_remove(pa_ram *ram, lru *list, uint32_t f);
 
+/* ---- time (ram.c) ----------------------------------------------------------------------------- */
+
+/* A processor works on something `count` times. */
+static inline void ram_work(pa_ram *ram, uint64_t ns, uint64_t count)
+{
+    device_work(&ram->disk, ns * count);
+}
+
+/* Pages whose write has ended by now go where reclaim finds them first. */
+void ram_settle(pa_ram *ram);
+
+/* ---- taking a page away (evict.c) ------------------------------------------------------------- */
+
+typedef enum fate {
+    FATE_STAYS,   /* no slot for it                           */
+    FATE_WRITING, /* it is written first, and mapped by nobody */
+    FATE_FREED
+} fate;
+
+fate evict(pa_ram *ram, uint32_t f);
+/* Entries through which the page was used since it was last looked at. */
+uint64_t take_references(pa_ram *ram, uint32_t f);
+
+/* ---- pages that come back (workingset.c) ------------------------------------------------------ */
+
+/* A page of the group leaves memory, or becomes active: the others are so much older. */
+void workingset_age(pa_ram *ram, uint32_t group_id);
+/* What is kept in place of a page that leaves; state: its frame_state. */
+uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state);
+/* A page with this shadow came back into frame f of the group; true: it is active at once. */
+bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file);
+
 /* ---- reclaim (reclaim.c) ---------------------------------------------------------------------- */
 
+/* Reclaiming pages of the group cost so much (lru_note_cost). */
+void lru_note_cost(pa_ram *ram, uint32_t group_id, bool file, uint64_t cost);
 /* Free about `target` frames of the group and those below it (0: of all); how many were freed. */
 uint64_t reclaim(pa_ram *ram, uint32_t group_id, uint64_t target);
 
 /* ---- swap (swap.c) ---------------------------------------------------------------------------- */
 
 uint64_t swap_room(const pa_ram *ram, uint32_t group_id);
+/* Slots that are given out together. */
+uint64_t swap_run(const pa_ram *ram);
 /* A slot with no reference yet, or NO_SLOT. */
 uint64_t swap_take(pa_ram *ram, uint32_t group_id);
 void swap_add_ref(pa_ram *ram, uint64_t slot);
@@ -206,8 +274,13 @@ void swap_drop_ref(pa_ram *ram, uint64_t slot);
 /* Frame and slot no longer hold the same page; a slot without references is freed. */
 void swap_detach(pa_ram *ram, uint32_t f);
 /* The frame that holds the slot's page, read in with its neighbours if need be; NO_FRAME: no
- * frame could be had.  *major says that it was read. */
-uint32_t swap_read(pa_ram *ram, uint32_t group_id, uint64_t slot, bool *major);
+ * frame could be had.  *major says that it was read.  mm, vpn: whose page it is; mm is NULL for
+ * shared memory. */
+uint32_t swap_read(pa_ram *ram, uint32_t group_id, pa_mm *mm, uint64_t vpn, uint64_t slot,
+                   bool *major);
+/* Where a slot, or a page of a file, is on the disk. */
+uint64_t swap_place(uint64_t slot);
+uint64_t file_place(const pa_ram *ram, uint32_t id, uint64_t index);
 /* More than half of what the group may have is used: slots of pages swapped in are not kept. */
 bool swap_is_full(const pa_ram *ram, uint32_t group_id);
 
@@ -217,11 +290,13 @@ typedef void (*rmap_visit)(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context
 /* Calls visit for each page-table entry that maps the frame; returns how many there are. */
 uint64_t rmap_each(pa_ram *ram, uint32_t f, rmap_visit visit, void *context);
 uint64_t rmap_count(const pa_ram *ram, uint32_t f);
+/* Pages are to be found in mm at their place + delta; false: no memory on the host. */
+bool rmap_hint(hint_list *list, uint32_t mm, int64_t delta);
+bool rmap_copy_hints(hint_list *to, const hint_list *from);
+void rmap_forget_mm(pa_ram *ram, uint32_t mm);
 
 /* ---- objects (object.c) ----------------------------------------------------------------------- */
 
-bool object_hint(object *o, uint32_t mm, int64_t delta);
-void object_forget_mm(pa_ram *ram, uint32_t mm);
 /* The frame of page `index`, brought in if need be; NO_FRAME: exhausted.  *major: it was read. */
 uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major);
 /* The entry of a page, or NULL. */

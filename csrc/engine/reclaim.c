@@ -2,152 +2,15 @@
  *
  * reclaim.c -- which pages go when memory is short.
  *
- * Model of mm/vmscan.c: of Linux 2.6.18 (PA_RECLAIM_MAPPED) and of 6.12 with the classic lists.
- * Each list is scanned from its oldest end in batches of 32, harder from sweep to sweep (priority
- * 12 to 0).  A referenced page gets a second chance; an anonymous page needs a swap slot.
+ * Model of mm/vmscan.c of Linux 6.12 with the classic lists (2.6 has its own rules in
+ * reclaim26.c).  Each list is scanned from its oldest end in batches of 32, a larger part of it
+ * from priority to priority (12 to 0).  A referenced page gets a second chance; a page that must be
+ * written is freed by a later sweep, so that one that finds everything referenced writes out far
+ * more than was asked for: the bursts of a working set about as large as its limit.
  */
-#include "ram.h"
+#include "reclaim.h"
 
-enum { TOP_PRIORITY = 12, FRUITLESS_SWEEPS = 16 };
-
-typedef struct sweep {
-    pa_ram *ram;
-    group *g;
-    uint32_t group_id;
-    int priority;
-    uint64_t target, freed;
-} sweep;
-
-/* ---- one page --------------------------------------------------------------------------------- */
-
-static void take_reference(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
-{
-    uint64_t *count = context;
-    *count += (*pte & PTE_ACCESSED) != 0;
-    *pte &= ~(uint64_t)PTE_ACCESSED;
-    mm_cool(mm, vpn);
-}
-
-/* Entries through which the page was used since it was last looked at. */
-static uint64_t take_references(pa_ram *ram, uint32_t f)
-{
-    uint64_t count = 0;
-    rmap_each(ram, f, take_reference, &count);
-    return count;
-}
-
-typedef struct eviction {
-    pa_ram *ram;
-    uint64_t entry; /* what the mappers' entries become */
-    bool shmem, anon;
-} eviction;
-
-static void evict_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
-{
-    const eviction *e = context;
-    mm_cool(mm, vpn);
-    mm_note_peak(mm);
-    *pte = e->entry;
-    if (!e->anon) {
-        *(e->shmem ? &mm->shmem : &mm->file) -= 1;
-        return;
-    }
-    mm->anon--;
-    if (e->entry) {
-        mm->swap++;
-        swap_add_ref(e->ram, e->entry >> PTE_SHIFT);
-    }
-}
-
-static void is_dirty(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
-{
-    (void)mm;
-    (void)vpn;
-    *(bool *)context |= (*pte & PTE_DIRTY) != 0;
-}
-
-/* The slot that holds, or will hold, the page; NO_SLOT: there is none. */
-static uint64_t slot_for(pa_ram *ram, uint32_t f)
-{
-    if (ram->slot_of[f])
-        return ram->slot_of[f] - 1;
-    uint64_t slot = swap_take(ram, owner_group(ram->frame[f].owner));
-    if (slot != NO_SLOT)
-        ram->events.swapped_out++;
-    return slot;
-}
-
-static void leave_cache(pa_ram *ram, uint32_t f)
-{
-    if (ram->slot_of[f]) {
-        ram->slot_frame[ram->slot_of[f] - 1] = 0;
-        ram->slot_of[f] = 0;
-    }
-}
-
-static bool evict_anon(pa_ram *ram, uint32_t f)
-{
-    eviction e = {.ram = ram, .anon = true};
-    bool dirty = ram->slot_of[f] != 0;
-    rmap_each(ram, f, is_dirty, &dirty);
-    if (dirty) { /* a clean one was given up by MADV_FREE */
-        uint64_t slot = slot_for(ram, f);
-        if (slot == NO_SLOT)
-            return false;
-        e.entry = slot << PTE_SHIFT | PTE_SWAP;
-    }
-    rmap_each(ram, f, evict_one, &e);
-    ram->maps[f] = 0;
-    leave_cache(ram, f);
-    ram_release(ram, f);
-    return true;
-}
-
-static bool evict_cached(pa_ram *ram, uint32_t f)
-{
-    leave_cache(ram, f);
-    ram_release(ram, f);
-    return true;
-}
-
-static bool evict_object(pa_ram *ram, uint32_t f)
-{
-    uint64_t owner = ram->frame[f].owner;
-    object *o = &ram->objects[owner_id(owner)];
-    eviction e = {.ram = ram, .shmem = o->shmem};
-    uint64_t entry = 0;
-    if (o->shmem) {
-        uint64_t slot = slot_for(ram, f);
-        if (slot == NO_SLOT)
-            return false;
-        entry = slot << PTE_SHIFT | PTE_SWAP;
-        swap_add_ref(ram, slot);
-    }
-    rmap_each(ram, f, evict_one, &e);
-    ram->events.file_written += !o->shmem && owner & OWNER_DIRTY;
-    *object_entry(ram, owner_id(owner), owner_place(owner)) = entry;
-    ram->maps[f] = 0;
-    o->resident--;
-    leave_cache(ram, f);
-    ram_release(ram, f);
-    return true;
-}
-
-static bool evict(pa_ram *ram, uint32_t f)
-{
-    huge_isolate(ram, f);
-    switch (owner_kind(ram->frame[f].owner)) {
-    case KIND_ANON:
-        return evict_anon(ram, f);
-    case KIND_SLOT:
-        return evict_cached(ram, f);
-    case KIND_OBJECT:
-        return evict_object(ram, f);
-    case KIND_FREE:
-        break;
-    }
-    return false;
-}
+enum { FRUITLESS_SWEEPS = 16 };
 
 /* ---- one list --------------------------------------------------------------------------------- */
 
@@ -165,70 +28,94 @@ static verdict judge(pa_ram *ram, uint32_t f)
     return seen || references > 1 ? ACTIVATE : KEEP;
 }
 
-static void note_cost(sweep *s, bool file)
+/* The frame's write is under way, and it goes as soon as it has ended: wait for that. */
+static void await_write(pa_ram *ram, uint32_t f)
 {
-    *(file ? &s->g->file_cost : &s->g->anon_cost) += 1;
-    const lru *l = s->g->lists;
-    uint64_t size = 0;
-    for (unsigned i = 0; i < LRU_UNEVICTABLE; i++)
-        size += l[i].count;
-    if (s->g->anon_cost + s->g->file_cost > size / 4) {
-        s->g->anon_cost /= 2;
-        s->g->file_cost /= 2;
-    }
+    while (device_is_writing(&ram->disk, f) && device_wait(&ram->disk, &ram->settings.costs))
+        ram_settle(ram);
 }
 
-static void shrink_inactive(sweep *s, lru_list which, uint64_t count)
+bool sweep_is_done(const sweep *s)
+{
+    /* kswapd does not wait for what it has asked to be written: that will be free soon */
+    return s->freed + (s->ram->disk.background ? s->issued : 0) >= s->target;
+}
+
+/* One page; what reclaiming it cost (lru_note_cost). */
+static uint64_t shrink_page(sweep *s, uint32_t f)
+{
+    pa_ram *ram = s->ram;
+    verdict v = judge(ram, f);
+    fate what = FATE_STAYS;
+    if (v == EVICT) {
+        ram_work(ram, ram->settings.costs.unmap, 1);
+        what = evict(ram, f);
+    }
+    if (what == FATE_FREED) {
+        s->g->stolen++;
+        ram->events.stolen++;
+        s->freed++;
+        return 0;
+    }
+    if (what == FATE_WRITING) {
+        s->issued++;
+        return RECLAIM_BATCH + 1;
+    }
+    if (v == KEEP) {
+        ram_mark(ram, f, OWNER_REFERENCED, 0);
+        return 1;
+    }
+    ram->events.activated++;
+    workingset_age(ram, s->group_id);
+    ram_mark(ram, f, OWNER_ACTIVE, OWNER_REFERENCED);
+    return 1;
+}
+
+void shrink_inactive(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
+    uint64_t cost = 0;
+    ram_settle(ram);
     for (; count && list->oldest != NO_FRAME; count--) {
         uint32_t f = list->oldest;
         s->g->scanned++;
         ram->events.scanned++;
-        verdict v = judge(ram, f);
-        if (v == EVICT && evict(ram, f)) {
-            s->g->stolen++;
-            ram->events.stolen++;
-            s->freed++;
-            continue;
+        ram_work(ram, ram->settings.costs.scan, 1);
+        if (device_is_writing(&ram->disk, f)) {
+            if (ram->disk.background)
+                break;
+            await_write(ram, f);
         }
-        if (v == KEEP) {
-            ram_mark(ram, f, OWNER_REFERENCED, 0);
-            continue;
-        }
-        ram->events.activated++;
-        ram_mark(ram, f, OWNER_ACTIVE, OWNER_REFERENCED);
-        note_cost(s, which == LRU_INACTIVE_FILE);
+        cost += shrink_page(s, f);
     }
+    lru_note_cost(ram, s->group_id, is_file_list(which), cost);
 }
 
-/* May a mapped or anonymous page leave the active list?  2.6: only if the sweep is in distress. */
-static bool takes_mapped(const sweep *s)
+void lru_note_cost(pa_ram *ram, uint32_t group_id, bool file, uint64_t cost)
 {
-    const pa_ram *ram = s->ram;
-    uint64_t mapped = ram->count_anon + ram->count_shmem, total = ram->settings.count_frames;
-    for (uint32_t i = 0; i < ram->count_mms; i++)
-        mapped += ram->mms[i] ? ram->mms[i]->file : 0;
-    uint64_t distress = s->g->prev_priority > 6 ? 0 : 100u >> s->g->prev_priority;
-    return mapped * 100 / total / 2 + distress + ram->settings.swappiness >= 100;
+    for (uint32_t i = group_id; i != NO_GROUP; i = ram->groups[i].parent) {
+        group *g = &ram->groups[i];
+        *(file ? &g->file_cost : &g->anon_cost) += cost;
+        if (g->file_cost + g->anon_cost > g->usage / 4) {
+            g->file_cost /= 2;
+            g->anon_cost /= 2;
+        }
+    }
 }
 
 static void shrink_active(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
-    bool old_rule = ram->settings.rules & PA_RECLAIM_MAPPED;
-    bool mapped_too = !old_rule || (takes_mapped(s) && swap_room(ram, s->group_id));
     for (; count && list->oldest != NO_FRAME; count--) {
         uint32_t f = list->oldest;
         s->g->scanned++;
-        bool mapped = rmap_count(ram, f) || which == LRU_ACTIVE_ANON;
-        bool stays = old_rule && mapped && (!mapped_too || take_references(ram, f));
-        if (!old_rule)
-            take_references(ram, f);
-        ram->events.deactivated += !stays;
-        ram_mark(ram, f, 0, stays ? OWNER_REFERENCED : OWNER_ACTIVE | OWNER_REFERENCED);
+        ram_work(ram, ram->settings.costs.scan, 1);
+        take_references(ram, f);
+        ram->events.deactivated++;
+        ram->state[f] |= STATE_WORKINGSET;
+        ram_mark(ram, f, 0, OWNER_ACTIVE | OWNER_REFERENCED);
     }
 }
 
@@ -242,120 +129,193 @@ static uint64_t isqrt(uint64_t n)
     return root;
 }
 
-static bool inactive_is_low(const group *g, lru_list inactive)
+static bool is_low(uint64_t inactive, uint64_t active)
 {
-    uint64_t in = g->lists[inactive].count, active = g->lists[inactive + 1].count;
-    uint64_t gigabytes = (in + active) >> 18, ratio = gigabytes ? isqrt(10 * gigabytes) : 1;
-    return in * ratio < active;
+    uint64_t gigabytes = (inactive + active) >> 18;
+    return inactive * (gigabytes ? isqrt(10 * gigabytes) : 1) < active;
 }
 
+static bool inactive_is_low(const group *g, lru_list inactive)
+{
+    return is_low(g->lists[inactive].count, g->lists[inactive + 1].count);
+}
+
+/* Is it worth looking at anonymous pages?  They need a slot, or have one already. */
 static bool can_swap(const sweep *s)
 {
-    return swap_room(s->ram, s->group_id) > 0;
+    return s->ram->count_cached || swap_room(s->ram, s->group_id);
+}
+
+/* What the whole subtree looks like, before a priority begins (prepare_scan_control). */
+static void prepare(sweep *s)
+{
+    const pa_ram *ram = s->ram;
+    const group *top = &ram->groups[s->top];
+    uint64_t pages[LRU_LISTS] = {0};
+    for (uint32_t i = 0; i < ram->count_groups; i++) {
+        for (unsigned l = 0; ram_is_below(ram, i, s->top) && l < LRU_LISTS; l++)
+            pages[l] += ram->groups[i].lists[l].count;
+    }
+    s->anon_cost = top->anon_cost;
+    s->file_cost = top->file_cost;
+    for (unsigned file = 0; file < 2; file++)
+        s->may_deactivate[file] = s->force_deactivate ||
+                                  top->restored[file] != top->restored_seen[file] ||
+                                  is_low(pages[2 * file], pages[2 * file + 1]);
+    s->trim_cache = pages[LRU_INACTIVE_FILE] >> s->priority && !s->may_deactivate[1];
+    uint64_t files = pages[LRU_INACTIVE_FILE] + pages[LRU_ACTIVE_FILE];
+    int64_t left = ram_available(ram) + (int64_t)files;
+    s->file_is_tiny = !s->top && left <= (int64_t)ram->settings.watermark_high &&
+                      !s->may_deactivate[0] && pages[LRU_INACTIVE_ANON] >> s->priority;
+}
+
+/* The shares of anonymous and file pages, by what getting them back costs. */
+static void share_by_cost(const sweep *s, uint64_t share[2])
+{
+    uint64_t swappiness = s->ram->settings.swappiness, total = s->anon_cost + s->file_cost;
+    uint64_t anon = total + s->anon_cost, file = total + s->file_cost, both = anon + file;
+    share[0] = swappiness * (both + 1) / (anon + 1);
+    share[1] = (200 - swappiness) * (both + 1) / (file + 1);
 }
 
 /* How many pages of each list this sweep looks at (get_scan_count). */
 static void split(const sweep *s, uint64_t scan[LRU_LISTS])
 {
-    const group *g = s->g;
-    uint64_t swappiness = s->ram->settings.swappiness, total = g->anon_cost + g->file_cost;
-    uint64_t anon_part = 0, file_part = 1;
-    uint64_t files = g->lists[LRU_INACTIVE_FILE].count + g->lists[LRU_ACTIVE_FILE].count;
-    if (can_swap(s) && (swappiness || !s->group_id)) {
-        uint64_t a = g->anon_cost + total, f = g->file_cost + total, sum = a + f;
-        anon_part = swappiness * (sum + 1) / (a + 1);
-        file_part = (200 - swappiness) * (sum + 1) / (f + 1);
-        if (!s->priority && swappiness)
-            anon_part = file_part = 1;
-        bool tiny = !s->group_id &&
-                    (uint64_t)ram_available(s->ram) + files <= s->ram->settings.watermark_high;
-        if (tiny && g->lists[LRU_INACTIVE_ANON].count >> s->priority)
-            file_part = 0, anon_part = 1;
-        else if (!inactive_is_low(g, LRU_INACTIVE_FILE) &&
-                 g->lists[LRU_INACTIVE_FILE].count >> s->priority)
-            anon_part = 0, file_part = 1;
-    }
+    uint64_t share[2] = {0, 1}, swappiness = s->ram->settings.swappiness;
+    bool equal = false;
+    if (!can_swap(s) || (s->top && !swappiness))
+        ; /* files only */
+    else if (!s->priority && swappiness)
+        equal = true;
+    else if (s->file_is_tiny)
+        share[0] = 1, share[1] = 0;
+    else if (!s->trim_cache)
+        share_by_cost(s, share);
     for (unsigned i = 0; i < LRU_UNEVICTABLE; i++) {
-        uint64_t part = i >= LRU_INACTIVE_FILE ? file_part : anon_part;
-        scan[i] = (g->lists[i].count >> s->priority) * part / (anon_part + file_part);
+        uint64_t n = s->g->lists[i].count >> s->priority;
+        scan[i] = equal ? n : n * share[is_file_list(i)] / (share[0] + share[1]);
     }
 }
 
+static void shrink_list(sweep *s, lru_list which, uint64_t count)
+{
+    if (!is_active_list(which))
+        shrink_inactive(s, which, count);
+    else if (s->may_deactivate[is_file_list(which)])
+        shrink_active(s, which, count);
+    else
+        s->skipped_deactivate = true;
+}
+
+/* Enough is free: the smaller of the two kinds is let alone, and of the larger one as much is
+ * still scanned as in proportion.  False: that is nothing. */
+static bool go_on_in_proportion(uint64_t scan[LRU_LISTS], const uint64_t first[LRU_LISTS])
+{
+    uint64_t anon = scan[LRU_INACTIVE_ANON] + scan[LRU_ACTIVE_ANON];
+    uint64_t file = scan[LRU_INACTIVE_FILE] + scan[LRU_ACTIVE_FILE];
+    if (!anon || !file)
+        return false;
+    unsigned less = file > anon ? LRU_INACTIVE_ANON : LRU_INACTIVE_FILE;
+    unsigned more = file > anon ? LRU_INACTIVE_FILE : LRU_INACTIVE_ANON;
+    uint64_t percent = (file > anon ? anon : file) * 100 / (first[less] + first[less + 1] + 1);
+    scan[less] = scan[less + 1] = 0;
+    for (unsigned i = more; i < more + 2; i++) {
+        uint64_t done = first[i] - scan[i], want = first[i] * (100 - percent) / 100;
+        scan[i] = want > done ? want - done : 0;
+    }
+    return true;
+}
+
+/* One group at one priority (shrink_lruvec). */
 static void shrink_lists(sweep *s)
 {
-    uint64_t scan[LRU_LISTS] = {0};
+    uint64_t scan[LRU_LISTS] = {0}, first[LRU_LISTS];
+    uint64_t before = s->freed, target = s->target;
+    bool whole = !s->top && !s->ram->disk.background && s->priority == TOP_PRIORITY;
     split(s, scan);
-    while (s->freed < s->target &&
-           (scan[LRU_INACTIVE_ANON] || scan[LRU_INACTIVE_FILE] || scan[LRU_ACTIVE_FILE])) {
+    for (unsigned i = 0; i < LRU_LISTS; i++)
+        first[i] = scan[i];
+    while (scan[LRU_INACTIVE_ANON] || scan[LRU_ACTIVE_FILE] || scan[LRU_INACTIVE_FILE]) {
         for (unsigned i = 0; i < LRU_UNEVICTABLE; i++) {
             uint64_t n = scan[i] < RECLAIM_BATCH ? scan[i] : RECLAIM_BATCH;
             scan[i] -= n;
-            if (i == LRU_INACTIVE_ANON || i == LRU_INACTIVE_FILE)
-                shrink_inactive(s, i, n);
-            else if (inactive_is_low(s->g, i - 1))
-                shrink_active(s, i, n);
+            if (n)
+                shrink_list(s, i, n);
         }
+        if (s->ram->disk.background && sweep_is_done(s))
+            break;
+        if (s->freed - before >= target && !whole && !go_on_in_proportion(scan, first))
+            break;
     }
+    device_unplug(&s->ram->disk, &s->ram->settings.costs);
     if (can_swap(s) && inactive_is_low(s->g, LRU_INACTIVE_ANON))
         shrink_active(s, LRU_ACTIVE_ANON, RECLAIM_BATCH);
 }
 
-/* 2.6 has one pair of lists: what is due adds up until it fills a batch. */
-static uint64_t due(sweep *s, lru_list which)
-{
-    uint64_t *left = &s->g->scan_left[which];
-    *left += (s->g->lists[which].count >> s->priority) + 1;
-    if (*left < RECLAIM_BATCH)
-        return 0;
-    uint64_t now = *left;
-    *left = 0;
-    return now;
-}
-
-static void shrink_zone(sweep *s)
-{
-    uint64_t scan[LRU_LISTS] = {0};
-    for (unsigned i = 0; i < LRU_UNEVICTABLE; i++)
-        scan[i] = due(s, i);
-    bool more = true;
-    while (more && s->freed < s->target) {
-        more = false;
-        for (unsigned i = LRU_UNEVICTABLE; i--;) { /* active first, then inactive */
-            uint64_t n = scan[i] < RECLAIM_BATCH ? scan[i] : RECLAIM_BATCH;
-            scan[i] -= n;
-            more |= scan[i] > 0;
-            if (i == LRU_ACTIVE_ANON || i == LRU_ACTIVE_FILE)
-                shrink_active(s, i, n);
-            else
-                shrink_inactive(s, i, n);
-        }
-    }
-}
-
 /* ---- sweeps ----------------------------------------------------------------------------------- */
 
-static uint64_t sweep_all(pa_ram *ram, uint32_t top, int priority, uint64_t target)
+/* The groups below the top, from where the last walk stopped (mem_cgroup_iter). */
+static void sweep_groups(sweep *s)
 {
-    uint64_t freed = 0;
-    for (uint32_t i = 0; i < ram->count_groups; i++) {
-        if (!ram_is_below(ram, i, top))
+    pa_ram *ram = s->ram;
+    bool whole = ram->disk.background || s->full_walk;
+    uint32_t *cursor = &ram->groups[s->top].cursor, i = whole ? s->top : *cursor;
+    for (; i < ram->count_groups; i++) {
+        if (!ram_is_below(ram, i, s->top))
             continue;
-        sweep s = {ram, &ram->groups[i], i, priority, target, 0};
+        s->g = &ram->groups[i];
+        s->group_id = i;
         if (ram->settings.rules & PA_RECLAIM_MAPPED)
-            shrink_zone(&s);
+            shrink_zone(s);
         else
-            shrink_lists(&s);
-        freed += s.freed;
-        if (freed >= target && priority < TOP_PRIORITY)
-            break;
+            shrink_lists(s);
+        if (!whole && s->freed >= s->target) {
+            *cursor = i + 1;
+            return;
+        }
     }
-    return freed;
+    if (!whole)
+        *cursor = 0;
 }
 
-static void note_priority(pa_ram *ram, int priority)
+/* 2.6 lets the disk catch up for a tenth of a second when a sweep gets hard (blk_congestion_wait). */
+static void wait_for_congestion(pa_ram *ram)
 {
-    for (uint32_t i = 0; i < ram->count_groups; i++)
-        ram->groups[i].prev_priority = priority;
+    uint64_t end = ram->disk.now + 100000000;
+    while (device_is_busy(&ram->disk) && ram->disk.now < end &&
+           device_wait(&ram->disk, &ram->settings.costs))
+        ram_settle(ram);
+}
+
+static void sweep_priorities(sweep *s)
+{
+    pa_ram *ram = s->ram;
+    bool old = ram->settings.rules & PA_RECLAIM_MAPPED;
+    for (s->priority = TOP_PRIORITY; s->priority >= 0 && !sweep_is_done(s); s->priority--) {
+        prepare(s);
+        sweep_groups(s);
+        note_priority(ram, s->priority);
+        if (old && s->priority < TOP_PRIORITY - 2 && !ram->disk.background)
+            wait_for_congestion(ram);
+    }
+}
+
+/* One try (do_try_to_free_pages). */
+static uint64_t try_to_free(pa_ram *ram, uint32_t top, uint64_t target)
+{
+    sweep s = {.ram = ram, .top = top, .target = target};
+    sweep_priorities(&s);
+    for (unsigned file = 0; file < 2; file++)
+        ram->groups[top].restored_seen[file] = ram->groups[top].restored[file];
+    if (!s.freed && !s.issued) {
+        s.full_walk = true;
+        sweep_priorities(&s);
+    }
+    if (!s.freed && !s.issued && s.skipped_deactivate) {
+        s.force_deactivate = true;
+        sweep_priorities(&s);
+    }
+    return s.freed;
 }
 
 uint64_t reclaim(pa_ram *ram, uint32_t group_id, uint64_t target)
@@ -364,11 +324,13 @@ uint64_t reclaim(pa_ram *ram, uint32_t group_id, uint64_t target)
     if (ram->reclaiming)
         return 0;
     ram->reclaiming = true;
-    for (int loop = 0; loop < FRUITLESS_SWEEPS && !freed; loop++) {
-        for (int priority = TOP_PRIORITY; priority >= 0 && freed < target; priority--) {
-            freed += sweep_all(ram, group_id, priority, target - freed);
-            note_priority(ram, priority);
-        }
+    int tries = ram->disk.background ? 1 : FRUITLESS_SWEEPS;
+    while (!freed && tries) {
+        freed = try_to_free(ram, group_id, target);
+        bool waited = !freed && !ram->disk.background && device_is_busy(&ram->disk) &&
+                      device_wait(&ram->disk, &ram->settings.costs);
+        tries -= !waited;
+        ram_settle(ram);
     }
     ram->reclaiming = false;
     return freed;

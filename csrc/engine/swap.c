@@ -3,9 +3,26 @@
  * swap.c -- slots, and the swap cache: frames that hold the same page as a slot.
  *
  * Swapping in keeps the slot as long as the page is not written, so that a page that is only read
- * costs no second write (mm/memory.c do_swap_page of Linux 6.12).
+ * costs no second write (mm/memory.c do_swap_page of Linux 6.12).  Slots are given out in runs, so
+ * that pages that leave together lie together; a run that is quite free is taken before any hole.
+ *
+ *     cluster_used[c] == slots taken in run c;  bit c of clusters is set  <=>  it is not 0
  */
 #include "ram.h"
+
+enum { RUN = 512 }; /* SWAPFILE_CLUSTER since 4.14: a huge page */
+
+uint64_t swap_place(uint64_t slot)
+{
+    return slot;
+}
+
+uint64_t file_place(const pa_ram *ram, uint32_t id, uint64_t index)
+{
+    return ram->settings.count_slots + ((uint64_t)id << PLACE_BITS | index);
+}
+
+/* ---- slots ------------------------------------------------------------------------------------ */
 
 uint64_t swap_room(const pa_ram *ram, uint32_t group_id)
 {
@@ -27,12 +44,43 @@ bool swap_is_full(const pa_ram *ram, uint32_t group_id)
     return full;
 }
 
+uint64_t swap_run(const pa_ram *ram)
+{
+    return ram->settings.rules & PA_RECLAIM_MAPPED ? SHORTEST_RUN : RUN;
+}
+
+/* The next free slot of the run at hand, else of a free run, else the lowest there is. */
+static uint64_t next_slot(pa_ram *ram)
+{
+    uint64_t run = swap_run(ram), slot = bitmap_next_free(&ram->slots, ram->slot_next);
+    if (ram->slot_next % run && slot != BITMAP_NONE && slot / run == ram->slot_next / run)
+        return slot;
+    uint64_t free_run = bitmap_next_free(&ram->clusters, 0);
+    return free_run != BITMAP_NONE ? free_run * run : bitmap_next_free(&ram->slots, 0);
+}
+
+static void use_slot(pa_ram *ram, uint64_t slot, int64_t n)
+{
+    uint64_t run = slot / swap_run(ram);
+    uint16_t *used = &ram->cluster_used[run];
+    bool whole = run < ram->clusters.count; /* the last few slots are none */
+    if (n > 0 && !*used && whole)
+        bitmap_set(&ram->clusters, run, 1);
+    *used = (uint16_t)(*used + n);
+    if (!*used && whole)
+        bitmap_clear(&ram->clusters, run, 1);
+}
+
 uint64_t swap_take(pa_ram *ram, uint32_t group_id)
 {
-    uint64_t slot;
-    if (!swap_room(ram, group_id) || !bitmap_take(&ram->slots, 1, &slot))
+    if (!swap_room(ram, group_id))
         return NO_SLOT;
+    uint64_t slot = next_slot(ram);
+    bitmap_set(&ram->slots, slot, 1);
+    use_slot(ram, slot, 1);
+    ram->slot_next = slot + 1;
     ram->slot_group[slot] = (uint16_t)group_id;
+    ram->slot_shadow[slot] = 0;
     for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
         ram->groups[g].usage_swap++;
     return slot;
@@ -41,6 +89,7 @@ uint64_t swap_take(pa_ram *ram, uint32_t group_id)
 static void free_slot(pa_ram *ram, uint64_t slot)
 {
     bitmap_clear(&ram->slots, slot, 1);
+    use_slot(ram, slot, -1);
     for (uint32_t g = ram->slot_group[slot]; g != NO_GROUP; g = ram->groups[g].parent)
         ram->groups[g].usage_swap--;
 }
@@ -73,8 +122,10 @@ void swap_drop_ref(pa_ram *ram, uint64_t slot)
     }
 }
 
-/* Read one slot into the swap cache; NO_FRAME: exhausted. */
-static uint32_t read_slot(pa_ram *ram, uint32_t group_id, uint64_t slot)
+/* ---- reading ---------------------------------------------------------------------------------- */
+
+/* A frame for a slot's page, in the swap cache; NO_FRAME: exhausted. */
+static uint32_t load_slot(pa_ram *ram, uint32_t group_id, uint64_t slot)
 {
     uint64_t f;
     ram->slot_refs[slot]++; /* reclaim must not take the slot away meanwhile */
@@ -82,40 +133,162 @@ static uint32_t read_slot(pa_ram *ram, uint32_t group_id, uint64_t slot)
     ram->slot_refs[slot]--;
     if (!got)
         return NO_FRAME;
-    uint64_t active = ram->settings.rules & PA_NEW_ANON_ACTIVE ? OWNER_ACTIVE : 0;
+    bool active = ram->settings.rules & PA_NEW_ANON_ACTIVE;
+    active |= workingset_refault(ram, group_id, (uint32_t)f, ram->slot_shadow[slot], false);
     ram->slot_frame[slot] = (uint32_t)f + 1;
     ram->slot_of[f] = (uint32_t)slot + 1;
     ram->maps[f] = 0;
-    ram->events.swapped_in++;
-    ram_put(ram, (uint32_t)f, owner_of(KIND_SLOT, group_id, 0, slot) | active);
+    bool zeros = ram->state[f] & STATE_ZEROS && ram->settings.rules & PA_ZERO_MAP;
+    ram->events.swapped_in += !zeros;
+    ram_put(ram, (uint32_t)f, owner_of(KIND_SLOT, group_id, 0, slot) | (active ? OWNER_ACTIVE : 0));
     return (uint32_t)f;
 }
 
-/* The slots around one that was asked for come along, as many as there is free memory for. */
-static void read_around(pa_ram *ram, uint32_t group_id, uint64_t slot)
+/* The slots that are read together: neighbours on the disk become one request. */
+typedef struct reading {
+    pa_ram *ram;
+    uint32_t group;
+    uint64_t first, count; /* the request that is being put together */
+} reading;
+
+static void end_request(reading *r)
 {
-    uint64_t window = UINT64_C(1) << ram->settings.page_cluster, first = slot & ~(window - 1);
-    for (uint64_t s = first; s < first + window && s < ram->slots.count; s++) {
-        bool wanted = s != slot && bitmap_is_taken(&ram->slots, s) && ram->slot_refs[s] &&
-                      !ram->slot_frame[s];
-        if (wanted && read_slot(ram, group_id, s) == NO_FRAME)
-            return;
-    }
+    if (r->count)
+        device_read(&r->ram->disk, &r->ram->settings.costs, swap_place(r->first), r->count);
+    r->count = 0;
 }
 
-uint32_t swap_read(pa_ram *ram, uint32_t group_id, uint64_t slot, bool *major)
+static uint32_t read_slot(reading *r, uint64_t slot)
+{
+    uint32_t f = load_slot(r->ram, r->group, slot);
+    if (f == NO_FRAME || (r->ram->state[f] & STATE_ZEROS && r->ram->settings.rules & PA_ZERO_MAP))
+        return f;
+    if (r->count && slot != r->first + r->count)
+        end_request(r);
+    if (!r->count)
+        r->first = slot;
+    r->count++;
+    return f;
+}
+
+/* How many pages to read, from how many of the last ones were used (__swapin_nr_pages). */
+static uint64_t window_for(uint64_t last, uint64_t at, uint64_t hits, uint64_t most,
+                           uint64_t before)
+{
+    uint64_t pages = hits ? 4 : 2;
+    if (!hits && at != last + 1 && at + 1 != last)
+        pages = 1;
+    while (hits && pages < hits + 2)
+        pages *= 2;
+    pages = pages < most ? pages : most;
+    return pages > before / 2 ? pages : before / 2;
+}
+
+static bool is_wanted(const pa_ram *ram, uint64_t slot)
+{
+    return bitmap_is_taken(&ram->slots, slot) && ram->slot_refs[slot] && !ram->slot_frame[slot];
+}
+
+/* Read a neighbour; false: there is no more room. */
+static bool read_ahead(reading *r, uint64_t slot)
+{
+    uint32_t f = read_slot(r, slot);
+    if (f == NO_FRAME)
+        return false;
+    r->ram->state[f] |= STATE_AHEAD;
+    r->ram->events.swap_ahead++;
+    return true;
+}
+
+/* The page that is needed: its neighbours must not push it out before it is mapped. */
+static uint32_t read_needed(reading *r, uint64_t slot)
+{
+    uint32_t f = read_slot(r, slot);
+    if (f != NO_FRAME)
+        ram_mark(r->ram, f, OWNER_LOCKED, 0);
+    return f;
+}
+
+/* The aligned window of slots around the one that is needed; that one in its place. */
+static uint32_t read_cluster(reading *r, uint64_t slot)
+{
+    pa_ram *ram = r->ram;
+    uint64_t window = UINT64_C(1) << ram->settings.page_cluster;
+    if (ram->settings.rules & PA_SWAP_AHEAD) {
+        window = window_for(ram->window_last, slot, ram->window_hits, window, ram->window_size);
+        if (!ram->window_hits)
+            ram->window_last = slot;
+        ram->window_hits = 0;
+        ram->window_size = window;
+    }
+    uint64_t first = slot & ~(window - 1), end = first + window;
+    ram->disk.held = window > 1; /* so that the requests of all its pages can be merged */
+    uint32_t found = NO_FRAME;
+    for (uint64_t i = first; i < end && i < ram->slots.count; i++) {
+        if (i == slot)
+            found = read_needed(r, slot);
+        else if (is_wanted(ram, i) && !read_ahead(r, i) && i > slot)
+            break;
+    }
+    return found;
+}
+
+/* The swapped pages around the address that is needed (swap_vma_readahead). */
+static uint32_t read_area(reading *r, pa_mm *mm, uint64_t vpn, uint64_t slot)
+{
+    pa_ram *ram = r->ram;
+    uint64_t most = UINT64_C(1) << ram->settings.page_cluster, last = mm->ahead_vpn;
+    uint64_t window = window_for(last, vpn, mm->ahead_hits, most, mm->ahead_size);
+    uint64_t leaf = pt_table_leaf_size(&mm->table), low = vpn & ~(leaf - 1), high = low + leaf;
+    mm->ahead_vpn = vpn;
+    mm->ahead_size = (uint32_t)window;
+    mm->ahead_hits = 0;
+    uint64_t back = vpn == last + 1 ? 0 : vpn + 1 == last ? window - 1 : (window - 1) / 2;
+    low = vpn > low + back ? vpn - back : low;
+    high = vpn - back + window < high ? vpn - back + window : high;
+    uint32_t found = NO_FRAME;
+    ram->disk.held = window > 1;
+    for (uint64_t v = low; v < high; v++) {
+        const uint64_t *pte = pt_table_find(&mm->table, v);
+        if (v == vpn)
+            found = read_needed(r, slot);
+        else if (pte && *pte & PTE_SWAP && is_wanted(ram, *pte >> PTE_SHIFT) &&
+                 !read_ahead(r, *pte >> PTE_SHIFT) && v > vpn)
+            break;
+    }
+    return found;
+}
+
+/* Take note of a page found in the cache: had it been read ahead? */
+static void note_hit(pa_ram *ram, pa_mm *mm, uint64_t vpn, uint32_t f)
+{
+    if (mm)
+        mm->ahead_vpn = vpn;
+    if (!(ram->state[f] & STATE_AHEAD))
+        return;
+    ram->state[f] &= (uint8_t)~STATE_AHEAD;
+    ram->events.swap_ahead_hits++;
+    if (mm && ram->settings.rules & PA_SWAP_BY_AREA)
+        mm->ahead_hits++;
+    else
+        ram->window_hits++;
+}
+
+uint32_t swap_read(pa_ram *ram, uint32_t group_id, pa_mm *mm, uint64_t vpn, uint64_t slot,
+                   bool *major)
 {
     *major = !ram->slot_frame[slot];
-    if (*major) {
-        uint32_t f = read_slot(ram, group_id, slot);
-        if (f == NO_FRAME)
-            return NO_FRAME;
-        ram->maps[f]++; /* neighbours must not push it out before it is mapped */
-        ram_mark(ram, f, OWNER_LOCKED, 0);
-        if (ram->settings.page_cluster)
-            read_around(ram, group_id, slot);
-        ram_mark(ram, f, 0, OWNER_LOCKED);
-        ram->maps[f]--;
+    if (!*major) {
+        note_hit(ram, mm, vpn, ram->slot_frame[slot] - 1);
+        return ram->slot_frame[slot] - 1;
     }
-    return ram->slot_frame[slot] - 1;
+    reading r = {ram, group_id, 0, 0};
+    bool by_area = mm && ram->settings.rules & PA_SWAP_BY_AREA;
+    uint32_t f = by_area ? read_area(&r, mm, vpn, slot) : read_cluster(&r, slot);
+    if (f != NO_FRAME)
+        ram_mark(ram, f, 0, OWNER_LOCKED);
+    ram->disk.held = false;
+    end_request(&r);
+    device_unplug(&ram->disk, &ram->settings.costs);
+    return f;
 }

@@ -185,7 +185,7 @@ static pa_status fault_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool
     a.index = index_of(&a, vpn);
     a.fresh = pt_table_missing(&mm->table, vpn) > 0;
     bool major = false, served;
-    if (!object_hint(o, mm->number, (int64_t)vpn - (int64_t)a.index))
+    if (!rmap_hint(&o->hints, mm->number, (int64_t)vpn - (int64_t)a.index))
         return PA_ERR_HOST_NOMEM;
     if (a.fresh && o->order == HUGE_ORDER) {
         pa_status status = fault_big(&a, &major, &served);
@@ -232,12 +232,9 @@ static bool is_sane(const pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t
            view->object < mm->ram->count_objects && mm->ram->objects[view->object].used;
 }
 
-int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count, bool write,
+static pa_status touch(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count, bool write,
                        uint64_t *done)
 {
-    *done = 0;
-    if (!is_sane(mm, view, vpn, count))
-        return PA_ERR_INVALID;
     while (*done < count) {
         uint64_t at = vpn + *done, *pte = pt_table_find(&mm->table, at);
         if (pte && fault_is_spared(mm, at, pte, write)) {
@@ -249,4 +246,16 @@ int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t co
             return status;
     }
     return PA_OK;
+}
+
+int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count, bool write,
+                       uint64_t *done)
+{
+    *done = 0;
+    if (!is_sane(mm, view, vpn, count))
+        return PA_ERR_INVALID;
+    uint64_t since = mm->ram->disk.cpu;
+    pa_status status = touch(mm, view, vpn, count, write, done);
+    mm_note_work(mm, since, *done);
+    return status;
 }

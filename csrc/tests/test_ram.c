@@ -16,6 +16,16 @@ static const pa_ram_settings small = {.count_frames = 2000,
                                       .swappiness = 60,
                                       .page_cluster = 3};
 
+static const pa_costs disk = {.access = 10,
+                              .fault = 1000,
+                              .clear = 500,
+                              .scan = 500,
+                              .unmap = 9000,
+                              .read_latency = 45000,
+                              .write_latency = 60000,
+                              .seek = 10000,
+                              .transfer = 2400};
+
 static pa_mm_counters counters(const pa_mm *mm)
 {
     pa_mm_counters c;
@@ -102,7 +112,7 @@ static void files(void)
     pa_ram_drop(ram);
 }
 
-enum { MMS = 4, SPAN = 1500, STEPS = 30000 };
+enum { MMS = 4, SPAN = 1500, STEPS = 4000 };
 
 typedef struct world {
     pa_ram *ram;
@@ -117,7 +127,7 @@ static void random_step(world *w)
     uint64_t vpn = next_random(&w->seed) % SPAN, count = next_random(&w->seed) % 60 + 1, done;
     bool write = next_random(&w->seed) % 2;
     pa_view view = {.vpn = 4096 + vpn, .count = 300, .index = vpn % 200, .around = 16};
-    switch (next_random(&w->seed) % 12) {
+    switch (next_random(&w->seed) % 16) {
     case 0:
         pa_mm_unmap(*mm, vpn, count, vpn, vpn + count);
         break;
@@ -154,15 +164,23 @@ static void random_step(world *w)
         pa_ram_resize_object(w->ram, w->shmem, next_random(&w->seed) % 300);
         pa_ram_access_object(w->ram, 0, w->file, vpn % 200, count, write, &done);
         break;
+    case 9:
+        pa_mm_write_zeros(*mm, write);
+        break;
+    case 10:
+        pa_ram_pass(w->ram, count * 10000, 0);
+        break;
     default:
         pa_mm_touch_anon(*mm, vpn, count, write, &done);
     }
 }
 
-static void anything_goes(uint32_t rules)
+static void anything_goes(uint32_t rules, bool slow)
 {
     pa_ram_settings settings = small;
     settings.rules = rules;
+    if (slow)
+        settings.costs = disk;
     settings.count_frames = 900;
     settings.count_slots = 1200;
     world w = {.ram = pa_ram_new(&settings), .seed = rules + 1};
@@ -172,7 +190,7 @@ static void anything_goes(uint32_t rules)
     w.shmem = (uint32_t)pa_ram_add_object(w.ram, 256, true);
     for (int i = 0; i < STEPS; i++) {
         random_step(&w);
-        if (i % 16 == 0)
+        if (i % 20 == 0)
             CHECK(pa_ram_check(w.ram) == PA_OK);
     }
     pa_ram *copy = pa_ram_copy(w.ram);
@@ -193,8 +211,13 @@ int main(void)
     fork_and_write();
     to_swap_and_back();
     files();
-    anything_goes(PA_SECOND_LOOK | PA_FREES_DISCARDED);
-    anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED);
-    anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED | PA_ZERO_IS_FILE);
+    for (int slow = 0; slow < 2; slow++) {
+        uint32_t modern = PA_SECOND_LOOK | PA_FREES_DISCARDED | PA_WORKINGSET | PA_SWAP_AHEAD;
+        anything_goes(PA_SECOND_LOOK | PA_FREES_DISCARDED, slow);
+        anything_goes(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
+        anything_goes(modern, slow);
+        anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
+        anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED | PA_ZERO_IS_FILE, slow);
+    }
     return 0;
 }

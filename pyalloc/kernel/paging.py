@@ -44,7 +44,9 @@ class Watermarks:
     high: int
 
 
-_MODERN: Final = frozenset({"second_look", "exclusive", "moves_tables"})
+_MODERN: Final = frozenset(
+    {"second_look", "exclusive", "moves_tables", "workingset", "zero_map", "swap_ahead"}
+)
 
 PAGING: Final[Mapping[str, PagingRules]] = {
     "2.6.11": PagingRules(

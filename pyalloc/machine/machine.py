@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
+from pyalloc.kernel.costs import Costs, costs_of
 from pyalloc.kernel.files import Inode
 from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps
 from pyalloc.kernel.limits import Limits
@@ -33,7 +34,7 @@ from pyalloc.machine.cgroup import Cgroup, pages_of_limit
 from pyalloc.machine.files import File, folio_order
 from pyalloc.machine.oom import OomEvent
 from pyalloc.machine.process import Process
-from pyalloc.units import PAGE, parse_size
+from pyalloc.units import PAGE, nanoseconds, parse_size
 
 DEFAULT_ALLOCATORS = {"2.6.11": "glibc-2.3.3", "2.6.18": "glibc-2.3.3"}
 MODERN_ALLOCATOR = "glibc-2.36"
@@ -63,6 +64,10 @@ user_reserve_kbytes
         nobody gets them unasked (``transparent_hugepage/enabled`` is ``madvise`` or ``never``).
     policy
         A name for :func:`pyalloc.oom_policy`, or a policy object; by default the kernel's own.
+    disk
+        What things cost in simulated time, by the disk that swap and files are on: ``"ssd"`` (the
+        default of 6.x), ``"hdd"`` (of 2.6), ``"none"`` (nothing takes time) or a
+        :class:`~pyalloc.kernel.costs.Costs`.
     seed
         Kept for workloads; the machine itself uses no chance.
 
@@ -89,6 +94,7 @@ user_reserve_kbytes
         page_cluster: int = 3,
         huge_pages: bool = True,
         policy: str | OomPolicy | None = None,
+        disk: str | Costs | None = None,
         seed: int = 0,
     ) -> None:
         if cpus < 1:
@@ -99,6 +105,7 @@ user_reserve_kbytes
         self.huge_pages = huge_pages and self.paging.huge_pages and self.profile.word == 8
         self.cpus = cpus
         self.seed = seed
+        self.costs = costs_of(disk or ("ssd" if self.profile.modern else "hdd"))
         self.overcommit = OvercommitSettings(
             overcommit_memory=overcommit_memory,
             overcommit_ratio=overcommit_ratio,
@@ -120,7 +127,6 @@ user_reserve_kbytes
             )
         )
         self.committed = 0
-        self.clock = 0.0
         self.processes: dict[int, Process] = {}
         self.ended: list[Process] = []
         self.cgroups: dict[str, Cgroup] = {}
@@ -146,10 +152,16 @@ user_reserve_kbytes
             watermark_low=marks.low,
             watermark_high=marks.high,
             shape=self.profile.arch if self.profile.word == 4 else "x86_64",
-            rules=self.paging.rules,
+            rules=self._rules(),
             swappiness=swappiness,
             page_cluster=page_cluster,
+            costs={k: v for k, v in asdict(self.costs).items() if k != "system_call"},
         )
+
+    def _rules(self) -> frozenset[str]:
+        """Return how pages are treated; if no head moves, swap is read by memory's neighbours."""
+        by_area = self.profile.modern and not self.costs.rotates
+        return self.paging.rules | ({"swap_by_area"} if by_area else set())
 
     # --- making things ------------------------------------------------------------------
 
@@ -449,12 +461,14 @@ user_reserve_kbytes
         for process in self.processes.values():
             process.catch_up()
 
+    @property
+    def clock(self) -> float:
+        """Simulated seconds since the machine was made: see :mod:`pyalloc.kernel.costs`."""
+        return self.ram.time / 1e9
+
     def advance(self, seconds: float) -> None:
-        """Let time pass; only the age of processes depends on it."""
-        if seconds < 0:
-            message = f"time does not run backwards (got {seconds!r})"
-            raise ArgumentError(message)
-        self.clock += seconds
+        """Let time pass: processes age, and the disk goes on with what it was asked to write."""
+        self.ram.pass_time(nanoseconds(seconds))
 
     def check(self) -> None:
         """Raise EngineBug unless every invariant of the machine holds."""

@@ -7,9 +7,10 @@ the kernel's errno.  Whatever is called after the process has ended raises
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
@@ -32,7 +33,7 @@ from pyalloc.machine.heap import ProcessHeap
 from pyalloc.machine.memory import Account, ProcessPages
 from pyalloc.machine.oom import run_oom_killer, task_of
 from pyalloc.machine.replay import Playback, Replay, TraceColumns, run_replay
-from pyalloc.units import PAGE
+from pyalloc.units import PAGE, nanoseconds
 
 if TYPE_CHECKING:
     from pyalloc.machine.machine import Machine
@@ -72,8 +73,8 @@ class Process:
         How it ended: a code, or ``"oom"`` or the name of a signal.
     last
         What of it was in memory just before its end; None while it is alive.
-    cpu_time, started
-        Seconds; only the 2.6 OOM killer asks for them.
+    started
+        When, by the machine's clock.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Process:
         self.uid = uid
         self.cgroup = cgroup
         self.nice = self.oom_score_adj = self.oom_adj = 0
-        self.cpu_time = 0.0
+        self._computed = 0.0
         self.started = machine.clock
         self.alive = True
         self.exit_code: int | None = None
@@ -126,6 +127,19 @@ class Process:
             self._malloc, self._free, self._realloc = self.heap.heap.entries()
         else:
             self._malloc = self._free = self._realloc = self._refuse
+
+    @property
+    def cpu_time(self) -> float:
+        """Seconds that a processor worked for it: its faults, and what :meth:`compute` added."""
+        pages = self.pages.table.counters() if self.alive else self.last_pages
+        return self._computed + pages["work"] / 1e9
+
+    def compute(self, seconds: float) -> None:
+        """Let it compute for so long, without touching memory."""
+        self.require_alive()
+        ns = nanoseconds(seconds)
+        self.machine.ram.pass_time(ns, ns)
+        self._computed += ns / 1e9
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k not in {"_malloc", "_free", "_realloc"}}
@@ -385,6 +399,8 @@ class Process:
         return self.space
 
     def _after(self, result: int) -> int:
+        cost = self.machine.costs.system_call
+        self.machine.ram.pass_time(cost, cost)
         self.heap.lease()
         self.machine.drop_dead_objects()
         return result
@@ -423,8 +439,18 @@ class Process:
             if everything or vma.anon_vma is not None:
                 child.pages.share(vma, self.pages)
 
-    def touch(self, addr: int, length: int, write: bool = True) -> None:
+    def touch(self, addr: int, length: int, write: bool = True, *, zeros: bool = False) -> None:
         """Access each page of a range once.
+
+        Parameters
+        ----------
+        addr, length
+            The range, in bytes.
+        write
+            Write to each page; False: read it.
+        zeros
+            What is written is zeros: a page that holds nothing else needs no place on the disk
+            to be swapped out (6.12 and later).  Private memory only.
 
         Raises
         ------
@@ -436,6 +462,23 @@ class Process:
         if length < 0:
             message = f"length must not be negative (got {length})"
             raise ArgumentError(message)
+        with self._writing(zeros=zeros):
+            self._touch(addr, length, write=write)
+
+    @contextlib.contextmanager
+    def _writing(self, *, zeros: bool) -> Iterator[None]:
+        """Let what is written in this block be zeros."""
+        table = self.pages.table
+        if zeros:
+            self.require_alive()
+            table.write_zeros(zeros=True)
+        try:
+            yield
+        finally:
+            if zeros and self.alive:
+                table.write_zeros(zeros=False)
+
+    def _touch(self, addr: int, length: int, *, write: bool) -> None:
         space = self._space()
         size = space.total_vm
         at, end = addr // PAGE * PAGE, addr + length
@@ -452,7 +495,9 @@ class Process:
         if space.total_vm != size:  # the stack has grown
             self.heap.lease()
 
-    def touch_pages(self, addr: int, pages: npt.ArrayLike, write: bool = True) -> None:
+    def touch_pages(
+        self, addr: int, pages: npt.ArrayLike, write: bool = True, *, zeros: bool = False
+    ) -> None:
         """Access single pages, in the order given: page ``i`` is the one at ``addr + i * 4096``.
 
         The way to make random, skewed or repeated accesses quickly: one call for a whole array.
@@ -463,6 +508,8 @@ class Process:
             An address in the page that number 0 stands for.
         pages
             Whole numbers, as a numpy array or anything that becomes one.
+        write, zeros
+            As :meth:`touch`.
 
         Raises
         ------
@@ -472,8 +519,11 @@ class Process:
             As :meth:`touch`; the accesses before it have been made.
         """
         index = _page_numbers(pages)
-        if not len(index):
-            return
+        if len(index):
+            with self._writing(zeros=zeros):
+                self._touch_pages(addr, index, write=write)
+
+    def _touch_pages(self, addr: int, index: npt.NDArray[np.int64], *, write: bool) -> None:
         base = addr // PAGE
         low, high = base + int(index.min()), base + int(index.max())
         vma = self._space().find(low * PAGE)

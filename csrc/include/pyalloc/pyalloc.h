@@ -87,8 +87,24 @@ enum pa_reclaim_rule {
     PA_FREES_DISCARDED = 16, /* MADV_DONTNEED frees the page tables it empties (6.14 and later) */
     PA_EXCLUSIVE = 32, /* a page one process alone has needs no fault to be written (5.19) */
     PA_MOVES_TABLES = 64, /* mremap moves whole page tables (5.0)                             */
-    PA_LARGE_FOLIOS = 128 /* a large folio is mapped whole (6.18)                             */
+    PA_LARGE_FOLIOS = 128, /* a large folio is mapped whole (6.18)                             */
+    PA_WORKINGSET = 256, /* pages that come back soon are active at once (3.15; anonymous: 5.9) */
+    PA_ZERO_MAP = 512, /* pages of zeros are not written to swap (6.12)                      */
+    PA_SWAP_AHEAD = 1024, /* how much swap is read around depends on its use (3.14)            */
+    PA_SWAP_BY_AREA = 2048 /* the neighbours read are those in memory, not on the disk (4.14)    */
 };
+
+/* What things cost, in nanoseconds of simulated time.  All zero: nothing takes time. */
+typedef struct pa_costs {
+    uint64_t access; /* touching a page that needs no fault                      */
+    uint64_t fault; /* a fault, without clearing, copying or waiting            */
+    uint64_t clear, copy; /* one page                                                 */
+    uint64_t scan; /* reclaim looks at one page                                */
+    uint64_t unmap; /* reclaim takes one page away                              */
+    uint64_t read_latency, write_latency; /* of the disk, beside the transfer             */
+    uint64_t seek; /* when a request does not begin where the last one ended   */
+    uint64_t transfer; /* one page                                                 */
+} pa_costs;
 
 /* All in pages.  Reserved pages belong to the kernel and nobody can have them. */
 typedef struct pa_ram_settings {
@@ -98,6 +114,7 @@ typedef struct pa_ram_settings {
     uint32_t rules; /* pa_reclaim_rule bits                             */
     uint32_t swappiness; /* 0 to 200                                         */
     uint32_t page_cluster; /* swap is read 1 << page_cluster pages at a time   */
+    pa_costs costs;
 } pa_ram_settings;
 
 /* Pages now, and events so far, of a whole machine. */
@@ -108,6 +125,8 @@ typedef struct pa_ram_counters {
     uint64_t slots, slots_free;
     uint64_t faults, major_faults, swapped_in, swapped_out, file_read, file_written;
     uint64_t scanned, stolen, activated, deactivated;
+    uint64_t refault_anon, refault_file, restored_anon, restored_file;
+    uint64_t swap_ahead, swap_ahead_hits, writing;
 } pa_ram_counters;
 
 /* Pages and events of one group (a memory cgroup) and all below it. */
@@ -125,6 +144,11 @@ void pa_ram_read_settings(const pa_ram *ram, pa_ram_settings *out);
 /* Everything but frames, slots and shape can be changed. */
 int pa_ram_configure(pa_ram *ram, const pa_ram_settings *settings);
 void pa_ram_read(const pa_ram *ram, pa_ram_counters *out);
+/* Simulated time in nanoseconds, and how much of it processors worked. */
+uint64_t pa_ram_time(const pa_ram *ram);
+uint64_t pa_ram_work(const pa_ram *ram);
+/* Time passes, `work` of it with a processor at work; writes under way go on. */
+void pa_ram_pass(pa_ram *ram, uint64_t ns, uint64_t work);
 int pa_ram_check(pa_ram *ram);
 
 /* Group 0 is the root.  A new group's number, or -1. */
@@ -176,13 +200,14 @@ typedef struct pa_mm_counters {
     uint64_t resident_peak;
     uint64_t tables[4]; /* leaves, tables of leaves, ... */
     uint64_t minor_faults, major_faults;
+    uint64_t work; /* ns that a processor worked for it */
 } pa_mm_counters;
 
 /* What lies in a range of pages, in pages. */
 typedef struct pa_range_counters {
     uint64_t anon, file, shmem, swap, zero, dirty, referenced, shared, locked;
-    uint64_t shared_dirty;         /* pages that others map, too, and that were written   */
-    uint64_t share, share_dirty;   /* bytes << 12: each page divided by its mappers (PSS) */
+    uint64_t shared_dirty; /* pages that others map, too, and that were written   */
+    uint64_t share, share_dirty; /* bytes << 12: each page divided by its mappers (PSS) */
 } pa_range_counters;
 
 /* NULL: 8191 processes, or no memory on the host. */
@@ -206,6 +231,9 @@ int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t co
 /* The same in an area that may have huge pages: [low, high) is the area. */
 int pa_mm_touch_huge(pa_mm *mm, uint64_t low, uint64_t high, uint64_t vpn, uint64_t count,
                      bool write, uint64_t *done);
+
+/* What the process writes to its private memory from now on is zeros, or (false) data. */
+void pa_mm_write_zeros(pa_mm *mm, bool zeros);
 
 /* One access to each page vpn + index[i], in this order: of private memory, or of the object that
  * `view` shows.  Results as above; *done indices were served. */

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * device.h -- the disk that swap and files are on, and simulated time.
+ *
+ * Time is what the machine's costs (pa_costs) say, added up: no clock of the host is read.  One disk
+ * serves requests in the order they come, each a run of neighbouring pages.  Whoever reads waits.
+ * Writes are collected (plugged) while reclaim sweeps a list, leave together at the end of the
+ * sweep, and are under way until the simulated time passes their end; reads overtake those that
+ * have not begun.
+ *
+ *     now <= end of every request that is not settled
+ *     ticket[f] != 0  <=>  frame f has a write under way; the ring holds (f, ticket[f])
+ */
+#ifndef PA_DEVICE_H
+#define PA_DEVICE_H
+
+#include "pyalloc/pyalloc.h"
+
+typedef struct write_page {
+    uint32_t frame, ticket;
+} write_page;
+
+typedef struct write_request {
+    uint64_t issued, place, end; /* end is known once it has begun */
+    uint32_t count;
+} write_request;
+
+typedef struct device {
+    uint64_t now, cpu; /* ns: time of day, and how much of it some processor worked */
+    uint64_t idle_at, head; /* when the request in service has passed; the place after it */
+    write_page *page; /* ring, oldest first; the last `plugged` have not been issued */
+    write_request *request;
+    uint32_t *ticket;
+    uint64_t first_page, count_pages, room_pages;
+    uint64_t first_request, count_requests, room_requests;
+    uint64_t begun; /* of the requests, from the oldest on */
+    uint64_t plugged, first_plugged;
+    uint32_t last_ticket;
+    bool background; /* works for kswapd: nobody waits */
+    bool held;       /* whoever collects requests has not finished: writes stay plugged */
+} device;
+
+bool device_init(device *d, uint64_t frames);
+void device_drop(device *d, uint64_t frames);
+bool device_copy(device *to, const device *from, uint64_t frames);
+
+/* A processor works for so long. */
+static inline void device_work(device *d, uint64_t ns)
+{
+    if (!d->background) {
+        d->now += ns;
+        d->cpu += ns;
+    }
+}
+
+static inline bool device_is_writing(const device *d, uint32_t f)
+{
+    return d->ticket[f] != 0;
+}
+
+/* The frame's contents are no longer wanted on the disk, or the frame is given up. */
+static inline void device_forget(device *d, uint32_t f)
+{
+    d->ticket[f] = 0;
+}
+
+static inline bool device_is_busy(const device *d)
+{
+    return d->count_pages > 0;
+}
+
+/* A frame's write to `place` is asked for; false: no memory on the host. */
+bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place);
+/* What was plugged is issued, neighbours merged, unless somebody further out holds it back. */
+void device_unplug(device *d, const pa_costs *costs);
+/* Read `count` pages from `place` on, and wait for them. */
+void device_read(device *d, const pa_costs *costs, uint64_t place, uint64_t count);
+/* A frame whose write has ended by now, or UINT32_MAX. */
+uint32_t device_take_written(device *d, const pa_costs *costs);
+/* Wait until the next write ends; false: there is none. */
+bool device_wait(device *d, const pa_costs *costs);
+
+#endif

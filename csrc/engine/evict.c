@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * evict.c -- taking one page away from everybody who maps it.
+ *
+ * Model of shrink_folio_list() in mm/vmscan.c.  A clean page is gone at once.  A dirty one gets a
+ * slot, or its place in its file, and stays as an unmapped page until it is written: only then it
+ * is freed, by the next sweep that comes by.  Pages that hold only zeros are noted and not written
+ * (6.12).
+ */
+#include "ram.h"
+
+static void take_reference(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
+{
+    uint64_t *count = context;
+    *count += (*pte & PTE_ACCESSED) != 0;
+    *pte &= ~(uint64_t)PTE_ACCESSED;
+    mm_cool(mm, vpn);
+}
+
+uint64_t take_references(pa_ram *ram, uint32_t f)
+{
+    uint64_t count = 0;
+    rmap_each(ram, f, take_reference, &count);
+    return count;
+}
+
+/* ---- entries ---------------------------------------------------------------------------------- */
+
+typedef struct eviction {
+    pa_ram *ram;
+    uint64_t entry; /* what the mappers' entries become */
+    bool shmem, anon;
+} eviction;
+
+static void evict_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
+{
+    const eviction *e = context;
+    mm_cool(mm, vpn);
+    mm_note_peak(mm);
+    *pte = e->entry;
+    if (!e->anon) {
+        *(e->shmem ? &mm->shmem : &mm->file) -= 1;
+        return;
+    }
+    mm->anon--;
+    if (e->entry) {
+        mm->swap++;
+        swap_add_ref(e->ram, e->entry >> PTE_SHIFT);
+    }
+}
+
+static void is_dirty(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
+{
+    (void)mm;
+    (void)vpn;
+    *(bool *)context |= (*pte & PTE_DIRTY) != 0;
+}
+
+/* ---- swap ------------------------------------------------------------------------------------- */
+
+/* Give the frame a slot to be in, unless it has one; false: there is none. */
+static bool join_slot(pa_ram *ram, uint32_t f)
+{
+    if (ram->slot_of[f])
+        return true;
+    uint64_t slot = swap_take(ram, owner_group(ram->frame[f].owner));
+    if (slot == NO_SLOT)
+        return false;
+    ram->slot_of[f] = (uint32_t)slot + 1;
+    ram->slot_frame[slot] = f + 1;
+    return true;
+}
+
+static void leave_slot(pa_ram *ram, uint32_t f)
+{
+    uint64_t slot = ram->slot_of[f] - 1;
+    ram->slot_shadow[slot] =
+        workingset_shadow(ram, owner_group(ram->frame[f].owner), ram->state[f]);
+    ram->slot_frame[slot] = 0;
+    ram->slot_of[f] = 0;
+}
+
+/* The frame is an unmapped copy of its slot now: written first if they differ. */
+static fate leave_to_swap(pa_ram *ram, uint32_t f, bool write)
+{
+    uint64_t slot = ram->slot_of[f] - 1;
+    ram->maps[f] = 0;
+    ram_unput(ram, f);
+    ram_put(ram, f, owner_of(KIND_SLOT, owner_group(ram->frame[f].owner), 0, slot));
+    bool zeros = ram->state[f] & STATE_ZEROS && ram->settings.rules & PA_ZERO_MAP;
+    if (write && !zeros) {
+        ram->events.swapped_out++;
+        ram->state[f] |= STATE_RECLAIM;
+        if (device_plug(&ram->disk, &ram->settings.costs, f, swap_place(slot)))
+            return FATE_WRITING;
+    }
+    leave_slot(ram, f);
+    ram_release(ram, f);
+    return FATE_FREED;
+}
+
+static fate evict_anon(pa_ram *ram, uint32_t f)
+{
+    eviction e = {.ram = ram, .anon = true};
+    bool dirty = false, has_slot = ram->slot_of[f] != 0;
+    rmap_each(ram, f, is_dirty, &dirty);
+    if (!dirty && !has_slot) { /* given up by MADV_FREE */
+        rmap_each(ram, f, evict_one, &e);
+        ram->maps[f] = 0;
+        ram_release(ram, f);
+        return FATE_FREED;
+    }
+    if (!join_slot(ram, f))
+        return FATE_STAYS;
+    e.entry = (uint64_t)(ram->slot_of[f] - 1) << PTE_SHIFT | PTE_SWAP;
+    rmap_each(ram, f, evict_one, &e);
+    return leave_to_swap(ram, f, dirty);
+}
+
+static fate evict_cached(pa_ram *ram, uint32_t f)
+{
+    leave_slot(ram, f);
+    ram_release(ram, f);
+    return FATE_FREED;
+}
+
+/* ---- objects ---------------------------------------------------------------------------------- */
+
+static void leave_object(pa_ram *ram, uint32_t f, uint64_t entry)
+{
+    uint64_t owner = ram->frame[f].owner;
+    *object_entry(ram, owner_id(owner), owner_place(owner)) = entry;
+    ram->objects[owner_id(owner)].resident--;
+    ram->maps[f] = 0;
+}
+
+static fate evict_shmem(pa_ram *ram, uint32_t f)
+{
+    eviction e = {.ram = ram, .shmem = true};
+    if (!join_slot(ram, f))
+        return FATE_STAYS;
+    uint64_t slot = ram->slot_of[f] - 1;
+    rmap_each(ram, f, evict_one, &e);
+    leave_object(ram, f, slot << PTE_SHIFT | PTE_SWAP);
+    swap_add_ref(ram, slot);
+    return leave_to_swap(ram, f, true);
+}
+
+static fate evict_file(pa_ram *ram, uint32_t f)
+{
+    uint64_t owner = ram->frame[f].owner;
+    eviction e = {.ram = ram};
+    rmap_each(ram, f, evict_one, &e);
+    ram->maps[f] = 0;
+    if (owner & OWNER_DIRTY) {
+        ram->events.file_written++;
+        ram_mark(ram, f, 0, OWNER_DIRTY);
+        ram->state[f] |= STATE_RECLAIM;
+        if (device_plug(&ram->disk, &ram->settings.costs, f,
+                        file_place(ram, owner_id(owner), owner_place(owner))))
+            return FATE_WRITING;
+    }
+    uint64_t shadow = workingset_shadow(ram, owner_group(owner), ram->state[f]);
+    leave_object(ram, f, shadow << PTE_SHIFT | PTE_SHADOW);
+    ram_release(ram, f);
+    return FATE_FREED;
+}
+
+fate evict(pa_ram *ram, uint32_t f)
+{
+    uint64_t owner = ram->frame[f].owner;
+    huge_isolate(ram, f);
+    switch (owner_kind(owner)) {
+    case KIND_ANON:
+        return evict_anon(ram, f);
+    case KIND_SLOT:
+        return evict_cached(ram, f);
+    case KIND_OBJECT:
+        return ram->objects[owner_id(owner)].shmem ? evict_shmem(ram, f) : evict_file(ram, f);
+    case KIND_FREE:
+        break;
+    }
+    return FATE_STAYS;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * workingset.c -- pages that come back soon after they left.
+ *
+ * Model of mm/workingset.c of Linux 6.12.  Each group counts evictions and activations; a page that
+ * leaves takes the count along as its shadow.  If it comes back before as many pages went by as
+ * are active, it would have stayed had the active list been shorter: it is active at once.
+ *
+ *     shadow  31           30         29           0
+ *             | workingset | zeros    | age + 1    |     0: no shadow
+ */
+#include "ram.h"
+
+enum { AGE_BITS = 30 };
+#define AGE_MASK ((UINT32_C(1) << AGE_BITS) - 1)
+#define SHADOW_WORKINGSET (UINT32_C(1) << 31)
+#define SHADOW_ZEROS (UINT32_C(1) << AGE_BITS)
+
+void workingset_age(pa_ram *ram, uint32_t group_id)
+{
+    for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
+        ram->groups[g].age++;
+}
+
+uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state)
+{
+    uint32_t age = (uint32_t)(ram->groups[group_id].age % AGE_MASK) + 1;
+    workingset_age(ram, group_id);
+    return age | (state & STATE_WORKINGSET ? SHADOW_WORKINGSET : 0) |
+           (state & STATE_ZEROS ? SHADOW_ZEROS : 0);
+}
+
+/* How many pages may have gone by in the meantime. */
+static uint64_t reach(const pa_ram *ram, uint32_t group_id, bool file)
+{
+    const lru *l = ram->groups[group_id].lists;
+    uint64_t pages = l[LRU_ACTIVE_FILE].count;
+    if (!file)
+        pages += l[LRU_INACTIVE_FILE].count;
+    if (swap_room(ram, group_id))
+        pages += l[LRU_ACTIVE_ANON].count + (file ? l[LRU_INACTIVE_ANON].count : 0);
+    return pages;
+}
+
+bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file)
+{
+    const group *g = &ram->groups[group_id];
+    if (shadow & SHADOW_ZEROS)
+        ram->state[f] |= STATE_ZEROS;
+    if (!(ram->settings.rules & PA_WORKINGSET) || !(shadow & AGE_MASK))
+        return false;
+    *(file ? &ram->events.refault_file : &ram->events.refault_anon) += 1;
+    uint64_t distance = (g->age % AGE_MASK + AGE_MASK - ((shadow & AGE_MASK) - 1)) % AGE_MASK;
+    if (distance > reach(ram, group_id, file))
+        return false;
+    *(file ? &ram->events.restored_file : &ram->events.restored_anon) += 1;
+    workingset_age(ram, group_id);
+    for (uint32_t i = group_id; i != NO_GROUP; i = ram->groups[i].parent)
+        ram->groups[i].restored[file]++;
+    if (shadow & SHADOW_WORKINGSET) {
+        ram->state[f] |= STATE_WORKINGSET;
+        lru_note_cost(ram, group_id, file, RECLAIM_BATCH);
+    }
+    return true;
+}

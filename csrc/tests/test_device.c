@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * test_device.c -- what is written, when it is written, and who waits for it.
+ */
+#include "device.h"
+
+#include "check.h"
+
+enum { FRAMES = 4096 };
+
+static const pa_costs costs = {
+    .read_latency = 100, .write_latency = 1000, .seek = 5000, .transfer = 10};
+
+static uint64_t count_written(device *d)
+{
+    uint64_t n = 0;
+    while (device_take_written(d, &costs) != UINT32_MAX)
+        n++;
+    return n;
+}
+
+/* Plugged pages leave together, and are written when their time has come, not before. */
+static void writes_take_their_time(void)
+{
+    device d;
+    CHECK(device_init(&d, FRAMES));
+    for (uint32_t f = 0; f < 20; f++)
+        CHECK(device_plug(&d, &costs, f, f));
+    CHECK(d.count_requests == 1 && d.begun == 0 && count_written(&d) == 0);
+    device_unplug(&d, &costs);
+    CHECK(count_written(&d) == 0 && device_is_writing(&d, 7));
+    device_work(&d, 20 * 10 + 1000 - 1);
+    CHECK(count_written(&d) == 0);
+    device_work(&d, 1);
+    CHECK(count_written(&d) == 20 && !device_is_writing(&d, 7) && !device_is_busy(&d));
+    device_drop(&d, FRAMES);
+}
+
+/* Who waits for a write wakes at its end, and a frame that was given up is not reported. */
+static void waiting_and_forgetting(void)
+{
+    device d;
+    CHECK(device_init(&d, FRAMES));
+    CHECK(!device_wait(&d, &costs));
+    CHECK(device_plug(&d, &costs, 1, 100) && device_plug(&d, &costs, 2, 101));
+    device_forget(&d, 1);
+    CHECK(device_wait(&d, &costs) && d.now == 5000 + 20 + 1000);
+    CHECK(device_take_written(&d, &costs) == 2 && device_take_written(&d, &costs) == UINT32_MAX);
+    device_drop(&d, FRAMES);
+}
+
+/* A read overtakes writes that have not begun, and delays them. */
+static void reads_come_first(void)
+{
+    device d;
+    CHECK(device_init(&d, FRAMES));
+    for (uint32_t f = 0; f < 600; f++) /* three requests: two are full */
+        CHECK(device_plug(&d, &costs, f, f));
+    device_unplug(&d, &costs);
+    CHECK(d.begun == 1);
+    device_read(&d, &costs, 9000, 1);
+    CHECK(d.now == 254 * 10 + 5000 + 10 + 100);
+    CHECK(count_written(&d) == 254);
+    device_drop(&d, FRAMES);
+}
+
+/* Whoever holds the plug decides when a long first request leaves. */
+static void holding_the_plug(void)
+{
+    for (int held = 0; held < 2; held++) {
+        device d;
+        CHECK(device_init(&d, FRAMES));
+        d.held = held;
+        for (uint32_t f = 0; f < 40; f++)
+            CHECK(device_plug(&d, &costs, f, f));
+        CHECK(device_plug(&d, &costs, 40, 1000)); /* elsewhere: the first forty leave */
+        CHECK(d.plugged == (held ? 41u : 1u));
+        device_unplug(&d, &costs);
+        CHECK(d.plugged == (held ? 41u : 0u));
+        CHECK(device_wait(&d, &costs) && d.plugged == 0);
+        device_drop(&d, FRAMES);
+    }
+}
+
+/* A copy goes on by itself. */
+static void copies(void)
+{
+    device d, copy;
+    CHECK(device_init(&d, FRAMES) && device_init(&copy, FRAMES));
+    for (uint32_t f = 0; f < 2000; f++) {
+        CHECK(device_plug(&d, &costs, f % FRAMES, f));
+        if (f % 100 == 99) {
+            device_unplug(&d, &costs);
+            device_work(&d, 1000);
+            count_written(&d);
+        }
+    }
+    CHECK(device_copy(&copy, &d, FRAMES));
+    while (device_wait(&d, &costs))
+        count_written(&d);
+    CHECK(!device_is_busy(&d) && device_is_busy(&copy));
+    while (device_wait(&copy, &costs))
+        count_written(&copy);
+    CHECK(d.now == copy.now && !device_is_busy(&copy));
+    device_drop(&d, FRAMES);
+    device_drop(&copy, FRAMES);
+}
+
+int main(void)
+{
+    writes_take_their_time();
+    waiting_and_forgetting();
+    reads_come_first();
+    holding_the_plug();
+    copies();
+    return 0;
+}

@@ -1,0 +1,128 @@
+"""The recorded scans under a memory limit, run again on a machine: one row of rates a pass."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyalloc.kernel.abi import MADV, MAP, PROT
+from pyalloc.machine import File, Machine, Process
+
+PAGE = 4096
+DATA = Path(__file__).parent / "data" / "kernel" / "reclaim.json.gz"
+COLUMNS = ("accesses", "minor", "major", "swapped_in", "swapped_out", "read")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass over the working set did, per access."""
+
+    minor: float
+    major: float
+    swapped_in: float
+    swapped_out: float
+    read: float
+
+
+def recorded_runs() -> list[dict[str, Any]]:
+    """Return the runs of the recording, rows as :class:`Pass`."""
+    runs = json.loads(gzip.decompress(DATA.read_bytes()))["runs"]
+    for run in runs:
+        run["rows"] = [Pass(*(value / row[0] for value in row[1:])) for row in run["rows"]]
+    return list(runs)
+
+
+def order_of(run: dict[str, Any], number: int, chance: np.random.Generator) -> npt.NDArray[Any]:
+    """Return the pages that pass ``number`` accesses, in order; what fills is sequential."""
+    pages = run["ws_pages"]
+    pattern = "seq" if not number and not run["mode"].startswith("f") else run["pattern"]
+    if pattern == "rand":
+        return chance.integers(0, pages, pages)
+    if pattern == "back":
+        return np.arange(pages)[:: -1 if number % 2 else 1]
+    if pattern == "hotcold":  # 90 % of the accesses to 20 % of the pages
+        hot = pages // 5
+        spots = chance.integers(0, hot, pages), chance.integers(hot, pages, pages)
+        return np.where(chance.random(pages) < 0.9, *spots)
+    if pattern == "zipf":
+        weight = 1 / np.arange(1, pages + 1)
+        places = np.random.default_rng(7).permutation(pages)
+        return np.asarray(places[chance.choice(pages, pages, p=weight / weight.sum())])
+    return np.arange(pages)
+
+
+class Scan:
+    """One process under a limit, with its working set."""
+
+    def __init__(self, run: dict[str, Any]) -> None:
+        self.run = run
+        self.machine = Machine(
+            ram="1G",
+            swap="1G",
+            kernel="6.18",
+            arch="x86_64",
+            cpus=2,
+            swappiness=run["swappiness"],
+            page_cluster=run["page_cluster"],
+        )
+        limit = self.machine.cgroup("scan", memory_max=f"{run['limit_mb']}M")
+        self.process = self.machine.spawn("scan", cgroup=limit)
+        self.at = self._map(run["ws_pages"] * PAGE)
+
+    def _map(self, length: int) -> int:
+        mode, both = self.run["mode"], PROT.READ | PROT.WRITE
+        if mode in {"anon", "anon0"}:
+            return self.process.mmap(0, length, both, MAP.PRIVATE | MAP.ANONYMOUS)
+        if mode == "shm":
+            return self.process.mmap(0, length, both, MAP.SHARED | MAP.ANONYMOUS)
+        file: File = self.machine.file("data", 2 * length, cached=False)
+        self.fd = self.process.open(file)
+        if mode == "fread":
+            return 0
+        at = self.process.mmap(0, length, both, MAP.SHARED, self.fd)
+        if mode == "fmapr":
+            self.process.madvise(at, length, MADV.RANDOM)
+        return at
+
+    def access(self, pages: npt.NDArray[Any], *, write: bool) -> None:
+        """Make one access to each page."""
+        if self.run["mode"] == "fread":
+            for page in pages.tolist():
+                self.process.read(self.fd, PAGE, page * PAGE)
+        else:
+            zeros = self.run["mode"] == "anon0"
+            self.process.touch_pages(self.at, pages, write=write, zeros=zeros)
+
+    def passes(self) -> list[Pass]:
+        """Make all passes."""
+        chance = np.random.default_rng(1)
+        rows = []
+        for number in range(len(self.run["rows"])):
+            before = counts(self.machine, self.process)
+            fills = not number and not self.run["mode"].startswith("f")
+            order = order_of(self.run, number, chance)
+            self.access(order, write=bool(self.run["write"]) or fills)
+            after = counts(self.machine, self.process)
+            rows.append(Pass(*((after - before) / len(order)).tolist()))
+        return rows
+
+
+def counts(machine: Machine, process: Process) -> npt.NDArray[np.float64]:
+    """Return the counters that a :class:`Pass` is made of."""
+    table, events = process.pages.table.counters(), machine.ram.counters()
+    return np.array(
+        [
+            table["minor_faults"],
+            table["major_faults"],
+            events["swapped_in"],
+            events["swapped_out"],
+            events["file_read"],
+        ],
+        dtype=float,
+    )
