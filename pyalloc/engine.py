@@ -769,6 +769,8 @@ class Pages:
     def touch_anon(self, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
         """Access pages of a private anonymous area."""
         status = lib.pa_mm_touch_anon(self.handle, vpn, count, write, self._done)
+        if not status:
+            return count, False
         return self._outcome(status, "touching memory")
 
     def touch_object(

@@ -33,6 +33,7 @@ from pyalloc.workload.scenario import ChangeSpec, ProcessSpec, Scenario, load_sc
 from pyalloc.workload.scenario.stage import cgroups_on, files_on, machine_of, spawn
 
 FOREVER: Final = float("inf")
+_LOOK: Final = 1.0  # seconds from one look at a cgroup to the next
 _QUIET: Final = 60.0  # seconds after which the same thing is news again
 _MOST_AT_ONCE: Final = 100_000  # steps without time passing
 
@@ -155,13 +156,13 @@ class _Stage:
                 )
                 raise ScenarioError(message)
             if self.timeline.is_due(time):
-                self._sample(max(time, self.machine.clock))
+                self._sample()
             self._advance(time)
             action()
             steps += 1
             if progress is not None and steps % 4096 == 0:
                 progress(min(time / until, 1.0) if until else 1.0)
-        self._sample(self.machine.clock)
+        self._sample()
 
     def _advance(self, time: float) -> None:
         if time > self.machine.clock:
@@ -180,7 +181,7 @@ class _Stage:
         job = Job(self, process, label, seed)
         what = self.programs[spec.name]
         self._begin(_Run(spec, copy, what, job, what(job), self.machine.clock))
-        self.report(job, "start", str(what) + (f" (restart {again})" if again else ""))
+        self.report(job, "start", f"restart {again}" if again else str(what))
 
     def _begin(self, run: _Run) -> None:
         self.runs.append(run)
@@ -249,7 +250,8 @@ class _Stage:
     # --- what a step has done -----------------------------------------------------------
 
     def _take_notice(self, run: _Run) -> None:
-        self._news.look(run.process.cgroup)
+        kills = len(self.machine.oom_events)
+        self._news.look(run.process.cgroup, now=kills > self._kills_seen)
         for event in self.machine.oom_events[self._kills_seen :]:
             self._kills_seen += 1
             if event.victim is not None and event.victim in self.alive:
@@ -260,11 +262,11 @@ class _Stage:
     def _oom(self, victim: _Run, event: OomEvent) -> None:
         task = next(task for task in event.tasks if task.pid == event.victim)
         victim.peak_swap = max(victim.peak_swap, task.swapents * PAGE)
-        where = "the machine" if event.cgroup is None else f"cgroup {event.cgroup}"
+        where = event.cgroup or "the machine"
         score = event.verdict.scores.get(victim.process.pid)
-        text = f"killed: {where} is out of memory; badness {score}"
+        text = f"killed: {where} is out of memory; badness {score:,}"
         if event.invoker != event.victim and event.invoker in self.alive:
-            text += f", on a request of {self.alive[event.invoker].job.label}"
+            text += f", asked by {self.alive[event.invoker].job.label}"
         self._ended(victim, text, (task.rss + task.swapents) * PAGE)
 
     def _ended(self, run: _Run, text: str = "", size: int = 0) -> None:
@@ -321,9 +323,9 @@ class _Stage:
 
     # --- samples ------------------------------------------------------------------------
 
-    def _sample(self, time: float) -> None:
+    def _sample(self) -> None:
         self._news.look_at_swap()
-        self.timeline.take(time)
+        self.timeline.take(self.machine.clock)
 
     def _rows(self) -> list[Any]:
         for run in self.alive.values():
@@ -384,13 +386,16 @@ class _News:
     def __init__(self, stage: _Stage) -> None:
         self._stage = stage
         self._hits: dict[int, int] = {}
+        self._due: dict[int, float] = {}
         self._seen: dict[str, float] = {}
         self._swapped = 0
         self._full = False
 
-    def look(self, group: Cgroup | None) -> None:
-        """Tell of limits that were hit in ``group`` and those above it."""
-        while group is not None:
+    def look(self, group: Cgroup | None, *, now: bool) -> None:
+        """Tell of limits hit in ``group`` and those above it; looks once a second, or ``now``."""
+        time = self._stage.machine.clock
+        while group is not None and (now or time >= self._due.get(group.number, 0.0)):
+            self._due[group.number] = time + _LOOK
             hits = group.counters()["limit_hits"]
             if hits > self._hits.get(group.number, 0):
                 self._hits[group.number] = hits

@@ -1,13 +1,14 @@
 """A scenario's timeline: what machine, cgroups and processes hold, sampled as time goes by.
 
 How long a scenario takes is not known before; so it is sampled closely at first, and whenever there
-are twice as many samples as wanted, every other one is dropped.
+are twice as many samples as wanted, two are kept of each period of a longer kind: the one with the
+most memory in use, and the last one.  A sample holds until the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from arro3.core import Array, DataType, Table
 
@@ -36,8 +37,31 @@ COLUMNS: Final = {
 ``file`` is the part of ``memory`` that is page cache or mapped files; ``available`` MemAvailable.
 """
 
-Row = tuple[str, str, int | None, *tuple[int | None, ...]]
+
+class Row(NamedTuple):
+    """One row of a sample: the columns behind the time."""
+
+    kind: str
+    name: str
+    pid: int | None
+    memory: int
+    swap: int
+    promised: int | None
+    limit: int | None
+    file: int
+    available: int | None
+    page_tables: int
+    minor_faults: int | None
+    major_faults: int | None
+
+
+Sample = tuple[float, list[Row]]
 _FIRST_PERIOD: Final = 0.001
+
+
+def _used(sample: Sample) -> int:
+    """Return the memory in use on the machine."""
+    return sample[1][0].memory
 
 
 class Timeline:
@@ -56,19 +80,30 @@ class Timeline:
         self._read = read
         self._period = _FIRST_PERIOD
         self._next = 0.0
-        self._samples: list[tuple[float, list[Row]]] = []
+        self._samples: list[Sample] = []
 
     def is_due(self, time: float) -> bool:
-        """Return whether a sample is to be taken before what happens at ``time``."""
+        """Return whether a sample is to be taken of what holds until ``time``."""
         return time >= self._next
 
     def take(self, time: float) -> None:
-        """Take a sample; it says what was so just before ``time``."""
+        """Take a sample: what holds from ``time`` on."""
         self._samples.append((time, self._read()))
-        self._next = time + self._period
         if len(self._samples) > 2 * self._wanted:
-            self._samples = self._samples[::2]
-            self._period *= 2
+            self._thin(max(2 * time / self._wanted, _FIRST_PERIOD))
+        self._next = time + self._period
+
+    def _thin(self, period: float) -> None:
+        self._period = period
+        last: dict[int, Sample] = {}
+        fullest: dict[int, Sample] = {}
+        for sample in self._samples:
+            place = int(sample[0] / period)
+            last[place] = sample
+            if place not in fullest or _used(sample) > _used(fullest[place]):
+                fullest[place] = sample
+        kept = {id(sample): sample for place in last for sample in (fullest[place], last[place])}
+        self._samples = list(kept.values())
 
     def table(self) -> Table:
         """Return all samples as one Arrow table, one row a sample and subject."""
@@ -85,7 +120,7 @@ def machine_row(machine: Machine) -> Row:
     """Return what the machine holds."""
     pages = machine.memory_pages()
     faults = machine.ram.counters()
-    return (
+    return Row(
         "machine",
         "",
         None,
@@ -106,7 +141,7 @@ def cgroup_row(group: Cgroup) -> Row:
     c = group.counters()
     limit = None if c["limit"] >= 1 << 51 else c["limit"] * PAGE
     left = None if limit is None else max(limit - c["usage"] * PAGE, 0)
-    return (
+    return Row(
         "cgroup",
         group.path,
         None,
@@ -126,7 +161,7 @@ def process_row(process: Process, label: str) -> Row:
     """Return what a process holds; its address space has caught up with its heap."""
     c = process.pages.table.counters()
     limit = process.space.limits.address_space
-    return (
+    return Row(
         "process",
         label,
         process.pid,

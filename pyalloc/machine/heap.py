@@ -147,10 +147,14 @@ class ProcessHeap(HeapView):
     def sync(self) -> None:
         """Let the address space catch up with the break."""
         space = self.process.space
-        for brk in (self.heap.take_peak(), self.heap.brk):
+        peak, last = self.heap.take_peak(), self.heap.brk
+        if peak == last == space.brk_value == self._written_at:
+            return
+        for brk in (peak, last):
             if brk != space.brk_value:
                 space.brk(brk)
         self._written(space.start_brk)
+        self._written_at = space.brk_value
 
     def lease(self) -> None:
         """Let the break move as far as nothing could refuse it."""

@@ -55,6 +55,9 @@ class Job:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.failed = 0
+        self.free = process.free
+        self.touch = process.touch
+        self.touch_pages = process.touch_pages
         self._stage = stage
         self._refused = False
 

@@ -18,12 +18,10 @@ from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.units import PAGE, format_size
 from pyalloc.workload.article import megabytes
 from pyalloc.workload.programs.job import Job
-from pyalloc.workload.programs.units import Bytes, Seconds
+from pyalloc.workload.programs.units import ENDLESS, FOREVER, Bytes, Seconds
 from pyalloc.workload.sizes import parse_sizes
 
-FOREVER: Final = float("inf")
 _MEGABYTE: Final = 1 << 20
-_ENDLESS: Final = 1 << 62
 _HOT_ACCESSES: Final = 0.9
 
 
@@ -52,7 +50,7 @@ def program_a(
     job: Job,
     size: Bytes = _MEGABYTE,
     every: Seconds = 0.001,
-    most: Bytes = _ENDLESS,
+    most: Bytes = ENDLESS,
     stay: Seconds = 0.0,
 ) -> Iterator[float]:
     """Ask for a megabyte at a time until NULL, and never use it: the article's program A.
@@ -75,7 +73,7 @@ def program_b(
     job: Job,
     size: Bytes = _MEGABYTE,
     every: Seconds = 0.001,
-    most: Bytes = _ENDLESS,
+    most: Bytes = ENDLESS,
     stay: Seconds = 0.0,
 ) -> Iterator[float]:
     """Ask for a megabyte at a time and fill it, until killed: the article's program B.
@@ -98,7 +96,7 @@ def program_calloc(
     job: Job,
     size: Bytes = _MEGABYTE,
     every: Seconds = 0.001,
-    most: Bytes = _ENDLESS,
+    most: Bytes = ENDLESS,
     stay: Seconds = 0.0,
 ) -> Iterator[float]:
     """Ask for a megabyte at a time through calloc, until NULL.
@@ -157,14 +155,15 @@ def hold(
     time
         How long it lives.
     """
-    blocks = [job.fill(block) for _ in range(max(size // block, 1))]
-    blocks = [address for address in blocks if address]
-    ends = job.now + time
+    made = [job.fill(block) for _ in range(max(size // block, 1))]
+    first = np.array([address // PAGE for address in made if address], np.int64)
+    within = np.arange(-(-block // PAGE))
+    ends, count = job.now + time, round(hot * len(first))
     while job.now < ends:
         yield every
-        count = round(hot * len(blocks))
-        for i in job.rng.integers(0, len(blocks), count) if count and blocks else ():
-            job.touch(blocks[i], block)
+        if count:
+            used = first[job.rng.integers(0, len(first), count)]
+            job.touch_pages(0, (used[:, np.newaxis] + within).ravel())
 
 
 def scan(
@@ -190,7 +189,7 @@ def scan(
 
 
 def leak(
-    job: Job, size: Bytes = _MEGABYTE, every: Seconds = 1.0, most: Bytes = _ENDLESS
+    job: Job, size: Bytes = _MEGABYTE, every: Seconds = 1.0, most: Bytes = ENDLESS
 ) -> Generator[float, None, int]:
     """Allocate and fill a block again and again, and free none: it goes on until NULL.
 

@@ -10,7 +10,7 @@ from typing import Any, Final, get_type_hints
 
 from pyalloc.errors import ArgumentError
 from pyalloc.units import format_size, parse_duration, parse_size
-from pyalloc.workload.programs.units import DURATION, SIZE
+from pyalloc.workload.programs.units import DURATION, ENDLESS, FOREVER, SIZE
 
 Run = Callable[..., Iterator[float]]
 
@@ -136,6 +136,8 @@ def required(run: Run) -> list[str]:
 def shown(parameter: Parameter) -> str:
     """Return a parameter's default as a scenario would write it."""
     value = parameter.default
+    if value in (FOREVER, ENDLESS):
+        return "no end"
     if parameter.unit == SIZE and value:
         return format_size(value).replace(".0 ", "").replace(" ", "").removesuffix("iB")
     if parameter.unit == DURATION:

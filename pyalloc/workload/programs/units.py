@@ -12,3 +12,9 @@ Bytes = Annotated[int, SIZE]
 
 Seconds = Annotated[float, DURATION]
 """A parameter in seconds: a scenario may say ``"5min"``."""
+
+FOREVER: Final = float("inf")
+"""Seconds that never pass."""
+
+ENDLESS: Final = 1 << 62
+"""Bytes that nobody gets."""

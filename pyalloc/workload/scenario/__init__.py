@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from pyalloc.workload.scenario.load import load_scenario, scenarios
+from pyalloc.workload.scenario.load import load_scenario, scenarios, text_of
 from pyalloc.workload.scenario.scenario import Scenario
 from pyalloc.workload.scenario.spec import (
     CgroupSpec,
@@ -35,4 +35,5 @@ __all__ = [
     "Scenario",
     "load_scenario",
     "scenarios",
+    "text_of",
 ]

@@ -97,7 +97,7 @@ def _path_of(place: str) -> Path:
 
 def _reworded(what: str, got: object, field: msgspec.structs.FieldInfo | None) -> str:
     """Return a complaint of msgspec in the words of a scenario."""
-    meta = _meta(field) if field else None
+    meta = unit_meta(field) if field else None
     if meta and meta.extra:
         return f"{_wanted(meta.extra['unit'], meta.extra.get('words', ()))} (got {got!r})"
     if _WORD.fullmatch(what):
@@ -191,8 +191,8 @@ def _metas(annotation: object) -> Iterator[msgspec.Meta]:
         yield from _metas(part)
 
 
-def _meta(field: msgspec.structs.FieldInfo) -> msgspec.Meta | None:
-    """Return the meta that names the field's unit."""
+def unit_meta(field: msgspec.structs.FieldInfo) -> msgspec.Meta | None:
+    """Return what names the unit of a field, if it has one."""
     return next((meta for meta in _metas(field.type) if meta.extra), None)
 
 
@@ -217,7 +217,7 @@ def unit_problems(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
     elif isinstance(value, Struct):
         for name, field in fields_of(value).items():
             item = getattr(value, field.name)
-            meta = _meta(field)
+            meta = unit_meta(field)
             if meta and meta.extra and item is not None:
                 yield from _unit_problem(item, (*path, name), meta.extra)
             else:

@@ -46,6 +46,17 @@ def _text_of(source: str | Path) -> tuple[str, str, Path]:
         raise ScenarioError(message) from None
 
 
+def text_of(source: str | Path) -> str:
+    """Return the text of a scenario file, or of a scenario that comes with the package.
+
+    Raises
+    ------
+    ScenarioError
+        There is none.
+    """
+    return _text_of(source)[0]
+
+
 def scenarios() -> dict[str, str]:
     """Return the scenarios that come with the package: their titles by name."""
     return {

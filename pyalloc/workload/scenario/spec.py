@@ -12,50 +12,37 @@ from msgspec import Meta, Struct, field
 
 SIZE, DURATION = "size", "duration"
 
-_DURATION_PATTERN = r"^\s*(\d+(\.\d+)?|(\d+(\.\d+)?\s*(us|ms|s|min|h|d)\s*)+)\s*$"
+_SIZE_PATTERN = r"\d+(\.\d+)?\s*[KMGTkmgt]?(i?[Bb])?"
+SIZE_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": rf"^\s*{_SIZE_PATTERN}\s*$"},
+    ]
+}
+_LIMIT_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": rf"^\s*(max|{_SIZE_PATTERN})\s*$"},
+    ]
+}
+_TIME_PATTERN = r"\d+(\.\d+)?\s*(us|ms|s|min|h|d)\s*"
+DURATION_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": rf"^\s*(\d+(\.\d+)?\s*|({_TIME_PATTERN})+)$"},
+    ]
+}
 
-Size = Annotated[
-    int | str,
-    Meta(
-        extra={"unit": SIZE},
-        extra_json_schema={
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[KMGTkmgt]?(i?[Bb])?\s*$"},
-            ]
-        },
-    ),
-]
+Size = Annotated[int | str, Meta(extra={"unit": SIZE}, extra_json_schema=SIZE_SCHEMA)]
 """Bytes, or text such as ``"256M"`` (K, M, G, T are powers of 1024)."""
 
 Limit = Annotated[
-    int | str,
-    Meta(
-        extra={"unit": SIZE, "words": ("max",)},
-        extra_json_schema={
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {
-                    "type": "string",
-                    "pattern": r"^\s*(max|\d+(\.\d+)?\s*[KMGTkmgt]?(i?[Bb])?)\s*$",
-                },
-            ]
-        },
-    ),
+    int | str, Meta(extra={"unit": SIZE, "words": ("max",)}, extra_json_schema=_LIMIT_SCHEMA)
 ]
 """A :data:`Size`, or ``"max"`` for no limit."""
 
 Duration = Annotated[
-    int | float | str,
-    Meta(
-        extra={"unit": DURATION},
-        extra_json_schema={
-            "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": _DURATION_PATTERN},
-            ]
-        },
-    ),
+    int | float | str, Meta(extra={"unit": DURATION}, extra_json_schema=DURATION_SCHEMA)
 ]
 """Seconds, or text such as ``"90s"``, ``"5min"``, ``"2h"``, ``"1d"``."""
 
