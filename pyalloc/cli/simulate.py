@@ -33,6 +33,7 @@ def simulate(
     events: Path | None = None,
     timeline: Path | None = None,
     samples: int = 500,
+    force: _Flag = False,
     json: _Flag = False,
 ) -> int:
     """Run a scenario: a machine, its cgroups and processes, what they do and when.
@@ -64,6 +65,8 @@ def simulate(
         Write the timeline to this Parquet file.
     samples
         How many samples the timeline has, up to twice as many.
+    force
+        Overwrite files that exist.
     json
         Print JSON.
     """
@@ -75,6 +78,8 @@ def simulate(
     if check:
         console().print(f"{scenario}: {len(one.processes)} processes, nothing wrong")
         return 0
+    for target in filter(None, (events, timeline)):
+        _check_target(target, force=force)
     total = parse_duration(one.duration if until is None else until, "until")
     with progressing() as tell:
 
@@ -107,6 +112,16 @@ def _tell(scenario: str, *, schema: bool, list: bool, json: bool) -> int:  # noq
     else:
         raise ArgumentError(_WHICH)
     return 0
+
+
+def _check_target(path: Path, *, force: bool) -> None:
+    """Raise ArgumentError unless a file can be written there; a run should not be for nothing."""
+    if not path.parent.is_dir():
+        message = f"cannot write {path}: there is no folder {path.parent}"
+        raise ArgumentError(message)
+    if path.exists() and not force:
+        message = f"{path} exists; overwrite it with --force"
+        raise ArgumentError(message)
 
 
 def _changes(pairs: tuple[str, ...]) -> dict[str, Any]:

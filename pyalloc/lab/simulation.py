@@ -166,11 +166,11 @@ class Simulation:
 
     def write_events(self, path: str | Path) -> None:
         """Write the events as a Parquet file."""
-        write_parquet(self.events, Path(path))
+        _write(self.events, path)
 
     def write_timeline(self, path: str | Path) -> None:
         """Write the timeline as a Parquet file."""
-        write_parquet(self.timeline, Path(path))
+        _write(self.timeline, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the timeline as plain data."""
@@ -192,6 +192,11 @@ class Simulation:
             f"<Simulation of {self.seconds:g} s: {len(self.outcomes)} processes,"
             f" {len(self.happened)} events, {len(self.killed)} killed>"
         )
+
+
+def _write(table: Table, path: str | Path) -> None:
+    with Path(path).open("wb") as file:
+        write_parquet(table, file)
 
 
 def _fields(record: Event | Outcome) -> Mapping[str, Any]:

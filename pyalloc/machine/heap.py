@@ -56,6 +56,8 @@ def _number(value: int | str) -> int:
 class ProcessHeap(HeapView):
     """The allocator of one process: :class:`HeapView` to look at it, and what lets it run."""
 
+    _written_at = 0  # the break for which the heap's area is known to be written
+
     def __init__(
         self,
         process: Process,
