@@ -96,6 +96,13 @@ class MachineSpec(Spec, frozen=True, kw_only=True):
     huge_pages: Annotated[
         bool, Meta(description="Whether madvise(MADV_HUGEPAGE) gets transparent huge pages.")
     ] = True
+    disk: Annotated[
+        Literal["ssd", "hdd", "none"] | None,
+        Meta(
+            description="What time swap and files take: by default an ssd for 6.x and an hdd for"
+            " 2.6; none: nothing takes time."
+        ),
+    ] = None
     oom_policy: Annotated[
         str, Meta(description="Who chooses the victim; by default the kernel itself.")
     ] = ""
