@@ -24,6 +24,8 @@ from pyalloc.lab.advise import Advice, advise
 from pyalloc.lab.allocators import Allocator, allocators
 from pyalloc.lab.blame import Blame, blame
 from pyalloc.lab.examine import Examination, examine
+from pyalloc.lab.explain import CallExplanation, explain
+from pyalloc.lab.leaks import Leaks, leaks
 from pyalloc.lab.replay import Agreement, agreement, replay
 from pyalloc.lab.setting import Setting
 from pyalloc.lab.simulate import simulate
@@ -76,6 +78,7 @@ __all__ = [
     "Blame",
     "Breakdown",
     "Bytes",
+    "CallExplanation",
     "Cgroup",
     "CgroupSpec",
     "ChangeSpec",
@@ -97,6 +100,7 @@ __all__ = [
     "HeapView",
     "Job",
     "KernelPanic",
+    "Leaks",
     "Limits",
     "Machine",
     "MachineSpec",
@@ -128,6 +132,8 @@ __all__ = [
     "allocators",
     "blame",
     "examine",
+    "explain",
+    "leaks",
     "load_scenario",
     "oom_policy",
     "read_trace",

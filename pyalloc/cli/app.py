@@ -18,6 +18,8 @@ VERBS = {
     "replay": "Replay a recorded trace on a simulated machine and report.",
     "advise": "Which settings of the allocator would save memory or work, and what to set.",
     "blame": "Which call sites keep free memory from going back, and what moving them saves.",
+    "leaks": "Leak or fragmentation: what is never freed, by call site, and what grows.",
+    "explain": "One call in words: which way the allocator went, what it cost.",
     "report": "Write a page about a trace: over time, page by page, by call site.",
     "convert": "Turn a trace of any format into any other.",
     "workload": "List the workloads, explain one, or write its trace.",

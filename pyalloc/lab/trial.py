@@ -119,12 +119,16 @@ class UnderWay:
         self.space = space
         self.pages = pages
         self.rows = rows
-        self.error: str | None = None
+        self._died: str | None = None
+
+    def died(self) -> str | None:
+        """Return what the library said when it ended the program, None as long as it lives."""
+        return self._died
 
     def go_to(self, row: int | None) -> None:
         """Make the calls before ``row``, or all."""
-        if not self.error and not self.space.run(self.run, row):
-            self.error = self.heap.abort_text or "it died in the allocator"
+        if not self._died and not self.space.run(self.run, row):
+            self._died = self.heap.abort_text or "it died in the allocator"
 
     def outcome(self) -> Outcome:
         """Return what it came to."""
@@ -162,7 +166,7 @@ class UnderWay:
             threshold_moves=s.count_threshold_moves,
             rows=self.rows[:taken],
             timeline=timeline | {"held": held},
-            error=self.error,
+            error=self._died,
         )
 
 

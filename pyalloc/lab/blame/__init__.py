@@ -237,8 +237,8 @@ def _look(trials: Trials, row: int) -> tuple[Holders, Outcome, int | None]:
     """Replay to the row, look around, and go on to the end."""
     with trials.begun(Setting()) as under_way:
         under_way.go_to(row)
-        if under_way.error:
-            message = f"the trace does not run that far: {under_way.error}"
+        if under_way.died():
+            message = f"the trace does not run that far: {under_way.died()}"
             raise ArgumentError(message)
         holders = find_holders(
             under_way.heap, under_way.run, under_way.pages, trials.trace, trials.word
