@@ -46,15 +46,13 @@ def service(requests: int = 400, *, leak: int = 0, cache: int = 0, tidy: bool = 
 
 
 def fragmenting(rounds: int = 100) -> Calls:
-    """Blocks each round a little larger than the last one's holes, small ones that stay between."""
+    """Blocks that shrink to a few bytes: the next ones, a little larger, do not fit between."""
     rows: Calls = []
     before: list[int] = []
     for k in range(rounds):
-        blocks = [100 * k + i for i in range(8)]
-        for i, block in enumerate(blocks):
-            rows.append((M, block, 60_000 + 16 * k, 1))
-            rows.append((M, 100 * k + 50 + i, 20, 2))
-        rows += [(F, block, 0, 1) for block in before]
+        blocks = [8 * k + i for i in range(8)]
+        rows += [(M, block, 60_000 + 16 * k, 1) for block in blocks]
+        rows += [(R, block, 20, 2) for block in before]
         before = blocks
     return rows
 
