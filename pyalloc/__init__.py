@@ -16,6 +16,7 @@ from pyalloc.errors import (
     ScenarioError,
     TraceError,
 )
+from pyalloc.host.outlook import Outlook, outlook
 from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT
 from pyalloc.kernel.costs import Costs
 from pyalloc.kernel.limits import Limits
@@ -108,6 +109,7 @@ __all__ = [
     "OomEvent",
     "Op",
     "Outcome",
+    "Outlook",
     "Process",
     "ProcessKilled",
     "ProcessSpec",
@@ -136,6 +138,7 @@ __all__ = [
     "leaks",
     "load_scenario",
     "oom_policy",
+    "outlook",
     "read_trace",
     "record",
     "replay",

@@ -23,6 +23,7 @@ VERBS = {
     "report": "Write a page about a trace: over time, page by page, by call site.",
     "convert": "Turn a trace of any format into any other.",
     "workload": "List the workloads, explain one, or write its trace.",
+    "host": "This machine: what is left before which limit, who would be killed now and why.",
     "simulate": "Rehearse a machine: its containers and processes, and who dies, from a file.",
     "article": "The figures of the article, printed and simulated.",
     "verify": "The model against the glibc and the kernel of this host.",

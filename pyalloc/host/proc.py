@@ -34,6 +34,11 @@ _CAP_SYS_RAWIO: Final = 17
 class NoSuchProcess(PyallocError, ProcessLookupError):
     """There is no such process, or it ended while it was looked at."""
 
+    @classmethod
+    def of(cls, pid: Pid) -> NoSuchProcess:
+        """Return the error about process ``pid``."""
+        return cls(f"there is no process {pid}, or it has just ended")
+
 
 @dataclass(frozen=True, slots=True)
 class Area:
@@ -115,12 +120,20 @@ def parse_smaps(text: str) -> tuple[tuple[Area, Fields], ...]:
 # --- this machine
 
 
-def _read(pid: Pid, name: str) -> str:
+def read(pid: Pid, name: str) -> str:
+    """Return the text of a file of process ``pid``.
+
+    Raises
+    ------
+    NoSuchProcess
+        It does not exist.
+    PermissionError
+        It is another user's.
+    """
     try:
         return Path("/proc", str(pid), name).read_text(encoding="utf-8", errors="surrogateescape")
     except (FileNotFoundError, ProcessLookupError):
-        message = f"there is no process {pid}, or it has just ended"
-        raise NoSuchProcess(message) from None
+        raise NoSuchProcess.of(pid) from None
 
 
 def maps(pid: Pid = "self") -> tuple[Area, ...]:
@@ -133,27 +146,38 @@ def maps(pid: Pid = "self") -> tuple[Area, ...]:
     PermissionError
         It is another user's.
     """
-    return parse_maps(_read(pid, "maps"))
+    return parse_maps(read(pid, "maps"))
 
 
 def smaps(pid: Pid = "self") -> tuple[tuple[Area, Fields], ...]:
     """Return the areas of process ``pid``, each with its fields; raises as :func:`maps`."""
-    return parse_smaps(_read(pid, "smaps"))
+    return parse_smaps(read(pid, "smaps"))
 
 
 def status(pid: Pid = "self") -> Fields:
     """Return ``/proc/PID/status``; sizes in kB."""
-    return parse_fields(_read(pid, "status"))
+    return parse_fields(read(pid, "status"))
 
 
 def statm(pid: Pid = "self") -> Statm:
     """Return ``/proc/PID/statm``, in pages."""
-    return Statm(*map(int, _read(pid, "statm").split()))
+    return Statm(*map(int, read(pid, "statm").split()))
+
+
+def soft_limits(pid: Pid, names: Mapping[str, str]) -> dict[str, int | None]:
+    """Return soft limits of ``/proc/PID/limits`` by what ``names`` calls them; None: no limit."""
+    found: dict[str, int | None] = {}
+    for line in read(pid, "limits").splitlines():
+        for title, name in names.items():
+            if line.startswith(title):
+                soft = line[len(title) :].split()[0]
+                found[name] = None if soft == "unlimited" else int(soft)
+    return found
 
 
 def oom_score(pid: Pid = "self") -> int:
     """Return the badness the kernel shows, 0 to 2000."""
-    return int(_read(pid, "oom_score"))
+    return int(read(pid, "oom_score"))
 
 
 def meminfo() -> dict[str, int]:
@@ -180,7 +204,7 @@ class _Stat(NamedTuple):
 
 def _stat(pid: Pid) -> _Stat:
     """Return what only ``/proc/PID/stat`` has; times in seconds."""
-    fields = _read(pid, "stat").rpartition(")")[2].split()  # the name may hold anything
+    fields = read(pid, "stat").rpartition(")")[2].split()  # the name may hold anything
     tick = os.sysconf("SC_CLK_TCK")
     used = (int(fields[11]) + int(fields[12])) / tick
     return _Stat(int(fields[1]), used, int(fields[16]), int(fields[19]) / tick)
@@ -210,7 +234,7 @@ def _task(pid: int, uptime: float) -> tuple[Task, int]:
         rss=_in_pages(fields, "VmRSS"),
         swapents=_in_pages(fields, "VmSwap"),
         pgtables_bytes=int(fields.get("VmPTE", 0)) << 10,
-        oom_score_adj=int(_read(pid, "oom_score_adj")),
+        oom_score_adj=int(read(pid, "oom_score_adj")),
         nice=stat.nice,
         cpu_time=stat.cpu_time,
         run_time=max(uptime - stat.start, 0.0),

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pyalloc.lab.simulation import OOM, RUNNING, Event, Outcome, Simulation
 from pyalloc.machine import OomEvent
+from pyalloc.report.badness import steps
 from pyalloc.report.listing import table_of
 from pyalloc.units import PAGE, format_duration, format_size
 from pyalloc.workload.scenario import MachineSpec
@@ -282,7 +283,7 @@ def _choice(event: OomEvent) -> Iterator[RenderableType]:
             str(task.pid),
             f"{task.name}{mark}",
             "never" if score is None else f"{score:,}",
-            _terms(event, task.pid),
+            steps(event.verdict.terms.get(task.pid, ())),
         )
     if len(ranked) > _MOST_CANDIDATES:
         table.add_row("", f"... {len(ranked) - _MOST_CANDIDATES:,} more", "", "")
@@ -292,19 +293,6 @@ def _choice(event: OomEvent) -> Iterator[RenderableType]:
 def _score(event: OomEvent, pid: int) -> int:
     score = event.verdict.scores.get(pid)
     return -(1 << 62) if score is None else score
-
-
-def _terms(event: OomEvent, pid: int) -> str:
-    """Return the steps of a score: what is added as such, what changes it all with its result."""
-    words, points = [], 0
-    for term in event.verdict.terms.get(pid, ()):
-        if set(term.what) & set("/*<>"):
-            words.append(f", {term.what}: {term.points:,}")
-        elif term.points != points:
-            sign = "+" if term.points > points else "-"
-            words.append(f" {sign} {term.what} {abs(term.points - points):,}")
-        points = term.points
-    return "".join(words).removeprefix(" + ")
 
 
 def _verdict(found: Simulation) -> str:
