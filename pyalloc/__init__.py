@@ -27,6 +27,7 @@ from pyalloc.lab.blame import Blame, blame
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.lab.explain import CallExplanation, explain
 from pyalloc.lab.leaks import Leaks, leaks
+from pyalloc.lab.order import OrderResult, OrderStudy, order
 from pyalloc.lab.replay import Agreement, agreement, replay
 from pyalloc.lab.setting import Setting
 from pyalloc.lab.simulate import simulate
@@ -108,6 +109,8 @@ __all__ = [
     "MemoryFault",
     "OomEvent",
     "Op",
+    "OrderResult",
+    "OrderStudy",
     "Outcome",
     "Outlook",
     "Process",
@@ -138,6 +141,7 @@ __all__ = [
     "leaks",
     "load_scenario",
     "oom_policy",
+    "order",
     "outlook",
     "read_trace",
     "record",

@@ -22,6 +22,7 @@ VERBS = {
     "explain": "One call in words: which way the allocator went, what it cost.",
     "report": "Write a page about a trace: over time, page by page, by call site.",
     "convert": "Turn a trace of any format into any other.",
+    "order": "What a program would hold if it made its calls in another order.",
     "workload": "List the workloads, explain one, or write its trace.",
     "host": "This machine: what is left before which limit, who would be killed now and why.",
     "simulate": "Rehearse a machine: its containers and processes, and who dies, from a file.",

@@ -547,6 +547,17 @@ int pa_space_run(pa_space *space, pa_replay *replay);
 /* The same, but only the rows before `end`. */
 int pa_space_run_to(pa_space *space, pa_replay *replay, uint64_t end);
 
+/* ---- orders --------------------------------------------------------------------------------- */
+
+/* `count` calls change places: call i has place[i], calls and places ascend by (group, place), and
+ * a call stays in its group.  It may not come before release[i] (an earlier or the same place);
+ * by_release lists the calls by (group, release).  taker[i] gets the call that takes place i: of
+ * those released, the one of the smallest key.  PA_ERR_INVALID: some call is released behind its own
+ * place. */
+int pa_fill_places(size_t count, const uint32_t *group, const uint64_t *place,
+                   const uint64_t *release, const uint32_t *by_release, const uint64_t *key,
+                   uint32_t *taker);
+
 /* cdef: end */
 
 #endif

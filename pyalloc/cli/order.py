@@ -1,0 +1,160 @@
+"""``pyalloc order``: what a program would hold if it made its calls in another order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+from pyalloc.cli.dashes import split
+from pyalloc.cli.output import console, print_json, progressing
+from pyalloc.cli.replay import settings
+from pyalloc.cli.subject import Words, subject
+from pyalloc.errors import ArgumentError
+from pyalloc.lab.order import MOVES
+from pyalloc.lab.order import order as study_orders
+from pyalloc.report.listing import table_of
+from pyalloc.report.order import render
+from pyalloc.trace import Trace
+from pyalloc.workload.catalogue import names_workload
+
+Flag = Annotated[bool, Parameter(negative="")]
+
+_BY: Final = {"peak": "peak_held", "end": "held", "resident": "peak_rss", "mean": "jw1"}
+
+
+def order(
+    *words: Words,
+    order: Annotated[list[str] | None, Parameter(negative="")] = None,
+    by: Literal["peak", "end", "resident", "mean"] = "peak",
+    window: int | None = None,
+    repeats: int = 5,
+    search: int = 50,
+    allocator: str | None = None,
+    arch: Literal["x86_64", "i386"] | None = None,
+    touch: Literal["none", "write", "recorded"] | None = None,
+    tunable: Annotated[list[str] | None, Parameter(negative="")] = None,
+    seed: int = 0,
+    best: Path | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    format: str | None = None,  # noqa: A002
+    list: Flag = False,  # noqa: A002
+    json: Flag = False,
+) -> int:
+    """Replay a program's calls in other legal orders and say what each would save.
+
+    pyalloc order FILE, or pyalloc order -- CMD...: last in first out, grouped by size, and so on.
+
+    Parameters
+    ----------
+    order
+        Try this one alone (--list has the names; A+B is one after the other), or the row numbers
+        in this file; may be repeated.
+    by
+        What is to be small: bytes held at the peak or at the end, resident ones, or their mean.
+    window
+        Calls inside which a call may move; by default a tenth of the trace.
+    repeats
+        Runs to take the mean of, the program itself and its neighbours; of a workload, seeds.
+    search
+        Replays to spend on the best order, and as many on the worst; 0 is none.
+    allocator
+        Replay on this allocator; by default the recorded C library.
+    arch
+        Replay on this architecture; by default the recorded one.
+    touch
+        What the program does to its memory: write every block, nothing, or as recorded.
+    tunable
+        An allocator setting, NAME=VALUE, by its glibc name; may be repeated.
+    seed
+        Seed of everything that is drawn.
+    best
+        Write the trace in the best order to this file.
+    output
+        Keep the recording in this file.
+    format
+        The format of the file, if it cannot be found out.
+    list
+        List the orders there are.
+    json
+        Print JSON; the command's own output goes to stderr.
+    """
+    if list:
+        return _list(json=json)
+    with _about(words, format, output, quiet=json) as (about, notes):
+        given = _orders(order)
+        with progressing() as tell:
+            found = study_orders(
+                about,
+                given,
+                allocator=allocator,
+                arch=arch,
+                tunables=settings(tunable),
+                touch=touch,
+                window=window,
+                repeats=repeats,
+                search=search,
+                by=_BY[by],
+                seed=seed,
+                tell=tell,
+            )
+    if best is not None:
+        found.reordered(found.best().name).write(best, overwrite=False)
+    if json:
+        print_json(found.to_dict())
+        return 0
+    out = console()
+    for note in notes:
+        out.print(f"note: {note}", style="yellow", markup=False)
+    out.print(render(found))
+    return 0
+
+
+@contextlib.contextmanager
+def _about(
+    words: Sequence[str],
+    format: str | None,  # noqa: A002
+    output: Path | None,
+    *,
+    quiet: bool,
+) -> Iterator[tuple[Trace | str, tuple[str, ...]]]:
+    """Yield what it is about: a workload by name, so that it can have seeds, or a trace."""
+    file, _ = split(words) if words else (None, ())
+    if file is not None and names_workload(file) and not Path(file).exists():
+        yield file, ()
+        return
+    with subject(words, format=format, output=output, quiet=quiet) as about:
+        yield about.trace, about.notes
+
+
+def _orders(given: Sequence[str] | None) -> Any:  # noqa: ANN401 - as the study takes them
+    if not given:
+        return None
+    files = [name for name in given if Path(name).exists()]
+    if not files:
+        return given
+    if len(files) < len(given):
+        message = "give either names of orders or files with row numbers, not both"
+        raise ArgumentError(message)
+    return {name: _rows(Path(name)) for name in files}
+
+
+def _rows(file: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").split(), 1):
+        if not line.isdecimal():
+            message = f"{file}: an order is a list of row numbers (word {number} is {line[:20]!r})"
+            raise ArgumentError(message)
+    return np.array(file.read_text(encoding="utf-8").split(), np.int64)
+
+
+def _list(*, json: bool) -> int:
+    if json:
+        print_json({name: move.description for name, move in MOVES.items()})
+    else:
+        rows = ((name, move.description) for name, move in MOVES.items())
+        console().print(table_of(("order", ""), rows))
+    return 0

@@ -1,0 +1,130 @@
+"""The report of ``pyalloc order``: what each order of the calls saves, and how sure that is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pyalloc.lab.order import OrderResult, OrderStudy
+from pyalloc.lab.order.study import RECORDED
+from pyalloc.lab.paired import Interval
+from pyalloc.machine import ReplaySummary
+from pyalloc.report.listing import one_line
+from pyalloc.units import format_size
+
+_COLUMNS: Final = (("peak_held", "peak"), ("held", "end"), ("peak_rss", "resident"))
+_WORDS: Final = {
+    "peak_held": "held at the peak",
+    "held": "held at the end",
+    "peak_rss": "resident at the peak",
+    "jw1": "held beyond what is asked for, on average",
+}
+_TWICE: Final = 2.0
+_MANY: Final = 10
+_LEAST: Final = 0.05  # percent: what is printed as 0.0 is nothing
+
+
+def render(study: OrderStudy) -> Group:
+    """Return the whole report."""
+    return Group(*_parts(study))
+
+
+def _parts(study: OrderStudy) -> Iterator[RenderableType]:
+    info, own = study.trace.info, study[RECORDED].summaries[0]
+    title = one_line(shlex.join(info.command)) or info.source
+    yield Text(
+        f"{title}  ({len(study.trace):,} calls, {study.allocator})",
+        style="bold",
+        overflow="ellipsis",
+        no_wrap=True,
+    )
+    yield Text(
+        f"As the program calls: {format_size(own.peak_requested)} asked for at the peak, "
+        f"{format_size(own.peak_held)} held, {format_size(own.peak_rss)} resident; "
+        f"{format_size(own.requested)} asked for at the end, {format_size(own.held)} held."
+    )
+    yield Text(
+        f"Calls move inside {study.windows:,} windows of up to {study.window:,}. "
+        f"Means of {study.varied}; ± is 95 %.",
+        style="dim",
+    )
+    if study.touch != "recorded" and study.guesses:
+        yield Text(
+            "The trace does not say when a block is used last: it may be freed right after it was"
+            " allocated.",
+            style="dim",
+        )
+    yield Text("")
+    yield _table(study)
+    yield Text("")
+    yield Text(verdict(study))
+
+
+def _table(study: OrderStudy) -> Table:
+    table = Table(
+        title="What other orders of the same calls save",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        expand=True,
+    )
+    table.add_column("order", no_wrap=True)
+    table.add_column("asked", justify="right", no_wrap=True)
+    for _, name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("±", justify="left", no_wrap=True, style="dim")
+    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    others = [r for r in study.results if r.name != RECORDED]
+    for result in sorted(others, key=lambda r: -r.saved_percent(study.by).mean):
+        cells = [cell for metric, _ in _COLUMNS for cell in _saved(result.saved_percent(metric))]
+        style = _style(result.saved_percent(study.by))
+        table.add_row(result.name, _asked(result), *cells, result.description, style=style)
+    return table
+
+
+def _saved(found: Interval) -> tuple[str, str]:
+    return f"{found.mean:,.1f} %", "" if found.half is None else f"{found.half:,.1f}"
+
+
+def _asked(result: OrderResult) -> str:
+    """Return by how much the order changes what is asked for at the peak."""
+    own, other = result.base[0].peak_requested, result.summaries[0].peak_requested
+    change = 100 * (other - own) / own if own else 0.0
+    return f"{change:+,.1f} %" if abs(change) >= _LEAST else "same"
+
+
+def _style(found: Interval) -> str:
+    if not found.clear or abs(found.mean) < _LEAST:
+        return ""
+    return "green" if found.mean > 0 else "red"
+
+
+def verdict(study: OrderStudy) -> str:
+    """Say which order saves most, and what it does to what is wasted."""
+    best, what = study.best(), _WORDS[study.by]
+    found = best.saved_percent(study.by)
+    words = [f"No order saves anything {what}."]
+    if best.name != RECORDED and found.mean >= _LEAST:
+        sure = "" if found.half is None else f" ± {found.half:,.1f}"
+        luck = "" if found.clear or found.half is None else ", which may be luck"
+        words = [f"{best.name} saves most {what}: {found.mean:,.1f} %{sure}{luck}."]
+    end = study.best("held")
+    factor = _wasted(study[RECORDED].summaries[0]) / max(_wasted(end.summaries[0]), 1)
+    if factor >= _TWICE:
+        own, other = (_wasted(s) for s in (study[RECORDED].summaries[0], end.summaries[0]))
+        words.append(
+            f"{end.name} leaves {format_size(other)} wasted at the end in place of "
+            f"{format_size(own)}: {factor:,.{int(factor < _MANY)}f} times less."
+        )
+    return " ".join(words)
+
+
+def _wasted(summary: ReplaySummary) -> int:
+    """Return what is held at the end beyond what the program still uses."""
+    return summary.held - summary.requested
