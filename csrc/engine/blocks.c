@@ -26,9 +26,11 @@ bool blocks_init(pa_blocks *blocks, const uint32_t *numbers, size_t count, uint6
 {
     memset(blocks, 0, sizeof *blocks);
     blocks->count = count_named(numbers, count);
+    while (blocks->mask < blocks->count)
+        blocks->mask = blocks->mask << 1 | 1;
     blocks->from = from;
     blocks->shift = shift;
-    size_t bytes = (blocks->count + 1) * sizeof *blocks->at;
+    size_t bytes = ((size_t)blocks->mask + 1) * sizeof *blocks->at;
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)

@@ -34,6 +34,7 @@ typedef struct pa_far_block {
 typedef struct pa_blocks {
     pa_block *at;
     size_t count, mapped_bytes;
+    uint32_t mask; /* number & mask is in the table, even that of no block */
     uint64_t from;
     uint32_t shift;
     pa_far_block *far;

@@ -81,6 +81,7 @@ typedef struct pa_allocator {
     pa_trim (*trim)(const pa_heap *heap, const pa_run *run);
     pa_status (*tunable)(pa_heap *heap, const char *name, uint64_t value);
     pa_status (*environment)(pa_heap *heap, const char *name, const char *text); /* or NULL */
+    void (*rest)(const pa_heap *heap); /* no call for a while; or NULL */
     pa_status (*check)(const pa_heap *heap);
     pa_heap *(*copy)(const pa_heap *heap);
     void (*drop)(pa_heap *heap);

@@ -280,7 +280,7 @@ PT_PART pa_unit pt_malloc_resume(pt *h);
 PT_PART bool pt_tcache_serves(const pt *h, uint64_t units);
 PT_PART bool pt_tcache_unborn(const pt *h);
 PT_PART void pt_tcache_install(pt *h, pa_unit c);
-PT_PART bool pt_tcache_can_stash(pt *h, uint64_t nb);
+PT_PART uint32_t pt_tcache_room(pt *h, uint64_t nb);
 PT_PART void pt_tcache_stash(pt *h, pa_unit c, uint64_t nb);
 PT_PART pa_unit pt_tcache_unstash(pt *h, uint64_t nb);
 PT_PART pa_unit pt_tcache_take(pt *h, uint64_t nb);

@@ -869,6 +869,11 @@ static bool run_loop(pa_replay *replay, size_t end)
     return known ? pt_run_loop_236(replay, end) : pt_run_loop_any(replay, end);
 }
 
+static void pt_rest(const pa_heap *heap)
+{
+    pa_shadow_rest(&((const pt *)heap)->sh);
+}
+
 static const pa_allocator ptmalloc = {
     .name = "glibc",
     .call = pt_call,
@@ -884,6 +889,7 @@ static const pa_allocator ptmalloc = {
     .trim = pt_trim_run,
     .tunable = pt_tunable,
     .environment = pt_environment,
+    .rest = pt_rest,
     .check = pt_check,
     .copy = pt_copy,
     .drop = pt_drop,

@@ -30,23 +30,26 @@ static inline void perturb(pt *h, pa_unit c)
         heap_touch_range(&h->base, mem_of(h, c), bytes_of(h, size_of(h, c)) - 2 * rules(h)->word);
 }
 
-static inline bool free_fast(pt *h, pt_arena *a, pa_unit c)
+static inline const char *fast_fault(const pt *h, const pt_arena *a, pa_unit c)
 {
-    uint64_t size = size_of(h, c), next = CALM ? 0 : raw_bytes(h, next_of(h, c));
-    bool checks = !CALM && rules(h)->version >= 204;
-    if (checks && (next <= 2 * rules(h)->word || next >= a->system_mem))
-        return fail(h, "free(): invalid next size (fast)", c);
+    if (CALM || rules(h)->version < 204)
+        return NULL;
+    uint64_t next = raw_bytes(h, next_of(h, c));
+    if (next <= 2 * rules(h)->word || next >= a->system_mem)
+        return "free(): invalid next size (fast)";
+    return a->fast[fast_index(size_of(h, c))] == c ? "double free or corruption (fasttop)" : NULL;
+}
+
+static inline void push_fast(pt *h, pt_arena *a, pa_unit c)
+{
+    uint64_t size = size_of(h, c);
     pa_unit *bin = &a->fast[fast_index(size)];
-    if (checks && *bin == c)
-        return fail(h, "double free or corruption (fasttop)", c);
-    perturb(h, c);
     a->have_fast = true;
     a->count_fast++;
     a->bytes_fast += bytes_of(h, size);
     at(h, c)->fd = *bin;
     touch_behind(h, c, 1);
     *bin = c;
-    return true;
 }
 
 static inline const char *free_fault(const pt *h, const pt_arena *a, pa_unit c)
@@ -190,7 +193,7 @@ static inline const char *size_fault(const pt *h, pa_unit c)
 {
     uint64_t size = size_of(h, c);
     bool ragged = size & ((1u << align_units_log(h)) - 1) && rules(h)->version < 242;
-    if (rules(h)->version < 204 || (size >= MIN_UNITS && !ragged))
+    if (CALM || rules(h)->version < 204 || (size >= MIN_UNITS && !ragged))
         return NULL;
     return size || rules(h)->version >= 242 ? "free(): invalid size" : "free(): invalid pointer";
 }
@@ -214,9 +217,14 @@ PT_PART bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
         return true;
     if (size < MIN_UNITS) /* a damaged heap; before the checks it would be damaged more */
         return pt_fail(h, NULL, 0);
-    if (size <= h->max_fast)
-        return free_fast(h, a, c);
-    return pt_merge_free(h, a, c);
+    if (size > h->max_fast)
+        return pt_merge_free(h, a, c);
+    const char *fault = fast_fault(h, a, c);
+    if (fault)
+        return fail(h, fault, c);
+    perturb(h, c);
+    push_fast(h, a, c);
+    return true;
 }
 
 #endif

@@ -3,14 +3,15 @@
  * pt_loop.h -- ptmalloc's own loop over a trace: malloc and free of one thread, without detours.
  *
  * Workload: nine calls of ten are a malloc or free of the first thread in the main arena, and most
- * of those end in its tcache.  Whether the next row is a malloc or a free no processor can guess,
- * and a wrong guess costs more than the call; but the one takes a chunk off a list and the other
- * puts one on it, with the same loads and the same stores.  So both are one step (cache_step) that
- * asks nothing but whether the tcache can serve the row.  What it cannot serve goes straight to
- * pt_int_malloc and pt_merge_free, and what is not plain at all (no tcache yet, mappings, other
- * arenas, other calls) goes the long way through replay_row().
+ * of those end in its tcache.  These are done here in line (take_cached, give_cached); what needs
+ * more goes straight to pt_int_malloc and pt_int_free; and what is not plain at all (no tcache yet,
+ * mappings, other arenas, other calls) goes the long way through replay_row().
  *
- * A replay knows the future: while a row runs, what later rows will read is fetched.
+ * A replay knows the future: while a row runs, what later rows will read is fetched.  And nobody
+ * looks at its totals in between: mallocs are entered in a ledger, which is added up some hundred at
+ * a time, and before anything on which the totals depend may change.
+ *
+ *     totals are those before row `books.first`; the rows from there on are in the books
  *
  * A template: who includes it defines PT_LOOP, the name of the loop, and may define PT_RULES.
  */
@@ -20,227 +21,311 @@
 #include "pt_malloc.h"
 #include "replay.h"
 
-enum { AHEAD_BLOCK = 24, AHEAD_CHUNK = 10, MOST_BYTES = 1 << 30 };
+enum { AHEAD_BLOCK = 24, AHEAD_CHUNK = 10, MOST_BYTES = 1 << 30, LEDGER_ROOM = 256 };
+
+/* A malloc whose figures are not in the totals yet. */
+typedef struct entry {
+    uint64_t requested; /* by the program, this block counted */
+    uint32_t bytes;
+    uint32_t row; /* from the ledger's first */
+} entry;
+
+typedef struct ledger {
+    size_t first;
+    uint64_t requested; /* now */
+    uint32_t count;
+    entry mallocs[LEDGER_ROOM];
+} ledger;
 
 /* What the rows of a stretch have in common. */
 typedef struct stretch {
     pa_replay *r;
     pt *h;
     pt_tcache *tc;
-    uint32_t low, span; /* live blocks at places [low, low + span) are in the main heap */
-    bool extras; /* something is to be done beside keeping the books */
+    pa_unit low, span; /* chunks [low, low + span) are in the main heap */
+    uint32_t cached; /* chunk sizes below this have a small bin in the tcache: units */
+    bool extras; /* something is to be done besides keeping the books */
+    ledger books;
 } stretch;
 
 /* What became of a row: LONG_WAY has changed nothing; after UNSETTLED, which has done its
  * bookkeeping, things may not be as they were. */
 typedef enum outcome { DONE, UNSETTLED, LONG_WAY, STOPPED } outcome;
 
-/* ---- the table of blocks, where a place is a chunk --------------------------------------------- */
+/* ---- bookkeeping ------------------------------------------------------------------------------ */
 
-static inline stretch begin(pa_replay *r)
+/* The totals are right before row `first`. */
+static inline void open_books(stretch *s, size_t first)
+{
+    s->books.first = first;
+    s->books.requested = s->r->totals.requested;
+    s->books.count = 0;
+}
+
+/* Add the rows before `end` to the totals.  Those that are no mallocs were frees. */
+static __attribute__((noinline)) void close_books(stretch *s, size_t end)
+{
+    pa_replay *r = s->r;
+    pa_replay_totals t = r->totals;
+    double over_live = r->requests_over_live;
+    const uint64_t pages = replay_pages(r), blocks = t.blocks;
+    for (uint64_t i = 0; i < s->books.count; i++) {
+        const entry *e = &s->books.mallocs[i];
+        t.requested = e->requested;
+        t.blocks = blocks + 2 * (i + 1) - (e->row + 1);
+        replay_count(&t, &over_live, e->bytes);
+        replay_note_requested(&t, s->books.first + e->row, pages);
+    }
+    t.requested = s->books.requested;
+    t.blocks = blocks + 2 * s->books.count - (end - s->books.first);
+    r->totals = t;
+    r->requests_over_live = over_live;
+    open_books(s, end);
+}
+
+/* A call had effects, or gave `result` without a chunk: that is looked at the long way. */
+static outcome settle(stretch *s, size_t row, uint64_t result)
+{
+    close_books(s, row);
+    bool done = replay_settle(s->r, row, result);
+    open_books(s, row + 1);
+    return done ? UNSETTLED : STOPPED;
+}
+
+/* Columns that are wanted, and the program's writing to its block.  got: 0 for a free. */
+static __attribute__((noinline)) outcome do_extras(stretch *s, size_t row, pa_unit got)
+{
+    pa_replay *r = s->r;
+    uint64_t address = got ? mem_of(s->h, got) : 0, bytes = r->in.size[row];
+    bool writes = got && r->touch == PA_TOUCH_WRITE;
+    if (writes && replay_may_fault(r, address, bytes))
+        return settle(s, row, address);
+    if (r->out.address)
+        r->out.address[row] = address;
+    if (r->out.brk)
+        r->out.brk[row] = s->h->base.brk;
+    return DONE;
+}
+
+static inline outcome book_malloc(stretch *s, size_t row, pa_block *b, pa_unit c)
+{
+    ledger *l = &s->books;
+    uint32_t bytes = (uint32_t)s->r->in.size[row];
+    outcome done = s->extras ? do_extras(s, row, c) : DONE;
+    if (done != DONE)
+        return done;
+    *b = (pa_block){c, bytes};
+    l->requested += bytes;
+    l->mallocs[l->count++] = (entry){l->requested, bytes, (uint32_t)(row - l->first)};
+    if (l->count == LEDGER_ROOM)
+        close_books(s, row + 1);
+    return DONE;
+}
+
+static inline outcome book_free(stretch *s, size_t row, pa_block *b)
+{
+    s->books.requested -= b->size;
+    b->place |= BLOCK_DEAD;
+    return s->extras ? do_extras(s, row, 0) : DONE;
+}
+
+/* ---- a stretch of rows ------------------------------------------------------------------------ */
+
+/* Chunk sizes below this are in one of the tcache's small bins. */
+static inline uint32_t cached_units(const pt *h)
+{
+    uint64_t small = MIN_UNITS + ((uint64_t)TCACHE_SMALL << align_units_log(h));
+    uint64_t limit = (h->mp.tcache_limit + bytes_of(h, 1) - 1) >> unit_shift(h);
+    return (uint32_t)(limit < small ? limit : small);
+}
+
+static void begin(stretch *s, pa_replay *r)
 {
     pt *h = (pt *)r->heap;
     uint64_t low = (h->base.brk_start - h->sh.origin) >> unit_shift(h);
     uint64_t past = (h->base.brk - h->sh.origin) >> unit_shift(h);
     h->base.thread = 0;
     h->op = (pt_op){.kind = PA_OP_MALLOC, .phase = PH_BLOCK};
-    return (stretch){
-        .r = r,
-        .h = h,
-        .tc = &h->threads[0].tcache,
-        .low = (uint32_t)low,
-        .span = past < BLOCK_DEAD ? (uint32_t)(past - low) : 0,
-        .extras = r->out.address || r->out.brk || (r->touch == PA_TOUCH_WRITE && h->base.mm),
-    };
+    s->r = r;
+    s->h = h;
+    s->tc = &h->threads[0].tcache;
+    s->low = (pa_unit)low;
+    s->span = past < BLOCK_DEAD ? (pa_unit)(past - low) : 0;
+    s->cached = cached_units(h);
+    s->extras = r->out.address || r->out.brk || (r->touch == PA_TOUCH_WRITE && h->base.mm);
+    open_books(s, r->row);
 }
 
+/* Books are closed; what waits for an answer goes on as the call it is. */
+static void end(stretch *s, size_t row, outcome last)
+{
+    if (s->books.first <= row)
+        close_books(s, row);
+    s->r->row = row;
+    if (last != STOPPED)
+        s->h->op.phase = PH_IDLE;
+}
+
+/* A live block whose place is a chunk of the main heap. */
 static inline bool is_in_heap(const stretch *s, const pa_block *b)
 {
     return b->place - s->low < s->span;
 }
 
 /* While a row runs, the entry of a block and the header of a chunk that later rows will use are
- * fetched; where an entry is dead or far it does not matter what is. */
+ * fetched; of dead and far ones it does not matter what is.  (A call of a function that does no more
+ * than this is left out by gcc, so it must not be a call.) */
 static inline __attribute__((always_inline)) void fetch(const stretch *s, size_t row)
 {
     const uint32_t *number = s->r->in.block + row;
     const pa_blocks *blocks = &s->r->blocks;
-    uint32_t near = number[AHEAD_CHUNK];
-    __builtin_prefetch(&blocks->at[number[AHEAD_BLOCK]], 1);
-    near = near < blocks->count ? near : 0;
-    __builtin_prefetch(at(s->h, blocks->at[near].place), 1);
-}
-
-/* ---- bookkeeping ------------------------------------------------------------------------------ */
-
-/* All ones or all zeros: what is chosen by such a mask is chosen without a branch. */
-typedef uint64_t mask;
-
-static inline mask mask_of(bool yes)
-{
-    return -(mask)yes;
-}
-
-static inline uint64_t choose(mask m, uint64_t a, uint64_t b)
-{
-    return b ^ ((a ^ b) & m);
-}
-
-/* What some replays want besides: columns, and the program's writing to its block. */
-static __attribute__((noinline)) outcome do_extras(const stretch *s, size_t row, mask frees,
-                                                   pa_unit c)
-{
-    pa_replay *r = s->r;
-    uint64_t address = mem_of(s->h, c), bytes = r->in.size[row];
-    if (r->out.address)
-        r->out.address[row] = address & ~frees;
-    if (r->out.brk)
-        r->out.brk[row] = s->h->base.brk;
-    if (r->touch != PA_TOUCH_WRITE || !replay_may_fault(r, address, bytes & ~frees))
-        return DONE;
-    return replay_write(r, address, bytes) ? UNSETTLED : STOPPED;
-}
-
-/* The row's chunk is c: of a free or a malloc. */
-static inline outcome book(const stretch *s, size_t row, mask frees, pa_block *b, pa_unit c)
-{
-    pa_replay *r = s->r;
-    pa_replay_totals *t = &r->totals;
-    uint64_t bytes = r->in.size[row], granted = bytes & ~frees;
-    t->allocated += granted;
-    t->requested += choose(frees, -(uint64_t)b->size, bytes);
-    t->blocks += 1 | frees;
-    if (t->blocks > t->blocks_peak)
-        t->blocks_peak = t->blocks;
-    r->requests_over_live += replay_share(granted, t->requested);
-    *b = (pa_block){c | (BLOCK_DEAD & (uint32_t)frees), (uint32_t)bytes};
-    outcome done = s->extras ? do_extras(s, row, frees, c) : DONE;
-    if (done != STOPPED)
-        replay_note_requested(r, row);
-    return done;
+    __builtin_prefetch(&blocks->at[number[AHEAD_BLOCK] & blocks->mask], 1);
+    __builtin_prefetch(at(s->h, blocks->at[number[AHEAD_CHUNK] & blocks->mask].place), 1);
 }
 
 /* ---- the tcache ------------------------------------------------------------------------------- */
 
-/* The tcache bin of a chunk size; TCACHE_SMALL or more: none, or one of the large ones. */
-static inline uint64_t bin_for(const pt *h, uint64_t units)
+/* The first chunk of the bin, or 0. */
+static inline pa_unit take_cached(stretch *s, uint64_t units)
 {
-    uint64_t index = (units - MIN_UNITS) >> align_units_log(h);
-    return bytes_of(h, units) < h->mp.tcache_limit ? index : TCACHE_SMALL;
+    pt_tcache *tc = s->tc;
+    uint64_t bin = units - MIN_UNITS;
+    if (bin >= s->cached - MIN_UNITS)
+        return 0;
+    bin >>= align_units_log(s->h);
+    pa_unit c = tc->entry[bin];
+    if (!c)
+        return 0;
+    pt_chunk *p = at(s->h, c);
+    tc->entry[bin] = p->fd;
+    tc->count[bin]--;
+    p->bk = 0;
+    return c;
 }
 
-/* A malloc takes the first entry of its bin, a free puts one in front.  Which chunk that is, or 0:
- * the tcache cannot do it, or a page may have to be touched, and nothing was changed. */
-static inline pa_unit cache_step(const stretch *s, mask frees, const pa_block *b, uint64_t nb)
+/* False: there is no room for it. */
+static inline bool give_cached(stretch *s, pa_unit c, uint64_t units)
 {
-    pt *h = s->h;
     pt_tcache *tc = s->tc;
-    const pa_unit page = PAGE_BYTES >> unit_shift(h);
-    pa_unit given = b->place & (pa_unit)mask_of(is_in_heap(s, b)); /* 0 has size 0 */
-    uint64_t bin = bin_for(h, choose(frees, size_of(h, given), nb));
-    if (bin >= TCACHE_SMALL)
-        return 0;
-    pa_unit entry = tc->entry[bin], c = (pa_unit)choose(frees, given, entry);
-    uint64_t room = choose(frees, h->mp.tcache_count - tc->count[bin], entry);
-    if ((room == 0) | ((c + 1) % page == 0) | block_is_far(b))
-        return 0;
-    pt_chunk *p = at(h, c);
-    pa_unit link = p->fd;
-    p->fd = (pa_unit)choose(frees, entry, link);
-    p->bk = TCACHE_KEY & (uint32_t)frees;
-    tc->entry[bin] = (pa_unit)choose(frees, c, link);
-    tc->count[bin] = (uint16_t)(tc->count[bin] - (1 | frees));
-    return c;
+    uint64_t bin = units - MIN_UNITS;
+    if (bin >= s->cached - MIN_UNITS)
+        return false;
+    bin >>= align_units_log(s->h);
+    if (tc->count[bin] >= s->h->mp.tcache_count)
+        return false;
+    pt_chunk *p = at(s->h, c);
+    p->fd = tc->entry[bin];
+    p->bk = TCACHE_KEY;
+    touch_behind(s->h, c, 1);
+    tc->entry[bin] = c;
+    tc->count[bin]++;
+    return true;
 }
 
 /* ---- the arena -------------------------------------------------------------------------------- */
 
-/* A call gave `result`, by which things changed outside the heap: the long way to keep the books. */
-static outcome settle(const stretch *s, size_t row, uint64_t result)
+static inline bool had_effects(const stretch *s)
 {
-    return replay_settle(s->r, row, result) ? UNSETTLED : STOPPED;
+    return s->h->base.count_effects || replay_kernel_called(s->r);
 }
 
-static bool is_settled(const stretch *s)
-{
-    return !s->h->base.count_effects && !replay_kernel_called(s->r);
-}
-
-static __attribute__((noinline)) outcome malloc_step(const stretch *s, size_t row, pa_block *b,
+static __attribute__((noinline)) outcome malloc_step(stretch *s, size_t row, pa_block *b,
                                                      uint64_t nb)
 {
     pt *h = s->h;
-    uint64_t bytes = s->r->in.size[row];
-    if (bytes >= MOST_BYTES || block_is_far(b))
-        return LONG_WAY;
-    h->op.bytes = bytes;
+    h->op.bytes = s->r->in.size[row];
     h->op.nb = h->op.inner = nb;
-    pa_unit c = pt_tcache_take(h, nb);
-    c = c ? c : pt_int_malloc(h, &h->arenas[0], nb);
+    pa_unit c = pt_int_malloc(h, &h->arenas[0], nb);
     if (c == REF_PENDING)
         return settle(s, row, PENDING);
     if (!c || c >= MAPPED_REF) /* another arena may be tried; a mapping has its own pointer */
         return settle(s, row, pt_finish_block(h, c));
-    if (is_settled(s))
-        return book(s, row, 0, b, c);
-    return settle(s, row, heap_finish(&h->base, mem_of(h, c)));
+    if (had_effects(s))
+        return settle(s, row, heap_finish(&h->base, mem_of(h, c)));
+    return book_malloc(s, row, b, c);
 }
 
-static __attribute__((noinline)) outcome free_step(const stretch *s, size_t row, pa_block *b)
+static __attribute__((noinline)) outcome free_step(stretch *s, size_t row, pa_block *b)
 {
     pt *h = s->h;
-    if (!is_in_heap(s, b))
-        return LONG_WAY;
-    pa_unit c = b->place;
-    if (!pt_int_free(h, &h->arenas[0], c, false))
+    if (!pt_int_free(h, &h->arenas[0], b->place, false))
         return settle(s, row, PENDING);
-    if (is_settled(s))
-        return book(s, row, UINT64_MAX, b, c);
-    return settle(s, row, heap_finish(&h->base, 0));
+    if (had_effects(s))
+        return settle(s, row, heap_finish(&h->base, 0));
+    return book_free(s, row, b);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------- */
 
-static inline outcome do_row(const stretch *s, size_t row)
+/* Requests that a larger bin of the tcache may serve are not plain. */
+static inline outcome do_malloc(stretch *s, size_t row, pa_block *b)
+{
+    uint64_t bytes = s->r->in.size[row];
+    if (bytes >= MOST_BYTES || block_is_far(b))
+        return LONG_WAY;
+    uint64_t nb = request_units(s->h, bytes);
+    pa_unit c = take_cached(s, nb);
+    if (c)
+        return book_malloc(s, row, b, c);
+    if (nb >= s->cached && bytes_of(s->h, nb) < s->h->mp.tcache_limit)
+        return LONG_WAY;
+    return malloc_step(s, row, b, nb);
+}
+
+static inline outcome do_free(stretch *s, size_t row, pa_block *b)
+{
+    pt *h = s->h;
+    if (!is_in_heap(s, b))
+        return LONG_WAY;
+    uint64_t units = size_of(h, b->place);
+    if (!give_cached(s, b->place, units)) {
+        if (units > h->max_fast)
+            return free_step(s, row, b);
+        h->base.count_arena_calls++;
+        push_fast(h, &h->arenas[0], b->place);
+    }
+    return h->base.count_effects ? settle(s, row, heap_finish(&h->base, 0)) : book_free(s, row, b);
+}
+
+static inline outcome do_row(stretch *s, size_t row)
 {
     const pa_columns *in = &s->r->in;
     uint32_t op = in->op[row], number = in->block[row];
-    if ((op != PA_OP_MALLOC && op != PA_OP_FREE) || number == NULL_BLOCK)
-        return LONG_WAY;
-    mask frees = mask_of(op == PA_OP_FREE);
     pa_block *b = &s->r->blocks.at[number];
-    uint64_t bytes = in->size[row];
-    uint64_t nb = request_units(s->h, bytes < MOST_BYTES ? bytes : MOST_BYTES);
-    pa_unit c = cache_step(s, frees, b, nb);
-    if (c)
-        return book(s, row, frees, b, c);
-    return frees ? free_step(s, row, b) : malloc_step(s, row, b, nb);
+    if (number == NULL_BLOCK)
+        return LONG_WAY;
+    if (op == PA_OP_MALLOC)
+        return do_malloc(s, row, b);
+    return op == PA_OP_FREE ? do_free(s, row, b) : LONG_WAY;
 }
 
-/* Rows as far as they go without detours: DONE, LONG_WAY for the next one, or STOPPED. */
-static outcome do_rows(pa_replay *r, size_t end)
+/* Rows before `end` as far as they go without detours: DONE, LONG_WAY for the next one, or
+ * STOPPED. */
+static outcome do_rows(pa_replay *r, size_t last_row)
 {
-    stretch s = begin(r);
+    stretch s;
     outcome last = DONE;
-    size_t row = r->row;
-    for (; row < end && last == DONE; row += last <= UNSETTLED) {
-        if (row + AHEAD_BLOCK < r->in.count)
+    size_t row = r->row, fetched = r->in.count - AHEAD_BLOCK;
+    fetched = fetched < last_row ? fetched : last_row;
+    begin(&s, r);
+    while (row < last_row && last == DONE) {
+        if (row < fetched)
             fetch(&s, row);
         last = do_row(&s, row);
+        row += last <= UNSETTLED;
     }
-    r->row = row;
-    s.h->op.phase = last == STOPPED ? s.h->op.phase : PH_IDLE;
+    end(&s, row, last);
     return last;
 }
 
-bool PT_LOOP(pa_replay *r, size_t end)
+bool PT_LOOP(pa_replay *r, size_t last_row)
 {
     const pt *h = (const pt *)r->heap;
-    const bool plain = !r->in.thread && !r->out.usable;
-    while (r->row < end) {
+    const bool plain = !r->in.thread && !r->out.usable && r->in.count >= AHEAD_BLOCK;
+    while (r->row < last_row) {
         outcome last = LONG_WAY;
         if (plain && pt_is_calm(h))
-            last = do_rows(r, end);
+            last = do_rows(r, last_row);
         if (last == STOPPED || (last == LONG_WAY && !replay_row(r)))
             return false;
         r->row += last == LONG_WAY;

@@ -44,7 +44,7 @@ static inline pa_unit from_fastbin(pt *h, pt_arena *a, uint64_t nb)
     pa_unit c = pop_fast(h, a, index);
     if (!c)
         return 0;
-    while (a->fast[index] && pt_tcache_can_stash(h, nb))
+    for (uint32_t room = pt_tcache_room(h, nb); room && a->fast[index]; room--)
         pt_tcache_stash(h, pop_fast(h, a, index), nb);
     return c;
 }
@@ -68,7 +68,7 @@ static inline pa_unit pop_small(pt *h, pt_arena *a, pa_unit head)
 static inline pa_unit stash_small(pt *h, pt_arena *a, uint64_t nb, pa_unit c)
 {
     pa_unit head = a->bins + pt_bin_index(h, nb);
-    while (at(h, head)->bk != head && pt_tcache_can_stash(h, nb))
+    for (uint32_t room = pt_tcache_room(h, nb); room && at(h, head)->bk != head; room--)
         pt_tcache_stash(h, pop_small(h, a, head), nb);
     return c;
 }
@@ -157,7 +157,7 @@ static inline pa_unit unsorted_pass(pt *h, pt_arena *a, uint64_t nb, uint32_t bi
             claim(h, a, c);
             if (makes_tcache(h))
                 return make_tcache(h, a, (pt_held){c, a->index, true, binned, nb});
-            if (!pt_tcache_can_stash(h, nb))
+            if (!pt_tcache_room(h, nb))
                 return c;
             pt_tcache_stash(h, c, nb);
             cached = true;
@@ -243,7 +243,7 @@ static inline pa_unit go_on(pt *h, pa_unit made)
     pt_tcache_install(h, made);
     if (!held.from_unsorted)
         return stash_small(h, a, held.nb, held.chunk);
-    if (!pt_tcache_can_stash(h, held.nb))
+    if (!pt_tcache_room(h, held.nb))
         return held.chunk;
     pt_tcache_stash(h, held.chunk, held.nb);
     return search(h, a, held.nb, held.binned, true);

@@ -85,12 +85,14 @@ static inline pa_unit last_smaller(const pt *h, const pt_tcache *tc, uint32_t bi
     return before;
 }
 
-/* May _int_malloc put another chunk of nb units here? */
-PT_PART bool pt_tcache_can_stash(pt *h, uint64_t nb)
+/* How many more chunks of nb units may _int_malloc put here? */
+PT_PART uint32_t pt_tcache_room(pt *h, uint64_t nb)
 {
     pt_tcache *tc = current(h);
     uint64_t index = (nb - MIN_UNITS) >> align_units_log(h);
-    return tc->alive && index < h->mp.tcache_bins && tc->count[index] < h->mp.tcache_count;
+    bool serves = tc->alive && index < h->mp.tcache_bins;
+    return serves && tc->count[index] < h->mp.tcache_count ? h->mp.tcache_count - tc->count[index]
+                                                           : 0;
 }
 
 PT_PART void pt_tcache_stash(pt *h, pa_unit c, uint64_t nb)

@@ -55,7 +55,9 @@ static void take(pa_replay *r, size_t row, uint64_t address)
     uint64_t size = r->in.size[row];
     if (b)
         put_block(r, b, address, size);
-    replay_granted(r, size);
+    r->totals.requested += size;
+    r->totals.blocks++;
+    replay_count(&r->totals, &r->requests_over_live, size);
 }
 
 /* ---- totals ----------------------------------------------------------------------------------- */
@@ -82,7 +84,7 @@ static void read_held(pa_replay *r)
 static void note(pa_replay *r, size_t row)
 {
     pa_replay_totals *t = &r->totals;
-    replay_note_requested(r, row);
+    replay_note_requested(t, row, replay_pages(r));
     if (t->held <= t->held_peak)
         return;
     t->held_peak = t->held;
@@ -390,6 +392,8 @@ int pa_replay_run_to(pa_replay *r, uint64_t end)
         if (!run_stretch(r, end))
             return PA_PENDING;
     }
+    if (r->heap->vt->rest)
+        r->heap->vt->rest(r->heap);
     return (int)r->heap->error;
 }
 

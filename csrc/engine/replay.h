@@ -67,34 +67,26 @@ static inline uint64_t replay_pages(const pa_replay *r)
     return r->heap->mm ? r->heap->mm->anon + r->heap->mm->swap : 0;
 }
 
-/* Time passes by the bytes that are requested: how long a request takes of what is live after it. */
-static inline double replay_share(uint64_t size, uint64_t requested)
+/* A request of `bytes` was granted, and is in t->requested and t->blocks.  Time passes by the bytes
+ * that are requested; *over_live adds up what share each request has of what is live. */
+static inline void replay_count(pa_replay_totals *t, double *over_live, uint64_t bytes)
 {
-    return (double)(int64_t)size / (double)(int64_t)(requested | !requested);
-}
-
-/* A request of `size` bytes was granted. */
-static inline void replay_granted(pa_replay *r, uint64_t size)
-{
-    pa_replay_totals *t = &r->totals;
-    t->allocated += size;
-    t->requested += size;
-    t->blocks++;
+    t->allocated += bytes;
     if (t->blocks > t->blocks_peak)
         t->blocks_peak = t->blocks;
-    r->requests_over_live += replay_share(size, t->requested);
+    if (bytes)
+        *over_live += (double)(int64_t)bytes / (double)(int64_t)t->requested;
 }
 
 /* The program may hold more than ever; the row and its accesses are done. */
-static inline void replay_note_requested(pa_replay *r, size_t row)
+static inline void replay_note_requested(pa_replay_totals *t, size_t row, uint64_t pages)
 {
-    pa_replay_totals *t = &r->totals;
     if (t->requested <= t->requested_peak)
         return;
     t->requested_peak = t->requested;
     t->requested_peak_row = row;
     t->held_at_requested_peak = t->held;
-    t->pages_at_requested_peak = replay_pages(r);
+    t->pages_at_requested_peak = pages;
 }
 
 /* May the program's writing to this block fault? */

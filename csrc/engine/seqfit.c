@@ -757,6 +757,11 @@ static pa_heap *seqfit_copy(const pa_heap *heap)
     return NULL;
 }
 
+static void seqfit_rest(const pa_heap *heap)
+{
+    pa_shadow_rest(&((const seqfit *)heap)->sh);
+}
+
 static const pa_allocator allocators[POLICIES] = {
 #define ALLOCATOR(i)                                                                               \
     [i] = {.call = seqfit_call,                                                                    \
@@ -766,6 +771,7 @@ static const pa_allocator allocators[POLICIES] = {
            .walk = seqfit_walk,                                                                    \
            .trim = seqfit_trim,                                                                    \
            .tunable = seqfit_tunable,                                                              \
+           .rest = seqfit_rest,                                                                    \
            .check = seqfit_check,                                                                  \
            .copy = seqfit_copy,                                                                    \
            .drop = seqfit_drop}

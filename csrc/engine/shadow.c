@@ -9,6 +9,8 @@
 #include <sys/mman.h>
 
 enum { OPEN_STEP = 1 << 20 }; /* units opened at a time: 8 MiB of shadow */
+enum { PAGE = 4096, PIECE_SHIFT = 21, PIECE = 1 << PIECE_SHIFT, PIECE_PAGES = PIECE / PAGE };
+enum { DENSE_PAGES = PIECE_PAGES / 16, PROBE_EVERY = 16 };
 
 #define UNIT_BYTES 8u /* of shadow for each unit */
 
@@ -27,20 +29,28 @@ static bool open_range(pa_shadow *s, uint64_t first, uint64_t end)
            mprotect(at, (end - first) * UNIT_BYTES, PROT_READ | PROT_WRITE) == 0;
 }
 
+/* At a multiple of a piece. */
+static void *reserve_aligned(uint64_t bytes, int prot)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    char *at = mmap(NULL, bytes + PIECE, prot, flags, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    uint64_t front = -(uintptr_t)at & (PIECE - 1);
+    if (front)
+        munmap(at, front);
+    munmap(at + front + bytes, PIECE - front);
+    return at + front;
+}
+
 /* A host that refuses promises or limits address space gets the range without access, or a smaller
  * model, down to 256 MiB of shadow. */
 static void *reserve(uint64_t *bytes)
 {
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    void *all = mmap(NULL, *bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (all != MAP_FAILED)
-        return all;
-    for (; *bytes >= (uint64_t)256 << 20; *bytes /= 2) {
-        void *at = mmap(NULL, *bytes, PROT_NONE, flags, -1, 0);
-        if (at != MAP_FAILED)
-            return at;
-    }
-    return NULL;
+    void *at = reserve_aligned(*bytes, PROT_READ | PROT_WRITE);
+    for (; !at && *bytes >= (uint64_t)512 << 20; at = reserve_aligned(*bytes, PROT_NONE))
+        *bytes /= 2;
+    return at;
 }
 
 pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start)
@@ -62,6 +72,7 @@ pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start)
     }
     s->opened = unit_shift == 4 ? SHADOW_LOW_UNITS : s->main_limit;
     s->main_first = s->main_end = (pa_unit)((brk_start - s->origin) >> unit_shift);
+    s->piece = (uint32_t)((uint64_t)s->main_first * UNIT_BYTES >> PIECE_SHIFT);
     return PA_OK;
 }
 
@@ -73,11 +84,52 @@ void pa_shadow_drop(pa_shadow *s)
     memset(s, 0, sizeof *s);
 }
 
+/* ---- pieces ----------------------------------------------------------------------------------- */
+
+static char *piece_at(const pa_shadow *s, uint32_t piece)
+{
+    return (char *)s->words + ((uint64_t)piece << PIECE_SHIFT);
+}
+
+/* Has a piece in small pages so many of them that large ones are no waste? */
+static bool is_dense(const pa_shadow *s, uint32_t piece)
+{
+    unsigned char resident[PIECE_PAGES];
+    uint32_t count = 0;
+    if (mincore(piece_at(s, piece), PIECE, resident) != 0)
+        return false;
+    for (uint32_t i = 0; i < PIECE_PAGES; i++)
+        count += resident[i] & 1;
+    return count >= DENSE_PAGES;
+}
+
+/* The main heap grows into its next piece. */
+static void enter_piece(pa_shadow *s)
+{
+    if (!s->huge)
+        s->dense = is_dense(s, s->piece);
+    s->piece++;
+    s->huge = s->dense && s->piece % PROBE_EVERY &&
+              madvise(piece_at(s, s->piece), PIECE, MADV_HUGEPAGE) == 0;
+}
+
+void pa_shadow_rest(const pa_shadow *s)
+{
+    uint64_t end = ((uint64_t)s->main_end * UNIT_BYTES + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+    uint64_t past = (uint64_t)(s->piece + 1) << PIECE_SHIFT;
+    if (s->huge && end < past)
+        madvise((char *)s->words + end, past - end, MADV_DONTNEED);
+}
+
+/* ---- opening ---------------------------------------------------------------------------------- */
+
 pa_status pa_shadow_open(pa_shadow *s, uint64_t end)
 {
     uint64_t units = ((end - s->origin) >> s->unit_shift) + 8;
     if (units > s->main_end && units <= s->main_limit)
         s->main_end = (pa_unit)units;
+    while (s->piece < (uint64_t)s->main_end * UNIT_BYTES >> PIECE_SHIFT)
+        enter_piece(s);
     if (units <= s->opened)
         return PA_OK;
     units = (units + OPEN_STEP - 1) & ~(uint64_t)(OPEN_STEP - 1);

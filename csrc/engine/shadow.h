@@ -9,8 +9,10 @@
  *     half .. UNITS_END  other segments (thread heaps, mapped tops), in granules of 2^22 units
  *     MAPPED_REF ..      no memory at all: numbers of mmapped chunks, kept in a table elsewhere
  *
- * The whole range is reserved and opened as segments grow, so only lines that hold headers ever cost
- * memory.
+ * The whole range is reserved and opened as segments grow, so only pages that hold headers ever cost
+ * memory.  Where headers are dense, as they are unless blocks are huge, the main heap grows into
+ * pages of 2 MB: a heap far beyond the caches then costs a half of the time.  Whether they are dense
+ * is seen in the piece of 2 MB before; each 16th is left in small pages to be looked at.
  *
  *     main heap:   address == origin + (unit << unit_shift)
  *     segments:    address == granule[(unit - half) >> 22] + ((unit & 0x3fffff) << unit_shift)
@@ -46,6 +48,8 @@ typedef struct pa_shadow {
     pa_unit main_limit;    /* main units that were reserved           */
     pa_unit main_first;    /* the main heap's units in use lie in     */
     pa_unit main_end;      /* [main_first, main_end)                  */
+    uint32_t piece;        /* of 2 MB, the newest of the main heap     */
+    bool dense, huge;      /* headers are dense; the newest is huge   */
     uint64_t reserved_bytes;
     uint64_t granule[GRANULES];
     uint32_t count_granules;
@@ -59,6 +63,9 @@ pa_status pa_shadow_copy(pa_shadow *to, const pa_shadow *from);
 
 /* Make the main heap usable below `end` (an address). */
 pa_status pa_shadow_open(pa_shadow *s, uint64_t end);
+
+/* The heap rests: give back what the newest piece has beyond the heap's end. */
+void pa_shadow_rest(const pa_shadow *s);
 
 /* Take in a segment outside the main heap; nothing to do where units are addresses (i386). */
 pa_status pa_shadow_add(pa_shadow *s, uint64_t base, uint64_t length);
