@@ -131,12 +131,13 @@ static inline outcome book_free(stretch *s, size_t row, pa_block *b)
 
 /* ---- a stretch of rows ------------------------------------------------------------------------ */
 
-/* Chunk sizes below this are in one of the tcache's small bins. */
+/* Chunk sizes from MIN_UNITS up to, but not, this are in one of the tcache's small bins. */
 static inline uint32_t cached_units(const pt *h)
 {
     uint64_t small = MIN_UNITS + ((uint64_t)TCACHE_SMALL << align_units_log(h));
     uint64_t limit = (h->mp.tcache_limit + bytes_of(h, 1) - 1) >> unit_shift(h);
-    return (uint32_t)(limit < small ? limit : small);
+    limit = limit < small ? limit : small;
+    return limit < MIN_UNITS ? MIN_UNITS : (uint32_t)limit;
 }
 
 static void begin(stretch *s, pa_replay *r)
