@@ -649,12 +649,21 @@ class Ram:
         """Return how many pages of an object are in frames."""
         return int(lib.pa_ram_object_resident(self.handle, number))
 
+    def add_stream(self, pages: int) -> int:
+        """Open a file that is read ahead in windows of up to ``pages``; return its number."""
+        number = int(lib.pa_ram_add_stream(self.handle, pages))
+        if not number:
+            raise MemoryError
+        return number
+
     def access_object(
-        self, group: int, number: int, first: int, count: int, *, write: bool
+        self, group: int, number: int, first: int, count: int, *, write: bool, stream: int = 0
     ) -> tuple[int, bool]:
-        """Read or write whole pages of an object, as read() and write() do."""
+        """Read or write whole pages of an object, as read() and write() do on ``stream``."""
         done = ffi.new("uint64_t *")
-        status = lib.pa_ram_access_object(self.handle, group, number, first, count, write, done)
+        status = lib.pa_ram_access_object(
+            self.handle, group, number, first, count, write, stream, done
+        )
         return int(done[0]), not self._fits(status, "reading or writing a file")
 
     def load_object(self, group: int, number: int, first: int, count: int, order: int) -> int:
@@ -705,12 +714,26 @@ class View:
     shared: bool
     around: int = 1
     writable: bool = False
+    stream: int = 0
+    random: bool = False
+    sequential: bool = False
 
 
 def _as_struct(view: View) -> Any:  # noqa: ANN401 - a cffi struct
     return ffi.new(
         "pa_view *",
-        (view.vpn, view.count, view.index, view.number, view.around, view.shared, view.writable),
+        (
+            view.vpn,
+            view.count,
+            view.index,
+            view.number,
+            view.around,
+            view.stream,
+            view.shared,
+            view.writable,
+            view.random,
+            view.sequential,
+        ),
     )
 
 

@@ -73,7 +73,19 @@ class Scan:
         )
         limit = self.machine.cgroup("scan", memory_max=f"{run['limit_mb']}M")
         self.process = self.machine.spawn("scan", cgroup=limit)
+        self._start()
         self.at = self._map(run["ws_pages"] * PAGE)
+
+    def _start(self) -> None:
+        """Touch what the recorder had touched before its first pass: 15 pages, one of zeros.
+
+        That one matters: it is not written to swap, so the first sweep's first request is short.
+        """
+        both, private = PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS
+        at = self.process.mmap(0, 15 * PAGE, both, private)
+        self.process.touch(at, 11 * PAGE)
+        self.process.touch(at + 11 * PAGE, PAGE, zeros=True)
+        self.process.touch(at + 12 * PAGE, 3 * PAGE)
 
     def _map(self, length: int) -> int:
         mode, both = self.run["mode"], PROT.READ | PROT.WRITE

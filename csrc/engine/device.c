@@ -175,12 +175,21 @@ void device_unplug(device *d, const pa_costs *costs)
         issue(d, costs);
 }
 
-void device_read(device *d, const pa_costs *costs, uint64_t place, uint64_t count)
+uint64_t device_fetch(device *d, const pa_costs *costs, uint64_t place, uint64_t count)
 {
     begin_writes(d, costs, d->now, UINT64_MAX);
-    uint64_t end = serve(d, costs, d->now, place, count) + costs->read_latency;
-    if (!d->background && end > d->now)
-        d->now = end;
+    return serve(d, costs, d->now, place, count) + costs->read_latency;
+}
+
+void device_until(device *d, uint64_t when)
+{
+    if (!d->background && when > d->now)
+        d->now = when;
+}
+
+void device_read(device *d, const pa_costs *costs, uint64_t place, uint64_t count)
+{
+    device_until(d, device_fetch(d, costs, place, count));
 }
 
 uint32_t device_take_written(device *d, const pa_costs *costs)

@@ -73,7 +73,10 @@ static inline bool device_is_busy(const device *d)
 bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place);
 /* What was plugged is issued, neighbours merged, unless somebody further out holds it back. */
 void device_unplug(device *d, const pa_costs *costs);
-/* Read `count` pages from `place` on, and wait for them. */
+/* Read `count` pages from `place` on; returns when they will be there. */
+uint64_t device_fetch(device *d, const pa_costs *costs, uint64_t place, uint64_t count);
+void device_until(device *d, uint64_t when);
+/* The same, and wait for them. */
 void device_read(device *d, const pa_costs *costs, uint64_t place, uint64_t count);
 /* A frame whose write has ended by now, or UINT32_MAX. */
 uint32_t device_take_written(device *d, const pa_costs *costs);

@@ -94,8 +94,7 @@ static uint32_t swap_page_in(pa_ram *ram, uint32_t group_id, uint32_t id, uint64
     return f;
 }
 
-/* A page that was nowhere; of a file it is read. */
-static uint32_t new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index)
+uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index)
 {
     uint64_t f;
     if (!ram_take(ram, group_id, 1, &f))
@@ -127,7 +126,7 @@ uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index
         return pte_frame(*entry);
     if (entry && *entry & PTE_SWAP)
         return swap_page_in(ram, group_id, id, index, *entry >> PTE_SHIFT, major);
-    uint32_t f = new_page(ram, group_id, id, index);
+    uint32_t f = object_new_page(ram, group_id, id, index);
     *major = f != NO_FRAME && !ram->objects[id].shmem;
     ram->events.file_read += *major;
     if (*major)
@@ -140,23 +139,44 @@ static bool is_object(const pa_ram *ram, uint32_t id)
     return id < ram->count_objects && ram->objects[id].used;
 }
 
+/* The frame of a page that is read(), with those that come along. */
+static uint32_t read_page(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
+{
+    bool major;
+    const uint64_t *entry = object_entry(ram, r->object, index);
+    if (!r->stream)
+        return object_page(ram, r->group, r->object, index, &major);
+    if (!entry || !(*entry & PTE_PRESENT))
+        readahead_sync(ram, r, index, want);
+    uint32_t f = object_page(ram, r->group, r->object, index, &major);
+    if (f == NO_FRAME || !readahead_was_marked(ram, f))
+        return f;
+    readahead_async(ram, r, index, want);
+    return object_page(ram, r->group, r->object, index, &major);
+}
+
 int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t first,
-                         uint64_t count, bool write, uint64_t *done)
+                         uint64_t count, bool write, uint32_t stream_id, uint64_t *done)
 {
     *done = 0;
-    if (!is_object(ram, id) || group_id >= ram->count_groups)
+    if (!is_object(ram, id) || group_id >= ram->count_groups || stream_id > ram->count_streams)
         return PA_ERR_INVALID;
+    stream *s = stream_id ? &ram->streams[stream_id - 1] : NULL;
+    reader r = {group_id, id, write || ram->objects[id].shmem ? 0 : stream_id};
     for (; *done < count; ++*done) {
-        bool major;
-        if (first + *done >= ram->objects[id].count_pages)
+        uint64_t index = first + *done;
+        if (index >= ram->objects[id].count_pages)
             return PA_OK;
-        uint32_t f = object_page(ram, group_id, id, first + *done, &major);
+        uint32_t f = read_page(ram, &r, index, count - *done);
         if (f == NO_FRAME)
             return PA_EXHAUSTED;
-        object_mark_accessed(ram, f);
+        if (!s || s->last != index || !index)
+            object_mark_accessed(ram, f);
         ram_work(ram, ram->settings.costs.copy, 1);
         if (write)
             object_mark_dirty(ram, f);
+        if (s)
+            s->last = index;
     }
     return PA_OK;
 }
@@ -190,7 +210,7 @@ int pa_ram_load_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t fir
         }
         if (entry && *entry & PTE_PRESENT)
             continue;
-        if (new_page(ram, group_id, id, i) == NO_FRAME)
+        if (object_new_page(ram, group_id, id, i) == NO_FRAME)
             return PA_EXHAUSTED;
         *object_entry(ram, id, i) |= (uint64_t)now << ORDER_SHIFT;
     }

@@ -453,6 +453,7 @@ void pa_ram_drop(pa_ram *ram)
         mm_free(ram->mms[i]);
     object_drop_all(ram);
     free(ram->moves.hint);
+    free(ram->streams);
     free(ram->mms);
     free(ram->groups);
     bitmap_drop(&ram->frames);
@@ -541,6 +542,13 @@ static bool copy_all(pa_ram *to, const pa_ram *from)
         return false;
     if (!copy_array(&groups, from->groups, from->count_groups * sizeof *from->groups))
         return false;
+    void *streams;
+    if (!copy_array(&streams, from->streams, from->count_streams * sizeof *from->streams)) {
+        free(groups);
+        return false;
+    }
+    to->streams = streams;
+    to->count_streams = from->count_streams;
     to->groups = groups;
     to->count_groups = from->count_groups;
     to->tables = from->tables;

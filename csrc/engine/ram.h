@@ -109,6 +109,21 @@ typedef struct object {
     bool used, shmem;
 } object;
 
+/* One open file: what was read of it last (file_ra_state). */
+typedef struct stream {
+    uint64_t start, size, async_size; /* the window; its last async_size pages are read ahead */
+    uint64_t last;                    /* the page that was read last                          */
+    uint64_t ready_at;                /* when the disk has done with the window               */
+    uint32_t pages;                   /* of the largest window                                */
+    uint32_t misses;                  /* of mapped reads, less the hits                       */
+    uint32_t order;                   /* of the folios the next window is read in             */
+} stream;
+
+/* Who reads which object, and through which stream. */
+typedef struct reader {
+    uint32_t group, object, stream;
+} reader;
+
 /* An object's entry of a present page: bits 8 to 11 are the order of its folio. */
 enum { ORDER_SHIFT = 8, ORDER_MASK = 15 };
 /* An entry of a page of a file that was there once: its shadow instead of a frame. */
@@ -131,6 +146,8 @@ struct pa_ram {
     group *groups;
     pa_mm **mms; /* NULL where a number is not in use */
     object *objects;
+    stream *streams; /* number n is at n - 1 */
+    uint32_t count_streams;
     hint_list moves; /* of anonymous pages */
     uint32_t count_groups, count_mms, count_objects;
     uint64_t tables, kernel;
@@ -299,6 +316,8 @@ void rmap_forget_mm(pa_ram *ram, uint32_t mm);
 
 /* The frame of page `index`, brought in if need be; NO_FRAME: exhausted.  *major: it was read. */
 uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major);
+/* A page that was nowhere, put into the cache; of a file its data is still to be read. */
+uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index);
 /* The entry of a page, or NULL. */
 uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
 /* How many pages the folio of page `index` has, and which is its first: 1 unless it was made
@@ -308,6 +327,18 @@ uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
 void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);
 void object_drop_all(pa_ram *ram);
+
+/* ---- reading files (readahead.c) -------------------------------------------------------------- */
+
+/* Page `index` is not cached and `want` pages from it on are asked for; or it was marked. */
+void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want);
+void readahead_async(pa_ram *ram, const reader *r, uint64_t index, uint64_t want);
+/* Did this page start the next window?  The mark is gone then. */
+bool readahead_was_marked(pa_ram *ram, uint32_t f);
+/* A fault of a mapped page that is not cached, or is; or pages mapped around a fault. */
+void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t index);
+void readahead_hit(pa_ram *ram, const reader *r, uint32_t f, uint64_t index);
+void readahead_mapped(pa_ram *ram, uint32_t stream_id, uint64_t pages);
 
 /* ---- one mm (mm.c) ---------------------------------------------------------------------------- */
 

@@ -87,11 +87,32 @@ static void fault_around(const access *a)
     clip(a, &low, &high);
     if (a->fresh && begins_with_last(a, low, high))
         return;
+    uint64_t mapped = 0;
     for (uint64_t v = low; v < high; v++) {
         uint32_t f = cached(a, index_of(a, v));
-        if (!*entry_at(a, v) && f != NO_FRAME)
-            map_frame(a, v, f, false);
+        bool marked = f != NO_FRAME && a->mm->ram->state[f] & STATE_AHEAD;
+        if (*entry_at(a, v) || f == NO_FRAME || marked)
+            continue;
+        map_frame(a, v, f, false);
+        mapped++;
     }
+    if (a->view->stream)
+        readahead_mapped(a->mm->ram, a->view->stream, mapped);
+}
+
+/* Read ahead for a fault of a page of a file; false: it was not in the cache. */
+static bool fetch(const access *a)
+{
+    pa_ram *ram = a->mm->ram;
+    uint32_t f = cached(a, a->index);
+    reader r = {a->mm->group, a->view->object, a->view->stream};
+    if (!a->view->stream || a->view->random || a->o->shmem)
+        return f != NO_FRAME;
+    if (f != NO_FRAME)
+        readahead_hit(ram, &r, f, a->index);
+    else
+        readahead_fault(ram, &r, a->view, a->index);
+    return f != NO_FRAME;
 }
 
 /* Map the page, with the whole of its folio if that fits (6.18). */
@@ -151,6 +172,7 @@ static pa_status fault_entry(const access *a, bool major)
     }
     if (a->index >= a->o->count_pages)
         return PA_ERR_INVALID;
+    major |= !fetch(a) && !a->o->shmem;
     uint32_t f = object_page(mm->ram, mm->group, a->view->object, a->index, &more);
     if (f == NO_FRAME)
         return PA_EXHAUSTED;

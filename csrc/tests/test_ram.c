@@ -101,7 +101,7 @@ static void files(void)
     pa_mm *mm = pa_mm_new(ram, 0);
     uint32_t file = (uint32_t)pa_ram_add_object(ram, 64, false);
     uint64_t done;
-    CHECK(pa_ram_access_object(ram, 0, file, 0, 64, false, &done) == PA_OK && done == 64);
+    CHECK(pa_ram_access_object(ram, 0, file, 0, 64, false, 0, &done) == PA_OK && done == 64);
     pa_view view = {.vpn = 0x1000, .count = 70, .object = file, .around = 16};
     CHECK(pa_mm_touch_object(mm, &view, 0x1000, 64, false, &done) == PA_OK);
     CHECK(counters(mm).minor_faults == 4 && counters(mm).file == 64); /* fault-around */
@@ -162,7 +162,7 @@ static void random_step(world *w)
         break;
     case 8:
         pa_ram_resize_object(w->ram, w->shmem, next_random(&w->seed) % 300);
-        pa_ram_access_object(w->ram, 0, w->file, vpn % 200, count, write, &done);
+        pa_ram_access_object(w->ram, 0, w->file, vpn % 200, count, write, 0, &done);
         break;
     case 9:
         pa_mm_write_zeros(*mm, write);

@@ -87,11 +87,15 @@ class Inode:
 
 @dataclass(eq=False, slots=True)
 class OpenFile:
-    """An open file description: an inode and what it may be mapped for."""
+    """An open file description: an inode and what it may be mapped for.
+
+    ``stream`` is the page layer's number of its readahead state; 0: it has none.
+    """
 
     inode: Inode
     readable: bool = True
     writable: bool = False
+    stream: int = 0
 
 
 def shared_anonymous(length: int, commit: Commit, number: int, *, charged: bool) -> OpenFile:

@@ -31,6 +31,13 @@ class PagingRules:
     """VmPTE counts every level; False: leaves only."""
     huge_pages: bool = False
     """Transparent huge pages exist, where madvise(2) asks for them (the default of 6.x)."""
+    kernel_stack: int = 4
+    """Pages of a thread's stack in the kernel."""
+    program_pages: int = 5
+    """Pages the kernel keeps for a program beside stack and page tables: the top of its page
+    tables, descriptors of itself and its areas (measured in memory cgroups: kmem less tables)."""
+    read_ahead: int = 1 << 20
+    """Bytes read ahead of a file at most."""
     largest_folio: int = 0
     """Order of the largest folio that one write(2) makes in the page cache (ext4, from 6.16)."""
 
@@ -50,7 +57,14 @@ _MODERN: Final = frozenset(
 
 PAGING: Final[Mapping[str, PagingRules]] = {
     "2.6.11": PagingRules(
-        frozenset({"new_anon_active", "reclaim_mapped"}), 1, 65536, (1, 2), counts_all_tables=False
+        frozenset({"new_anon_active", "reclaim_mapped"}),
+        1,
+        65536,
+        (1, 2),
+        counts_all_tables=False,
+        kernel_stack=2,
+        program_pages=2,
+        read_ahead=128 << 10,
     ),
     "2.6.18": PagingRules(
         frozenset({"new_anon_active", "reclaim_mapped", "zero_is_file"}),
@@ -58,6 +72,9 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         65536,
         (1, 2),
         counts_all_tables=False,
+        kernel_stack=2,
+        program_pages=2,
+        read_ahead=128 << 10,
     ),
     "6.12": PagingRules(_MODERN, 16, 262144, (1, 2), scaled=True, huge_pages=True),
     "6.18": PagingRules(

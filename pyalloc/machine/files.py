@@ -75,4 +75,6 @@ def open_file(file: File, mode: str) -> OpenFile:
         message = f"mode must be 'r', 'w' or 'rw' (got {mode!r})"
         raise ArgumentError(message)
     readable, writable = _MODES[mode]
-    return OpenFile(file.inode, readable=readable, writable=writable)
+    machine = file.machine
+    stream = 0 if file.inode.shmem else machine.ram.add_stream(machine.read_ahead)
+    return OpenFile(file.inode, readable=readable, writable=writable, stream=stream)

@@ -68,6 +68,9 @@ user_reserve_kbytes
         What things cost in simulated time, by the disk that swap and files are on: ``"ssd"`` (the
         default of 6.x), ``"hdd"`` (of 2.6), ``"none"`` (nothing takes time) or a
         :class:`~pyalloc.kernel.costs.Costs`.
+    read_ahead
+        Bytes that are read ahead of a file at most (``read_ahead_kb`` of its disk): by default 1M
+        for 6.x, as on the machine its recordings come from, and 128K for 2.6, as the kernel has it.
     seed
         Kept for workloads; the machine itself uses no chance.
 
@@ -95,6 +98,7 @@ user_reserve_kbytes
         huge_pages: bool = True,
         policy: str | OomPolicy | None = None,
         disk: str | Costs | None = None,
+        read_ahead: int | str | None = None,
         seed: int = 0,
     ) -> None:
         if cpus < 1:
@@ -105,6 +109,8 @@ user_reserve_kbytes
         self.huge_pages = huge_pages and self.paging.huge_pages and self.profile.word == 8
         self.cpus = cpus
         self.seed = seed
+        window = read_ahead if read_ahead is not None else self.paging.read_ahead
+        self.read_ahead = parse_size(window, "read_ahead") // PAGE
         self.costs = costs_of(disk or ("ssd" if self.profile.modern else "hdd"))
         self.overcommit = OvercommitSettings(
             overcommit_memory=overcommit_memory,
@@ -241,6 +247,7 @@ user_reserve_kbytes
         )
         process.nice, process.oom_score_adj, process.oom_adj = nice, oom_score_adj, oom_adj
         self.processes[process.pid] = process
+        process.take_kernel_memory(self.paging.program_pages, process)
         return process
 
     def take_pid(self) -> int:

@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from pyalloc import engine
 from pyalloc.errors import MemoryFault
-from pyalloc.kernel.abi import VM_HUGEPAGE, VM_LOCKED, VM_SHARED, VM_WRITE
+from pyalloc.kernel.abi import (
+    VM_HUGEPAGE,
+    VM_LOCKED,
+    VM_RAND_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.vma import SIGBUS
 from pyalloc.units import PAGE
@@ -188,6 +195,9 @@ class ProcessPages:
             shared=bool(vma.flags & VM_SHARED),
             around=machine.paging.fault_around,
             writable=bool(vma.flags & VM_WRITE),
+            stream=vma.file.stream,
+            random=bool(vma.flags & VM_RAND_READ),
+            sequential=bool(vma.flags & VM_SEQ_READ),
         )
 
     def share(self, vma: Vma, parent: ProcessPages) -> None:

@@ -110,6 +110,7 @@ class Process:
         self.cgroup = cgroup
         self.nice = self.oom_score_adj = self.oom_adj = 0
         self._computed = 0.0
+        self._kernel_pages = 0
         self.started = machine.clock
         self.alive = True
         self.exit_code: int | None = None
@@ -312,7 +313,7 @@ class Process:
         group = self.cgroup.number if self.cgroup else 0
         while first < end:
             done, dry = self.machine.ram.access_object(
-                group, number, first, end - first, write=write
+                group, number, first, end - first, write=write, stream=file.stream
             )
             first += done
             if dry:
@@ -428,8 +429,19 @@ class Process:
         child.bind()
         self.children.append(child)
         machine.processes[child.pid] = child
+        child.take_kernel_memory(machine.paging.kernel_stack + machine.paging.program_pages, self)
         self.heap.lease()
         return child
+
+    def take_kernel_memory(self, pages: int, asker: Process) -> None:
+        """Let the kernel have ``pages`` for this process; the OOM killer makes room if need be."""
+        group = self.cgroup.number if self.cgroup else 0
+        while not self.machine.ram.charge_kernel(group, pages):
+            run_oom_killer(self.machine, asker)
+            if not self.alive:
+                return
+            asker.require_alive()
+        self._kernel_pages = pages
 
     def _share_pages(self, child: Process) -> None:
         everything = not self.machine.profile.modern and self.machine.profile.name == "2.6.11"
@@ -563,6 +575,8 @@ class Process:
         self.heap.heap.attach(None)
         self.space.exit()
         self.pages.table.drop()
+        group = self.cgroup.number if self.cgroup else 0
+        self.machine.ram.charge_kernel(group, -self._kernel_pages)
         self.alive = False
         self.bind()
         self.machine.drop_dead_objects()

@@ -165,7 +165,10 @@ void pa_ram_resize_object(pa_ram *ram, uint32_t object, uint64_t pages);
 void pa_ram_drop_object(pa_ram *ram, uint32_t object);
 /* read() or write() of whole pages by a process of `group`; *done of them were served. */
 int pa_ram_access_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t first,
-                         uint64_t count, bool write, uint64_t *done);
+                         uint64_t count, bool write, uint32_t stream, uint64_t *done);
+/* An open file, whose reads are read ahead in windows of up to `pages`; its number, 0: no memory on
+ * the host.  Number 0 anywhere reads single pages. */
+uint32_t pa_ram_add_stream(pa_ram *ram, uint32_t pages);
 uint64_t pa_ram_object_resident(const pa_ram *ram, uint32_t object);
 /* Put pages into the cache as if they had been read long ago, in folios of up to 1 << order. */
 int pa_ram_load_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t first, uint64_t count,
@@ -182,7 +185,9 @@ typedef struct pa_view {
     uint64_t vpn, count, index;
     uint32_t object;
     uint32_t around; /* pages mapped around a read fault: 1, or a power of two */
+    uint32_t stream; /* the open file it was mapped through, or 0              */
     bool shared, writable;
+    bool random, sequential; /* madvise(): no, or more, readahead */
 } pa_view;
 
 /* What writes need after mprotect: a fault, or none where it is safe.  Writes to a shared file are

@@ -103,6 +103,13 @@ class MachineSpec(Spec, frozen=True, kw_only=True):
             " 2.6; none: nothing takes time."
         ),
     ] = None
+    read_ahead: Annotated[
+        Size | None,
+        Meta(
+            description="How much of a file is read ahead at most: by default 1M for 6.x and 128K"
+            " for 2.6."
+        ),
+    ] = None
     oom_policy: Annotated[
         str, Meta(description="Who chooses the victim; by default the kernel itself.")
     ] = ""
