@@ -240,7 +240,6 @@ def _task(pid: int, uptime: float) -> tuple[Task, int]:
         run_time=max(uptime - stat.start, 0.0),
         capable=_capable(fields),
         kernel_thread="VmSize" not in fields and not str(fields.get("State", "")).startswith("Z"),
-        dying=str(fields.get("State", ""))[:1] in {"Z", "X"},
     )
     return task, stat.parent
 

@@ -36,7 +36,8 @@ class Task:
     ``run_time`` seconds.  ``children`` are the direct children, oldest first, as tasks or as pids
     of other tasks in the same list; only 2.6 asks for them.  ``oom_adj`` is 2.6's,
     ``oom_score_adj`` today's.  ``capable`` says whether the task holds CAP_SYS_ADMIN and
-    CAP_SYS_RAWIO; None means that root does and others do not.
+    CAP_SYS_RAWIO; None means that root does and others do not.  ``dying`` marks an earlier victim
+    of the OOM killer that has not given its memory back yet: nobody else is killed meanwhile.
     """
 
     pid: int
