@@ -86,8 +86,24 @@ static void clear_block(pt *h, pa_unit c)
         heap_touch_range(&h->base, mem_of(h, c), bytes - h->pf->word);
 }
 
+/* A damaged list gave what is no chunk: since 2.32 that is noticed, for it is hardly ever aligned. */
+static bool is_wild(const pt *h, pa_unit c)
+{
+    return c >= MAPPED_REF &&
+           (c - MAPPED_REF >= h->count_mapped || !h->mapped[c - MAPPED_REF].used);
+}
+
+static uint64_t fail_wild(pt *h)
+{
+    bool noticed = h->pf->version >= 232;
+    pt_fail(h, noticed ? "malloc(): unaligned tcache chunk detected" : NULL, 0);
+    return PENDING;
+}
+
 static uint64_t finish(pt *h, pa_unit c)
 {
+    if (is_wild(h, c))
+        return fail_wild(h);
     if (h->mp.perturb && c && !h->op.cached)
         heap_touch_range(&h->base, pointer_of(h, c), bytes_of(h, h->op.inner) - h->pf->word);
     if (h->op.kind == PA_OP_MEMALIGN)

@@ -71,7 +71,8 @@ static inline const char *free_fault(const pt *h, const pt_arena *a, pa_unit c)
 }
 
 /* Merge c with free neighbours and put it where it belongs; *merged gets the resulting chunk. */
-static inline bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, pa_unit *merged)
+static inline bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, const char *mismatch,
+                            pa_unit *merged)
 {
     uint64_t size = size_of(h, c);
     pa_unit next = next_of(h, c);
@@ -82,7 +83,7 @@ static inline bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, pa_unit 
         c -= (pa_unit)before;
         size += before;
         if (!CALM && rules(h)->version >= 229 && size_of(h, c) != before)
-            return fail(h, "corrupted size vs. prev_size while consolidating", c);
+            return fail(h, mismatch, c);
         fault = pt_unlink(h, a, c);
     }
     *merged = c;
@@ -115,7 +116,7 @@ static inline bool merge_fast_chunk(pt *h, pt_arena *a, pa_unit c)
 {
     pa_unit merged = 0;
     at(h, c)->size &= ~(uint32_t)N_ARENA;
-    return coalesce(h, a, c, false, &merged);
+    return coalesce(h, a, c, false, "corrupted size vs. prev_size in fastbins", &merged);
 }
 
 /* Up to 2.26 a fastbin limit of 0 means "never initialised": the arena forgets all it has. */
@@ -182,7 +183,8 @@ PT_PART bool pt_merge_free(pt *h, pt_arena *a, pa_unit c)
     perturb(h, c);
     pa_unit merged = 0;
     at(h, c)->size &= ~(uint32_t)N_ARENA;
-    if (!coalesce(h, a, c, rules(h)->small_to_bin, &merged))
+    if (!coalesce(h, a, c, rules(h)->small_to_bin,
+                  "corrupted size vs. prev_size while consolidating", &merged))
         return false;
     return after_large_merge(h, a, merged);
 }

@@ -15,6 +15,7 @@ from pyalloc.host import glibc
 from pyalloc.lab.replay import replay
 from pyalloc.lab.shrink import BUDGET, shrink
 from pyalloc.lab.verify import Progress, quiet
+from pyalloc.lab.verify.twin import twin_machine
 from pyalloc.machine import Replay
 from pyalloc.trace import NULL_BLOCK, Op, Trace
 from pyalloc.trace.ops import ALLOCATES
@@ -183,7 +184,7 @@ def run_both(
     model = replay(
         trace,
         allocator,
-        arch=ARCH[setting.word],
+        machine=twin_machine(ARCH[setting.word]),
         maps=real.maps,
         brk=real.brk0,
         tunables={**setting.tunables, **(planted or {})},
