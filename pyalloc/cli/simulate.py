@@ -76,7 +76,9 @@ def simulate(
         raise ArgumentError(_WHICH)
     one = load_scenario(scenario).vary(_changes(set)) if set else load_scenario(scenario)
     if check:
-        console().print(f"{scenario}: {len(one.processes)} processes, nothing wrong")
+        console().print(
+            f"{scenario}: {len(one.processes)} processes, nothing wrong", soft_wrap=True
+        )
         return 0
     for target in filter(None, (events, timeline)):
         _check_target(target, force=force)
