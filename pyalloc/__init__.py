@@ -15,6 +15,7 @@ from pyalloc.errors import (
     RecordError,
     ScenarioError,
     TraceError,
+    WorkerError,
 )
 from pyalloc.host.outlook import Outlook, outlook
 from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT
@@ -32,6 +33,7 @@ from pyalloc.lab.replay import Agreement, agreement, replay
 from pyalloc.lab.setting import Setting
 from pyalloc.lab.simulate import simulate
 from pyalloc.lab.simulation import Event, Outcome, Simulation
+from pyalloc.lab.sweep import Sweep, sweep
 from pyalloc.machine import (
     Breakdown,
     Cgroup,
@@ -128,10 +130,12 @@ __all__ = [
     "Seconds",
     "Setting",
     "Simulation",
+    "Sweep",
     "Task",
     "Trace",
     "TraceError",
     "TraceInfo",
+    "WorkerError",
     "advise",
     "agreement",
     "allocators",
@@ -148,5 +152,6 @@ __all__ = [
     "replay",
     "scenarios",
     "simulate",
+    "sweep",
     "workload",
 ]

@@ -231,6 +231,14 @@ class MallInfo:
     keepcost: int
 
 
+def _given_up(heap: Heap) -> Any:  # noqa: ANN401 - a cffi pointer
+    """Return the handle of a heap that is dead from now on."""
+    handle: Any = heap.handle
+    heap.handle = ffi.NULL
+    ffi.gc(handle, None)
+    return handle
+
+
 def _statistics(struct: Any) -> HeapStatistics:  # noqa: ANN401 - a cffi struct
     return HeapStatistics(*_READ_STATISTICS(struct))
 
@@ -242,19 +250,28 @@ class Heap:
     """One process's allocator.
 
     Calls return a pointer (0: NULL) or ``PENDING``; then ``stop`` has the question, ``answer``
-    takes the reply and ``resume`` goes on.
+    takes the reply and ``resume`` goes on.  ``spent`` is a heap whose memory may be used again; it
+    is gone afterwards.
     """
 
-    def __init__(self, allocator: str, word: int, brk_start: int, cpus: int) -> None:
+    def __init__(
+        self, allocator: str, word: int, brk_start: int, cpus: int, spent: Heap | None = None
+    ) -> None:
         known = _allocator_names()
         if allocator not in known:
             near = difflib.get_close_matches(allocator, known, n=3, cutoff=0.4) or known
             message = f"no allocator {allocator!r}; did you mean {', '.join(near)}?"
             raise ArgumentError(message)
-        handle = lib.pa_heap_new(allocator.encode(), word, brk_start, cpus)
+        old = ffi.NULL if spent is None else _given_up(spent)
+        handle = lib.pa_heap_renew(old, allocator.encode(), word, brk_start, cpus)
         if handle == ffi.NULL:
             raise MemoryError
         self._take(handle)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its memory is worth keeping for the next heap (``spent``)."""
+        return bool(lib.pa_heap_is_small(self.handle))
 
     def _take(self, handle: Any) -> None:  # noqa: ANN401 - a cffi pointer
         self.handle = ffi.gc(handle, lib.pa_heap_drop)

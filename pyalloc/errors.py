@@ -23,6 +23,10 @@ class RecordError(PyallocError, RuntimeError):
     """A program cannot be recorded; the text says why and what to do."""
 
 
+class WorkerError(PyallocError, RuntimeError):
+    """The worker processes of a sweep cannot be started; the text says what to do."""
+
+
 class HeapAbort(PyallocError, RuntimeError):
     """The simulated C library would have aborted; the text is its own message."""
 

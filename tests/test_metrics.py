@@ -12,6 +12,7 @@ import pytest
 import pyalloc as pa
 from pyalloc.engine import CHUNK_STATES
 from pyalloc.lab.replay import machine_for
+from pyalloc.machine.metrics import FIGURES
 from pyalloc.workload.streams import stream
 
 PAGE = 4096
@@ -270,7 +271,9 @@ def test_summaries_go_through_json_and_into_rows() -> None:
     told = s.to_dict()
     assert told["at_peak"]["held"] == s.peak_held
     assert told["undefined"] == {}
-    row = dict(s.flat())
+    row = s.flat()
+    assert list(row) == list(FIGURES)
+    assert all(v is None or isinstance(v, FIGURES[n]) for n, v in row.items())
     assert row["at_peak_header"] == s.at_peak.header
     assert row["pages_to_100"] == (s.occupancy or ())[10]
     assert all(isinstance(value, int | float | None) for value in row.values())

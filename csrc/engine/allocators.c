@@ -7,8 +7,29 @@
 
 pa_heap *pa_heap_new(const char *allocator, uint32_t word, uint64_t brk_start, uint32_t count_cpus)
 {
-    pa_heap *heap = pt_new(allocator, word, brk_start, count_cpus ? count_cpus : 1);
-    return heap ? heap : seqfit_new(allocator, word, brk_start);
+    return pa_heap_renew(NULL, allocator, word, brk_start, count_cpus);
+}
+
+pa_heap *pa_heap_renew(pa_heap *spent, const char *allocator, uint32_t word, uint64_t brk_start,
+                       uint32_t count_cpus)
+{
+    pa_shadow spare = {0};
+    if (spent) {
+        pa_shadow *its = (pa_shadow *)(uintptr_t)spent->vt->shadow(spent);
+        spare = *its;
+        *its = (pa_shadow){0};
+        pa_heap_drop(spent);
+    }
+    pa_heap *heap = pt_new(allocator, word, brk_start, count_cpus ? count_cpus : 1, &spare);
+    if (!heap)
+        heap = seqfit_new(allocator, word, brk_start, &spare);
+    pa_shadow_drop(&spare);
+    return heap;
+}
+
+bool pa_heap_is_small(const pa_heap *heap)
+{
+    return pa_shadow_is_small(heap->vt->shadow(heap));
 }
 
 static uint32_t count_generations(void)

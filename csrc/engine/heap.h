@@ -20,6 +20,7 @@
 #define PA_HEAP_H
 
 #include "mm.h"
+#include "shadow.h"
 
 /* One call of the malloc interface, numbered as pyalloc.Op and as the trace columns. */
 typedef enum pa_op {
@@ -85,6 +86,7 @@ typedef struct pa_allocator {
     pa_status (*check)(const pa_heap *heap);
     pa_heap *(*copy)(const pa_heap *heap);
     void (*drop)(pa_heap *heap);
+    const pa_shadow *(*shadow)(const pa_heap *heap);
 } pa_allocator;
 
 enum { EFFECT_TOUCH = 1, EFFECT_READ, EFFECT_DISCARD, EFFECT_SHRINK, EFFECT_UNMAP, EFFECT_PROTECT };

@@ -818,6 +818,11 @@ static uint64_t pt_usable(const pa_heap *heap, uint64_t mem)
     return (bytes_of(h, signed_size(h, chunk_of(h, mem))) - h->pf->word) & size_mask(h);
 }
 
+static const pa_shadow *pt_shadow(const pa_heap *heap)
+{
+    return &((const pt *)heap)->sh;
+}
+
 static void pt_drop(pa_heap *heap)
 {
     pt *h = (pt *)heap;
@@ -909,6 +914,7 @@ static const pa_allocator ptmalloc = {
     .check = pt_check,
     .copy = pt_copy,
     .drop = pt_drop,
+    .shadow = pt_shadow,
 };
 
 static void init_params(pt *h)
@@ -927,7 +933,8 @@ static void init_params(pt *h)
     h->max_fast = h->pf->has_fastbins ? h->pf->fast_default >> h->unit_shift : 0;
 }
 
-pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t count_cpus)
+pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t count_cpus,
+                pa_shadow *spare)
 {
     const pt_profile *pf = pt_find_profile(name, word);
     pt *h = pf ? calloc(1, sizeof *h) : NULL;
@@ -944,7 +951,7 @@ pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t co
     heap_init(&h->base, &ptmalloc, brk_start);
     init_params(h);
     pt_arena *main_arena;
-    if (pa_shadow_init(&h->sh, h->unit_shift, brk_start) != PA_OK || !pt_thread_of(h, 0) ||
+    if (pa_shadow_init(&h->sh, h->unit_shift, brk_start, spare) != PA_OK || !pt_thread_of(h, 0) ||
         !pt_add_arena(h, &main_arena)) {
         pt_drop(&h->base);
         return NULL;

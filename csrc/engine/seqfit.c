@@ -725,6 +725,11 @@ static pa_status seqfit_tunable(pa_heap *heap, const char *name, uint64_t value)
     return PA_OK;
 }
 
+static const pa_shadow *seqfit_shadow(const pa_heap *heap)
+{
+    return &((const seqfit *)(const void *)heap)->sh;
+}
+
 static void seqfit_drop(pa_heap *heap)
 {
     seqfit *h = (seqfit *)(void *)heap;
@@ -774,7 +779,8 @@ static const pa_allocator allocators[POLICIES] = {
            .rest = seqfit_rest,                                                                    \
            .check = seqfit_check,                                                                  \
            .copy = seqfit_copy,                                                                    \
-           .drop = seqfit_drop}
+           .drop = seqfit_drop,                                                                    \
+           .shadow = seqfit_shadow}
     ALLOCATOR(FIRST_FIT), ALLOCATOR(BEST_FIT), ALLOCATOR(NEXT_FIT), ALLOCATOR(WORST_FIT)
 #undef ALLOCATOR
 };
@@ -803,13 +809,13 @@ static uint32_t policy_named(const char *name)
     return i;
 }
 
-pa_heap *seqfit_new(const char *name, uint32_t word, uint64_t brk_start)
+pa_heap *seqfit_new(const char *name, uint32_t word, uint64_t brk_start, pa_shadow *spare)
 {
     uint32_t policy = policy_named(name);
     seqfit *h = policy < POLICIES ? calloc(1, sizeof *h) : NULL;
     if (!h)
         return NULL;
-    if (pa_shadow_init(&h->sh, word == 8 ? 4 : 3, brk_start) != PA_OK) {
+    if (pa_shadow_init(&h->sh, word == 8 ? 4 : 3, brk_start, spare) != PA_OK) {
         free(h);
         return NULL;
     }

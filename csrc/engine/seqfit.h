@@ -13,6 +13,6 @@ const char *seqfit_name(uint32_t i);
 const char *seqfit_rule(uint32_t i);
 
 /* word: 8 or 4 bytes.  NULL: no such policy, or no memory. */
-pa_heap *seqfit_new(const char *name, uint32_t word, uint64_t brk_start);
+pa_heap *seqfit_new(const char *name, uint32_t word, uint64_t brk_start, pa_shadow *spare);
 
 #endif

@@ -53,12 +53,54 @@ static void *reserve(uint64_t *bytes)
     return at;
 }
 
-pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start)
+/* ---- reuse ------------------------------------------------------------------------------------ */
+
+bool pa_shadow_is_small(const pa_shadow *s)
+{
+    uint64_t bytes = (uint64_t)(s->main_end - s->main_first) * UNIT_BYTES;
+    return !s->count_segments && bytes <= PIECE - PAGE;
+}
+
+/* Zero what was written of [first, end); what is not in memory is given back. */
+static void clear_range(const pa_shadow *s, uint64_t first, uint64_t end)
+{
+    unsigned char resident[PIECE_PAGES];
+    char *at = (char *)s->words + (first & ~(uint64_t)(PAGE - 1));
+    uint64_t pages = (end - (first & ~(uint64_t)(PAGE - 1)) + PAGE - 1) / PAGE;
+    if (mincore(at, pages * PAGE, resident) != 0)
+        memset(resident, 0, sizeof resident);
+    for (uint64_t i = 0, run; i < pages; i += run) {
+        for (run = 1; i + run < pages && resident[i + run] == resident[i]; run++)
+            ;
+        if (resident[i] & 1)
+            memset(at + i * PAGE, 0, run * PAGE);
+        else
+            madvise(at + i * PAGE, run * PAGE, MADV_DONTNEED);
+    }
+}
+
+/* A small heap's memory serves the next one: its pages are there already. */
+static bool take_over(pa_shadow *s, pa_shadow *spare)
+{
+    if (!spare->words || spare->unit_shift != s->unit_shift || !pa_shadow_is_small(spare))
+        return false;
+    clear_range(spare, 0, SHADOW_LOW_UNITS * UNIT_BYTES);
+    clear_range(spare, (uint64_t)spare->main_first * UNIT_BYTES,
+                (uint64_t)spare->main_end * UNIT_BYTES);
+    s->words = spare->words;
+    s->reserved_bytes = spare->reserved_bytes;
+    spare->words = NULL;
+    return true;
+}
+
+pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start, pa_shadow *spare)
 {
     memset(s, 0, sizeof *s);
     s->unit_shift = unit_shift;
     s->reserved_bytes = BYTES_WANTED;
-    s->words = reserve(&s->reserved_bytes);
+    if (!take_over(s, spare))
+        s->words = reserve(&s->reserved_bytes);
+    pa_shadow_drop(spare);
     if (!s->words)
         return PA_ERR_HOST_NOMEM;
     if (unit_shift == 4)

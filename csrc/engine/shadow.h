@@ -57,8 +57,12 @@ typedef struct pa_shadow {
     uint32_t count_segments, room_segments;
 } pa_shadow;
 
-pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start);
+/* `spare`, if any, is a shadow that nobody needs any more: its memory is used if it will do, and
+ * dropped if not. */
+pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start, pa_shadow *spare);
 void pa_shadow_drop(pa_shadow *s);
+/* Is it so small that clearing it is cheaper than getting new memory? */
+bool pa_shadow_is_small(const pa_shadow *s);
 pa_status pa_shadow_copy(pa_shadow *to, const pa_shadow *from);
 
 /* Make the main heap usable below `end` (an address). */

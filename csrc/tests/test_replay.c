@@ -41,11 +41,10 @@ typedef struct result {
 } result;
 
 /* With a lease nothing is asked; without, every growth is. */
-static result *run(const stream *s, const char *allocator, bool leased)
+static result *run_on(pa_heap *heap, const stream *s, bool leased)
 {
     result *got = calloc(1, sizeof *got);
     uint64_t values[PA_SAMPLE_FIELDS * 11];
-    pa_heap *heap = pa_heap_new(allocator, 8, START, 1);
     CHECK(heap);
     if (leased)
         pa_heap_lease(heap, (uint64_t)START + (1u << 30), 0, UINT64_MAX >> 12);
@@ -62,8 +61,30 @@ static result *run(const stream *s, const char *allocator, bool leased)
     pa_replay_read_totals(replay, &got->totals);
     CHECK(pa_heap_check(heap) == PA_OK);
     pa_replay_drop(replay);
+    return got;
+}
+
+static result *run(const stream *s, const char *allocator, bool leased)
+{
+    pa_heap *heap = pa_heap_new(allocator, 8, START, 1);
+    result *got = run_on(heap, s, leased);
     pa_heap_drop(heap);
     return got;
+}
+
+/* A heap in place of a spent one does what a new one does, whatever the spent one was. */
+static void spent_heaps_leave_nothing(const stream *s, const char *allocator, const char *before)
+{
+    result *fresh = run(s, allocator, true);
+    pa_heap *heap = pa_heap_new(before, 8, (uint64_t)START + 12345 * 16, 1);
+    free(run_on(heap, s, true));
+    CHECK(pa_heap_is_small(heap));
+    heap = pa_heap_renew(heap, allocator, 8, START, 1);
+    result *again = run_on(heap, s, true);
+    CHECK(memcmp(fresh, again, sizeof *again) == 0);
+    pa_heap_drop(heap);
+    free(fresh);
+    free(again);
 }
 
 static void stops_change_nothing(const stream *s, const char *allocator)
@@ -171,6 +192,9 @@ int main(void)
     stream *s = make_stream();
     for (size_t i = 0; i < sizeof allocators / sizeof *allocators; i++)
         stops_change_nothing(s, allocators[i]), layouts_add_up(s, allocators[i]);
+    spent_heaps_leave_nothing(s, "glibc-2.36", "glibc-2.36");
+    spent_heaps_leave_nothing(s, "glibc-2.36", "first-fit");
+    spent_heaps_leave_nothing(s, "best-fit", "glibc-2.12");
     for (uint32_t i = 0; pa_allocator_name(i); i++) {
         paths_change_nothing(s, pa_allocator_name(i), 8);
         paths_change_nothing(s, pa_allocator_name(i), 4);

@@ -23,6 +23,7 @@ VERBS = {
     "report": "Write a page about a trace: over time, page by page, by call site.",
     "convert": "Turn a trace of any format into any other.",
     "order": "What a program would hold if it made its calls in another order.",
+    "sweep": "An experiment at every point of a plan, over any parameter.",
     "workload": "List the workloads, explain one, or write its trace.",
     "host": "This machine: what is left before which limit, who would be killed now and why.",
     "simulate": "Rehearse a machine: its containers and processes, and who dies, from a file.",

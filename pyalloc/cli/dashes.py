@@ -16,6 +16,11 @@ def note_arguments(arguments: Sequence[str]) -> None:
     _behind.set(len(words) - words.index("--") - 1 if "--" in words else 0)
 
 
+def count_behind() -> int:
+    """Return how many words stand behind the first ``--``."""
+    return _behind.get()
+
+
 def split(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """Return the FILE before the ``--``, if any, and the command behind it."""
     count = _behind.get()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pyalloc import engine
 from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps, page_ceil
 from pyalloc.kernel.profiles import KernelProfile
-from pyalloc.lab.replay import big_machine, machine_for
+from pyalloc.lab.replay import big_machine
 from pyalloc.machine import Machine, ReplayError, ReplaySummary
 from pyalloc.machine.heap import tune
 from pyalloc.machine.metrics import summarise
@@ -61,11 +61,15 @@ class Stage:
     def begun(self, allocator: str) -> Iterator[tuple[engine.Heap, engine.Space, engine.Pages]]:
         """Yield the heap of a process that has not made a call, its address space and its pages."""
         pages = self._ram.new_pages()
+        spent = getattr(self._local, "spent", None)
+        self._local.spent = None
         try:
-            heap = engine.Heap(allocator, self.word, self._brk, self.cpus)
+            heap = engine.Heap(allocator, self.word, self._brk, self.cpus, spent)
             heap.attach(pages)
             yield heap, engine.Space(self._holes, self._base, aligns_huge=self._aligns_huge), pages
             heap.attach(None)
+            if heap.is_small:
+                self._local.spent = heap
         finally:
             pages.drop()
 
@@ -98,15 +102,16 @@ def _error(run: engine.ReplayRun) -> ReplayError:
     return ReplayError(run.totals()["calls"], kind, message)
 
 
-def stage_for(trace: Trace, arch: str | None = None) -> Stage:
+def stage_for(trace: Trace, arch: str | None = None, cpus: int | None = None) -> Stage:
     """Return the stage on which ``trace`` begins as :func:`pyalloc.replay` lets it begin.
 
     Without the recording's address space it is one of a few, which are kept.
     """
     info = trace.info
+    cpus = cpus or info.cpus or 1
     if info.maps is None or (arch or info.arch) != info.arch:
-        return _stage(arch or info.arch or "x86_64", info.cpus or 1)
-    machine = machine_for(trace, arch)
+        return _stage(arch or info.arch or "x86_64", cpus)
+    machine = big_machine(info.arch or "x86_64", cpus)
     return Stage(machine, layout_from_maps(info.maps, machine.profile, brk=info.brk_start))
 
 

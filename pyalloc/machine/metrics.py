@@ -7,8 +7,9 @@ says where it comes from.  The engine counts while it runs the calls; nothing he
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -192,15 +193,47 @@ class ReplaySummary:
         found["undefined"] = dict(self.undefined)
         return found | {name: found[name].to_dict() for name in ("at_peak", "at_end")}
 
-    def flat(self) -> Iterator[tuple[str, int | float | None]]:
-        """Yield every single figure with a name of its own, for a row of a table."""
-        for name, value in self.to_dict().items():
-            if isinstance(value, int | float | None):
-                yield name, value
-        for n, name in enumerate(TENTHS):
-            yield f"pages_to_{name}", None if self.occupancy is None else self.occupancy[n]
-        for moment in ("at_peak", "at_end"):
-            yield from ((f"{moment}_{k}", v) for k, v in getattr(self, moment).to_dict().items())
+    def flat(self) -> dict[str, int | float | None]:
+        """Return every single figure under a name of its own, for a row of a table."""
+        found: dict[str, Any] = dict(zip(_SINGLE, _read_single(self), strict=True))
+        found.update(zip(_PAGES, self.occupancy or _NO_PAGES, strict=True))
+        found.update(zip(_AT_PEAK, _read_part(self.at_peak), strict=True))
+        found.update(zip(_AT_END, _read_part(self.at_end), strict=True))
+        return found
+
+
+_PART: Final = (*(f.name for f in fields(Breakdown)), "overhead")
+_SINGLE: Final = tuple(
+    f.name
+    for f in fields(ReplaySummary)
+    if f.name not in {"occupancy", "at_peak", "at_end", "undefined"}
+)
+_PAGES: Final = tuple(f"pages_to_{end}" for end in TENTHS)
+_NO_PAGES: Final = (None,) * len(TENTHS)
+_AT_PEAK: Final = tuple(f"at_peak_{name}" for name in _PART)
+_AT_END: Final = tuple(f"at_end_{name}" for name in _PART)
+_read_single = operator.attrgetter(*_SINGLE)
+_read_part = operator.attrgetter(*_PART)
+
+FIGURES: Final[dict[str, type]] = {
+    **{
+        f.name: float if "float" in str(f.type) else int
+        for f in fields(ReplaySummary)
+        if f.name in _SINGLE
+    },
+    **dict.fromkeys((*_PAGES, *_AT_PEAK, *_AT_END), int),
+}
+"""The names of :meth:`ReplaySummary.flat` and the types of the figures."""
+
+IN_BYTES: Final = frozenset(
+    name
+    for name, kind in FIGURES.items()
+    if kind is int
+    and not name.endswith(("calls", "blocks", "_row", "_faults", "_pages"))
+    and not name.startswith("pages_")
+    and name not in {"failed", "arenas"}
+)
+"""Those that are bytes; the others are counts, or measures."""
 
 
 class Measures:

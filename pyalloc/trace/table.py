@@ -40,6 +40,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 REQUIRED: Final = ("op", "block", "size")
 ROW_NUMBERS: Final = ("block", "size", "arg", "thread", "site", "time")
 SIGNED: Final = (Op.SBRK, Op.MALLOPT)  # their size is an int in C
+_IS_SIGNED: Final = np.isin(np.arange(256), SIGNED)
 
 Column = npt.NDArray[Any]
 
@@ -220,7 +221,7 @@ class Trace:
         """
         columns = {"op": _column("op", op)}
         _check_ops(columns["op"])
-        signed = np.isin(columns["op"], SIGNED)
+        signed = _IS_SIGNED[columns["op"]]
         given = {
             "block": block,
             "size": size,

@@ -110,11 +110,11 @@ def _rank_in_group(group: Numbers) -> tuple[Numbers, Numbers]:
     """Return the stable order that sorts ``group``, and each row's number within its group."""
     order = np.argsort(group, kind="stable")
     ordered = group[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    counts = np.diff(starts, append=len(group))
-    within = np.arange(len(group)) - np.repeat(starts, counts)
+    place = np.arange(len(group))
+    first = np.zeros(len(group), np.int64)
+    np.multiply(ordered[1:] != ordered[:-1], place[1:], out=first[1:])
     rank = np.empty(len(group), np.int64)
-    rank[order] = within
+    rank[order] = place - np.maximum.accumulate(first)
     return order, rank
 
 
@@ -125,29 +125,28 @@ def _slots(rng: np.random.Generator, count: int, live: int) -> Numbers:
     return np.concatenate([filled, drawn]).astype(np.int32)
 
 
-def _match(group: Numbers, frees: npt.NDArray[np.bool_]) -> Numbers:
-    """Return each row's block: within a group, allocations and frees take turns."""
-    order, _ = _rank_in_group(group)
+def _match(order: Numbers, frees: npt.NDArray[np.bool_]) -> Numbers:
+    """Return each row's block: in ``order``, which sorts by group, frees follow allocations."""
     block = np.cumsum(~frees) - 1
     ordered = block[order]
-    is_free = frees[order]
-    ordered[is_free] = ordered[np.flatnonzero(is_free) - 1]
+    is_free = np.flatnonzero(frees[order])
+    ordered[is_free] = ordered[is_free - 1]
     block[order] = ordered
     return block
 
 
 def _random(rng: np.random.Generator, count: int, live: int) -> _Calls:
-    slot = _slots(rng, count, live)
-    _, rank = _rank_in_group(slot)
+    order, rank = _rank_in_group(_slots(rng, count, live))
     frees = rank % 2 == 1
-    return _Calls(_match(slot, frees), frees)
+    return _Calls(_match(order, frees), frees)
 
 
 def _lifo(rng: np.random.Generator, count: int, live: int) -> _Calls:
     _, rank = _rank_in_group(_slots(rng, count, live))
     frees = rank % 2 == 1
     depth = np.cumsum(np.where(frees, -1, 1))
-    return _Calls(_match(depth + frees, frees), frees)  # a push and its pop are at one depth
+    order = np.argsort(depth + frees, kind="stable")  # a push and its pop are at one depth
+    return _Calls(_match(order, frees), frees)
 
 
 def _fifo(rng: np.random.Generator, count: int, live: int) -> _Calls:

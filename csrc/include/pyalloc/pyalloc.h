@@ -343,6 +343,10 @@ typedef struct pa_settings {
 /* allocator: "glibc-2.36", "first-fit" ...; word: 8 or 4 bytes.  NULL: no such allocator, or no
  * memory. */
 pa_heap *pa_heap_new(const char *allocator, uint32_t word, uint64_t brk_start, uint32_t count_cpus);
+/* The same in place of a heap that nobody needs any more, with its memory if that is small. */
+pa_heap *pa_heap_renew(pa_heap *spent, const char *allocator, uint32_t word, uint64_t brk_start,
+                       uint32_t count_cpus);
+bool pa_heap_is_small(const pa_heap *heap);
 pa_heap *pa_heap_copy(const pa_heap *heap, pa_mm *mm);
 void pa_heap_drop(pa_heap *heap);
 /* The i-th allocator's name, NULL past the last. */

@@ -168,7 +168,10 @@ def _sizes(found: Examination) -> list[list[int]]:
 
 
 def _figures(found: Examination) -> list[list[str]]:
-    return [[name.replace("_", " "), _value(value)] for name, value in found.replay.summary.flat()]
+    return [
+        [name.replace("_", " "), _value(value)]
+        for name, value in found.replay.summary.flat().items()
+    ]
 
 
 def _value(value: Any) -> str:  # noqa: ANN401

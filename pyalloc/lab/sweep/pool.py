@@ -1,0 +1,82 @@
+"""Who does the work: processes of our own, any executor, or a Dask cluster.
+
+A point of a small sweep is half Python and half engine, so threads get in each other's way;
+workers are processes.  They come from a fork server, which is clean whatever the caller's process
+holds, and end with it, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pyalloc.errors import ArgumentError
+
+_PRELOADED: Final = ["pyalloc.lab.sweep.point"]
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the process it works for does, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def processes(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of worker processes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def width_of(executor: Executor) -> int:
+    """Return how many jobs an executor does at a time, as far as it says."""
+    width = getattr(executor, "_max_workers", None)
+    return width if isinstance(width, int) and width > 0 else processors()
+
+
+@contextmanager
+def dask_executor(address: str) -> Iterator[tuple[Executor, int]]:
+    """Yield an executor on the Dask cluster at ``address``, and how many jobs it does at a time.
+
+    Raises
+    ------
+    ArgumentError
+        Dask is not installed, or nothing answers there.
+    """
+    client = _client(address)
+    try:
+        threads = sum(client.nthreads().values())
+        yield client.get_executor(pure=False), max(threads, 1)
+    finally:
+        client.close()
+
+
+def _client(address: str) -> Any:  # noqa: ANN401 - an optional library's
+    try:
+        from distributed import Client  # noqa: PLC0415 - an extra
+    except ImportError:
+        message = "a Dask cluster needs the extra: pip install 'pyalloc[dask]'"
+        raise ArgumentError(message) from None
+    try:
+        return Client(address, timeout=10)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        message = f"no Dask scheduler answers at {address}: {error}"
+        raise ArgumentError(message) from None
