@@ -315,12 +315,10 @@ uint64_t pa_heap_break_peak(pa_heap *heap)
     return highest;
 }
 
-/* Somebody else moved the break. */
+/* Somebody else moved the break, and knows that it did. */
 void pa_heap_set_break(pa_heap *heap, uint64_t brk)
 {
-    heap->brk = brk;
-    if (brk > heap->brk_highest)
-        heap->brk_highest = brk;
+    heap->brk = heap->brk_highest = brk;
 }
 
 uint64_t pa_heap_usable_size(const pa_heap *heap, uint64_t pointer)

@@ -94,7 +94,12 @@ class ProcessHeap(HeapView):
         self.lease()
 
     def _brk(self, stop: engine.Stop) -> int:
-        return self.process.space.brk(stop.address)
+        space = self.process.space
+        old = space.brk_value
+        brk = space.brk(stop.address)
+        if brk > old:
+            self._written(old)
+        return brk
 
     def _mmap(self, stop: engine.Stop) -> int:
         flags = _PRIVATE if stop.prot else _PRIVATE | MAP.NORESERVE
@@ -147,7 +152,7 @@ class ProcessHeap(HeapView):
     # --- the break ----------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Let the address space catch up with the break."""
+        """Let the address space catch up with the break, which the allocator writes to."""
         space = self.process.space
         peak, last = self.heap.take_peak(), self.heap.brk
         if peak == last == space.brk_value == self._written_at:
@@ -155,7 +160,7 @@ class ProcessHeap(HeapView):
         for brk in (peak, last):
             if brk != space.brk_value:
                 space.brk(brk)
-        self._written(space.start_brk)
+                self._written(space.start_brk)
         self._written_at = space.brk_value
 
     def lease(self) -> None:

@@ -218,7 +218,9 @@ user_reserve_kbytes
         rlimit_as
             RLIMIT_AS in bytes; ``rlimits`` sets all limits.
         maps, brk
-            Text of a ``/proc/PID/maps`` and a break to begin with; by default a small program.
+            Text of a ``/proc/PID/maps`` and a break to begin with; by default a small program
+            that has touched nothing yet.  Of the private writable areas in the text one page each
+            is in memory.
         tunables
             Allocator settings by their glibc names, such as ``{"mmap_threshold": 65536}``.
         layout
@@ -248,6 +250,8 @@ user_reserve_kbytes
         process.nice, process.oom_score_adj, process.oom_adj = nice, oom_score_adj, oom_adj
         self.processes[process.pid] = process
         process.take_kernel_memory(self.paging.program_pages, process)
+        if maps is not None:
+            process.begin(layout.written)
         return process
 
     def take_pid(self) -> int:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pyalloc import engine
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled
 from pyalloc.kernel import procfs, syncing
-from pyalloc.kernel.abi import MADV, MAP, VM_WIPEONFORK, fail
+from pyalloc.kernel.abi import MADV, MAP, VM_GROWSDOWN, VM_WIPEONFORK, fail
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import OpenFile
 from pyalloc.kernel.layout import Layout
@@ -99,6 +99,13 @@ class Process:
         self.heap = ProcessHeap(self, allocator, word, machine.cpus, tunables)
         self.allocator = allocator
         self.bind()
+
+    def begin(self, written: Sequence[Vma]) -> None:
+        """Have a page of each area written to: the last one of the stack, the first of others."""
+        with contextlib.suppress(ProcessKilled):
+            for vma in written:
+                page = vma.end - PAGE if vma.flags & VM_GROWSDOWN else vma.start
+                self.pages.access(vma, page // PAGE, 1, write=True)
 
     def _init_identity(
         self, machine: Machine, pid: int, name: str, uid: int, cgroup: Cgroup | None
