@@ -470,6 +470,7 @@ RULES: Final[dict[str, int]] = {
     "zero_map": lib.PA_ZERO_MAP,
     "swap_ahead": lib.PA_SWAP_AHEAD,
     "swap_by_area": lib.PA_SWAP_BY_AREA,
+    "moves_used": lib.PA_MOVES_USED,
 }
 """How reclaim and page tables behave, by name; a kernel profile lists those that hold."""
 
@@ -853,9 +854,9 @@ class Pages:
         """Drop pages, and the tables that lie whole in [floor, ceiling)."""
         lib.pa_mm_unmap(self.handle, vpn, count, floor, ceiling)
 
-    def move(self, vpn: int, new_vpn: int, count: int) -> tuple[int, bool]:
-        """Mremap: move the entries."""
-        status = lib.pa_mm_move(self.handle, vpn, new_vpn, count, self._done)
+    def move(self, vpn: int, new_vpn: int, count: int, head: int = 0) -> tuple[int, bool]:
+        """Mremap: move the entries; ``head`` pages before both places are empty."""
+        status = lib.pa_mm_move(self.handle, vpn, new_vpn, count, head, self._done)
         return self._outcome(status, "moving pages")
 
     def touch_huge(

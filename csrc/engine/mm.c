@@ -2,8 +2,8 @@
  *
  * mm.c -- one process's pages: its life, and what system calls do to them.
  *
- * Model of mm/memory.c, mprotect.c, mremap.c, mlock.c and madvise.c.  Faults are in fault.c (private
- * memory), view.c (objects) and huge.c (2 MB at once).
+ * Model of mm/memory.c, mprotect.c, mlock.c and madvise.c.  Faults are in fault.c (private memory),
+ * view.c (objects) and huge.c (2 MB at once); mremap is in move.c, fork in fork.c.
  *
  *     mm->anon + mm->file + mm->shmem == entries that are present and not the zero page
  *     mm->swap == entries that are swapped out
@@ -256,6 +256,16 @@ uint64_t *mm_leaf_for(pa_mm *mm, uint64_t vpn, pa_status *status)
     return leaf;
 }
 
+pa_status mm_make_upper(pa_mm *mm, uint64_t vpn, unsigned lowest)
+{
+    unsigned missing = pt_table_missing(&mm->table, vpn);
+    if (missing <= lowest)
+        return PA_OK;
+    if (!ram_charge_tables(mm->ram, mm->group, missing - lowest))
+        return PA_EXHAUSTED;
+    return pt_table_make_upper(&mm->table, vpn, lowest) ? PA_OK : PA_ERR_HOST_NOMEM;
+}
+
 static void prune_tables(pa_mm *mm, uint64_t vpn, uint64_t end, uint64_t floor, uint64_t ceiling)
 {
     uint64_t freed = pt_table_prune(&mm->table, vpn, end, floor, ceiling);
@@ -370,136 +380,6 @@ void pa_mm_lock(pa_mm *mm, uint64_t vpn, uint64_t count, bool lock)
     }
 }
 
-/* ---- mremap ----------------------------------------------------------------------------------- */
-
-/* The frame's record follows the entry, so that reclaim finds it at its new place. */
-static void follow(pa_mm *mm, uint64_t pte, uint64_t new_vpn)
-{
-    pa_ram *ram = mm->ram;
-    if (!pte_is_frame(pte))
-        return;
-    uint32_t f = pte_frame(pte);
-    uint64_t owner = ram->frame[f].owner;
-    if (owner_kind(owner) == KIND_OBJECT) {
-        rmap_hint(&ram->objects[owner_id(owner)].hints, mm->number,
-                  (int64_t)new_vpn - (int64_t)owner_place(owner));
-    } else if (owner_id(owner) == mm->number && !ram->maps[f]) {
-        ram->frame[f].owner = owner_moved(owner, mm->number, new_vpn);
-    } else if (owner_kind(owner) == KIND_ANON && new_vpn != owner_place(owner)) {
-        rmap_hint(&ram->moves, mm->number, (int64_t)new_vpn - (int64_t)owner_place(owner));
-    }
-}
-
-/* A whole leaf changes its place in the table above (move_normal_pmd, 4.21 and later); false: it
- * does not, and its entries move one by one. */
-static bool move_leaf(pa_mm *mm, const stretch *s, uint64_t to, pa_status *status)
-{
-    pa_pagetable *pt = &mm->table;
-    uint64_t size = pt_table_leaf_size(pt);
-    unsigned missing = pt_table_missing(pt, to);
-    if (!(mm->ram->settings.rules & PA_MOVES_TABLES) || s->count != size || to & (size - 1) ||
-        !missing)
-        return false;
-    if (!ram_charge_tables(mm->ram, mm->group, missing - 1)) {
-        *status = PA_EXHAUSTED;
-        return false;
-    }
-    if (!pt_table_make_upper(pt, to)) {
-        *status = PA_ERR_HOST_NOMEM;
-        return false;
-    }
-    pt_table_move_leaf(pt, s->vpn, to);
-    for (uint64_t i = 0; i < size; i++)
-        follow(mm, s->pte[i], to + i);
-    return true;
-}
-
-static pa_status move_entry(pa_mm *mm, uint64_t *from, uint64_t to)
-{
-    pa_status status = PA_OK;
-    uint64_t size = pt_table_leaf_size(&mm->table), *leaf = mm_leaf_for(mm, to, &status);
-    if (!leaf || !*from) /* nothing there: swapped or dropped meanwhile */
-        return status;
-    leaf[to & (size - 1)] = *from;
-    *from = 0;
-    follow(mm, leaf[to & (size - 1)], to);
-    return PA_OK;
-}
-
-int pa_mm_move(pa_mm *mm, uint64_t vpn, uint64_t new_vpn, uint64_t count, uint64_t *done)
-{
-    uint64_t end = mm_end_of(mm, vpn, count);
-    stretch s;
-    mm_cool_range(mm, vpn, count);
-    *done = 0;
-    for (uint64_t at = vpn; mm_next_stretch(mm, &at, end, &s);) {
-        pa_status status = PA_OK;
-        bool whole = move_leaf(mm, &s, new_vpn + (s.vpn - vpn), &status);
-        for (uint64_t i = 0; !whole && huge_small(mm, &s) && i < s.count; i++) {
-            *done = s.vpn + i - vpn;
-            if (status == PA_OK && s.pte[i])
-                status = move_entry(mm, &s.pte[i], new_vpn + *done);
-            if (status != PA_OK)
-                return status;
-        }
-    }
-    *done = count;
-    return PA_OK;
-}
-
-/* ---- fork ------------------------------------------------------------------------------------- */
-
-static void share_entry(pa_mm *child, uint64_t vpn, uint64_t *from, uint64_t *to, bool shared)
-{
-    pa_ram *ram = child->ram;
-    if (!shared)
-        *from &= ~(uint64_t)PTE_WRITE;
-    *to = *from & ~(uint64_t)PTE_LOCKED;
-    if (*from & PTE_SWAP) {
-        swap_add_ref(ram, *from >> PTE_SHIFT);
-        child->swap++;
-    } else if (pte_is_frame(*from)) {
-        uint32_t f = pte_frame(*from);
-        uint64_t owner = ram->frame[f].owner;
-        ram->maps[f]++;
-        ++*mm_resident_counter(child, f);
-        if (owner_kind(owner) == KIND_OBJECT)
-            rmap_hint(&ram->objects[owner_id(owner)].hints, child->number,
-                      (int64_t)vpn - (int64_t)owner_place(owner));
-        else if (vpn != owner_place(owner))
-            rmap_hint(&ram->moves, child->number, (int64_t)vpn - (int64_t)owner_place(owner));
-    } else if (ram->settings.rules & PA_ZERO_IS_FILE) {
-        child->file++;
-    }
-}
-
-int pa_mm_share(pa_mm *child, pa_mm *parent, uint64_t vpn, uint64_t count, bool shared,
-                uint64_t *done)
-{
-    uint64_t size = pt_table_leaf_size(&parent->table), end = mm_end_of(parent, vpn, count);
-    stretch s;
-    mm_cool_range(parent, vpn, count);
-    *done = 0;
-    for (uint64_t at = vpn; mm_next_stretch(parent, &at, end, &s);) {
-        if (huge_at(s.pte) &&
-            (s.pte[0] & PTE_FILE || (!huge_covers(parent, &s) && !huge_small(parent, &s))))
-            continue; /* a file's 2 MB are faulted in again */
-        for (uint64_t i = 0; i < s.count; i++) {
-            if (!s.pte[i])
-                continue;
-            pa_status status = PA_OK;
-            uint64_t v = s.vpn + i, *leaf = mm_leaf_for(child, v, &status);
-            *done = v - vpn;
-            if (!leaf)
-                return status;
-            if (s.pte[i] && !leaf[v & (size - 1)])
-                share_entry(child, v, &s.pte[i], &leaf[v & (size - 1)], shared);
-        }
-    }
-    *done = count;
-    return PA_OK;
-}
-
 /* ---- looking ---------------------------------------------------------------------------------- */
 
 static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
@@ -511,12 +391,19 @@ static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
     if (!pte_is_frame(pte))
         return;
     uint32_t f = pte_frame(pte);
-    uint64_t owner = mm->ram->frame[f].owner;
-    if (owner_kind(owner) != KIND_OBJECT)
+    uint64_t owner = mm->ram->frame[f].owner, huge = huge_at(&pte);
+    if (owner_kind(owner) != KIND_OBJECT) {
         out->anon++;
-    else
-        *(mm->ram->objects[owner_id(owner)].shmem ? &out->shmem : &out->file) += 1;
+        out->huge_anon += huge;
+    } else if (mm->ram->objects[owner_id(owner)].shmem) {
+        out->shmem++;
+        out->huge_shmem += huge;
+    } else {
+        out->file++;
+        out->huge_file += huge;
+    }
     bool dirty = (pte & PTE_DIRTY) != 0 || owner & OWNER_DIRTY;
+    out->lazy += !dirty && owner_kind(owner) == KIND_ANON && !mm->ram->slot_of[f];
     uint64_t mappers = rmap_count(mm->ram, f), share = ((uint64_t)4096 << 12) / mappers;
     out->dirty += dirty;
     out->referenced += (pte & PTE_ACCESSED) != 0;

@@ -164,23 +164,28 @@ uint64_t *pt_table_make_leaf(pa_pagetable *pt, uint64_t vpn)
     return leaf ? cache_leaf(pt, vpn, leaf) : NULL;
 }
 
-bool pt_table_make_upper(pa_pagetable *pt, uint64_t vpn)
+bool pt_table_make_upper(pa_pagetable *pt, uint64_t vpn, unsigned lowest)
 {
-    return make_down_to(pt, vpn, 1) != NULL;
+    return make_down_to(pt, vpn, lowest) != NULL;
 }
 
-/* Where the table of leaves says where vpn's leaf is; NULL: there is no such table. */
-static void **slot_of_leaf(pa_pagetable *pt, uint64_t vpn)
+uint64_t pt_table_span(const pa_pagetable *pt, unsigned level)
+{
+    return UINT64_C(1) << shift_of(pt, level + 1);
+}
+
+/* Where the table above says where vpn's table of `child` level is; NULL: there is no table. */
+static void **slot_of(pa_pagetable *pt, uint64_t vpn, unsigned child)
 {
     void *table = pt->root;
-    for (unsigned level = pt->levels - 1u; level > 1 && table; level--)
+    for (unsigned level = pt->levels - 1u; level > child + 1 && table; level--)
         table = ((void **)table)[index_of(pt, level, vpn)];
-    return table ? &((void **)table)[index_of(pt, 1, vpn)] : NULL;
+    return table ? &((void **)table)[index_of(pt, child + 1, vpn)] : NULL;
 }
 
 void pt_table_drop_leaf(pa_pagetable *pt, uint64_t vpn)
 {
-    void **slot = slot_of_leaf(pt, vpn);
+    void **slot = slot_of(pt, vpn, 0);
     forget_cached(pt);
     if (!slot || !*slot)
         return;
@@ -189,9 +194,9 @@ void pt_table_drop_leaf(pa_pagetable *pt, uint64_t vpn)
     pt->count_tables[0]--;
 }
 
-void pt_table_move_leaf(pa_pagetable *pt, uint64_t from, uint64_t to)
+void pt_table_move(pa_pagetable *pt, uint64_t from, uint64_t to, unsigned level)
 {
-    void **source = slot_of_leaf(pt, from), **target = slot_of_leaf(pt, to);
+    void **source = slot_of(pt, from, level), **target = slot_of(pt, to, level);
     forget_cached(pt);
     *target = *source;
     *source = NULL;

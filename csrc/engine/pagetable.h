@@ -75,10 +75,13 @@ uint64_t pt_table_prune(pa_pagetable *pt, uint64_t first, uint64_t end, uint64_t
 uint64_t pt_table_total(const pa_pagetable *pt);
 /* Free vpn's leaf, whatever is in it. */
 void pt_table_drop_leaf(pa_pagetable *pt, uint64_t vpn);
-/* Hang the leaf of `from` where `to` has none; the tables above that place must exist. */
-void pt_table_move_leaf(pa_pagetable *pt, uint64_t from, uint64_t to);
-/* The tables above vpn's leaf, without the leaf; false: no memory on the host. */
-bool pt_table_make_upper(pa_pagetable *pt, uint64_t vpn);
+/* Hang the table of `level` that holds `from` where `to` has none; the tables above that place must
+ * exist. */
+void pt_table_move(pa_pagetable *pt, uint64_t from, uint64_t to, unsigned level);
+/* The tables above vpn's leaf, down to the one of level `lowest`; false: no memory on the host. */
+bool pt_table_make_upper(pa_pagetable *pt, uint64_t vpn, unsigned lowest);
+/* Pages that one table of this level maps. */
+uint64_t pt_table_span(const pa_pagetable *pt, unsigned level);
 
 static inline uint64_t *pt_table_find(pa_pagetable *pt, uint64_t vpn)
 {

@@ -356,6 +356,8 @@ bool mm_next_stretch(pa_mm *mm, uint64_t *vpn, uint64_t end, stretch *out);
 uint64_t mm_end_of(const pa_mm *mm, uint64_t vpn, uint64_t count);
 /* The leaf of vpn, made and charged if need be; NULL: see *status. */
 uint64_t *mm_leaf_for(pa_mm *mm, uint64_t vpn, pa_status *status);
+/* The tables that vpn needs down to the one of level `lowest`, made and charged if need be. */
+pa_status mm_make_upper(pa_mm *mm, uint64_t vpn, unsigned lowest);
 void mm_drop_entry(pa_mm *mm, uint64_t *pte);
 /* Which of the mm's counters of resident pages the frame belongs to. */
 uint64_t *mm_resident_counter(pa_mm *mm, uint32_t f);

@@ -62,6 +62,13 @@ static uint32_t cached(const access *a, uint64_t index)
     return entry && *entry & PTE_PRESENT ? pte_frame(*entry) : NO_FRAME;
 }
 
+static bool holds_cached(const access *a, uint64_t low, uint64_t high)
+{
+    while (low < high && cached(a, index_of(a, low)) == NO_FRAME)
+        low++;
+    return low < high;
+}
+
 /* Since 6.18 a window that begins with the file's last folio makes no page table. */
 static bool begins_with_last(const access *a, uint64_t low, uint64_t high)
 {
@@ -79,14 +86,17 @@ static bool begins_with_last(const access *a, uint64_t low, uint64_t high)
 
 /* Map what the cache has of the aligned window around a read fault (3.15 and later).  The window
  * slides up to the area's start instead of losing what lies before it. */
-static void fault_around(const access *a)
+static pa_status fault_around(const access *a)
 {
+    pa_status status = PA_OK;
     uint64_t window = a->view->around, low = a->vpn & ~(window - 1);
     low = low > a->view->vpn ? low : a->view->vpn;
     uint64_t high = low + window;
     clip(a, &low, &high);
-    if (a->fresh && begins_with_last(a, low, high))
-        return;
+    if (a->fresh && (!holds_cached(a, low, high) || begins_with_last(a, low, high)))
+        return PA_OK; /* nothing to make a page table for */
+    if (!mm_leaf_for(a->mm, a->vpn, &status))
+        return status;
     uint64_t mapped = 0;
     for (uint64_t v = low; v < high; v++) {
         uint32_t f = cached(a, index_of(a, v));
@@ -98,6 +108,7 @@ static void fault_around(const access *a)
     }
     if (a->view->stream)
         readahead_mapped(a->mm->ram, a->view->stream, mapped);
+    return PA_OK;
 }
 
 /* Read ahead for a fault of a page of a file; false: it was not in the cache. */
@@ -158,20 +169,27 @@ static pa_status copy(const access *a, uint32_t source, bool major)
     return PA_OK;
 }
 
-/* A fault for which there is a leaf, and its entry is empty. */
+/* A fault of a page whose entry is empty, or that has no leaf yet; past the object's end, where
+ * there is a signal instead, none is made. */
 static pa_status fault_entry(const access *a, bool major)
 {
     pa_mm *mm = a->mm;
     bool more;
+    pa_status status = PA_OK;
     if (!a->write && a->view->around > 1) {
-        fault_around(a);
-        if (*entry_at(a, a->vpn)) {
+        status = fault_around(a);
+        const uint64_t *entry = entry_at(a, a->vpn);
+        if (status != PA_OK)
+            return status;
+        if (entry && *entry) {
             fault_count(mm, major);
             return PA_OK;
         }
     }
     if (a->index >= a->o->count_pages)
         return PA_ERR_INVALID;
+    if (!mm_leaf_for(mm, a->vpn, &status))
+        return status;
     major |= !fetch(a) && !a->o->shmem;
     uint32_t f = object_page(mm->ram, mm->group, a->view->object, a->index, &more);
     if (f == NO_FRAME)
@@ -209,14 +227,14 @@ static pa_status fault_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool
     bool major = false, served;
     if (!rmap_hint(&o->hints, mm->number, (int64_t)vpn - (int64_t)a.index))
         return PA_ERR_HOST_NOMEM;
+    pa_status status = mm_make_upper(mm, vpn, 1);
+    if (status != PA_OK)
+        return status;
     if (a.fresh && o->order == HUGE_ORDER) {
-        pa_status status = fault_big(&a, &major, &served);
+        status = fault_big(&a, &major, &served);
         if (status != PA_OK || served)
             return status;
     }
-    pa_status status = PA_OK;
-    if (!mm_leaf_for(mm, vpn, &status))
-        return status;
     return fault_entry(&a, major);
 }
 

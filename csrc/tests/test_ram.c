@@ -142,7 +142,7 @@ static void random_step(world *w)
         break;
     case 4: /* the range moved to must be empty */
         pa_mm_unmap(*mm, 10000 + vpn, count, 0, 0);
-        pa_mm_move(*mm, vpn, 10000 + vpn, count, &done);
+        pa_mm_move(*mm, vpn, 10000 + vpn, count, 0, &done);
         break;
     case 5:
         pa_mm_lock(*mm, vpn, count % 8, write);

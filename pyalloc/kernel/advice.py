@@ -105,12 +105,10 @@ def _populate(space: AddressSpace, start: int, end: int, *, write: bool) -> int:
         if not allowed or vma.flags & (VM_IO | VM_PFNMAP):
             fail(errno.EINVAL)
         stop = min(vma.end, end)
-        inside = min(stop, vma.object_end)
         if write and vma.private:
             space.areas.prepare_anon(vma)
-        if at < inside:
-            space.pages.populate(vma, at, inside, write)
-        if inside < stop:
+        space.pages.populate(vma, at, stop, write)
+        if vma.object_end < stop:
             fail(errno.EFAULT)
         at = stop
     return 0

@@ -57,7 +57,7 @@ _MODERN: Final = frozenset(
 
 PAGING: Final[Mapping[str, PagingRules]] = {
     "2.6.11": PagingRules(
-        frozenset({"new_anon_active", "reclaim_mapped"}),
+        frozenset({"new_anon_active", "reclaim_mapped", "moves_used"}),
         1,
         65536,
         (1, 2),

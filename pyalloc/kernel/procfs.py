@@ -72,6 +72,8 @@ class AreaPages:
     anonymous: int = 0
     lazyfree: int = 0
     huge: int = 0
+    huge_shmem: int = 0
+    huge_file: int = 0
     swap: int = 0
     pss_bytes: int = 0
     pss_dirty_bytes: int = 0
@@ -192,8 +194,8 @@ def _smaps_rows(vma: Vma, count: AreaPages) -> list[tuple[str, int]]:
         ("KSM", 0),
         ("LazyFree", count.lazyfree * _KB),
         ("AnonHugePages", count.huge * _KB),
-        ("ShmemPmdMapped", 0),
-        ("FilePmdMapped", 0),
+        ("ShmemPmdMapped", count.huge_shmem * _KB),
+        ("FilePmdMapped", count.huge_file * _KB),
         ("Shared_Hugetlb", 0),
         ("Private_Hugetlb", 0),
         ("Swap", count.swap * _KB),

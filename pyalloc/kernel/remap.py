@@ -222,7 +222,7 @@ def _move(
         fail(errno.ENOMEM)
     copy = _copy(space, vma, addr, place, new)
     source = _source(space, addr) if old else vma
-    space.pages.move(addr, place, old)
+    space.pages.move(addr, place, old, _head(space, source, copy, addr, place, old))
     peak = space.peak_vm
     space.count(source.flags, source.file, new // PAGE)
     if keep:
@@ -233,6 +233,18 @@ def _move(
     if locked and new > old:
         space.populate(place + old, place + new)
     return place
+
+
+def _head(space: AddressSpace, source: Vma, copy: Vma, addr: int, place: int, length: int) -> int:
+    """Return the bytes before both places that a page table may be moved with (from 6.7)."""
+    span = space.profile.table_span
+    head = addr % span
+    if not space.profile.modern or head != place % span or length < span - head:
+        return 0
+    for vma, at in ((source, addr), (copy, place)):
+        if vma.start != at or space.areas.overlaps(at - head, at):
+            return 0
+    return head
 
 
 def _copy(space: AddressSpace, vma: Vma, addr: int, place: int, length: int) -> Vma:

@@ -100,8 +100,11 @@ class Pages(Protocol):
     def unmap(self, start: int, end: int, floor: int, ceiling: int) -> None:
         """Drop all pages of a range; page tables wholly inside (floor, ceiling) go too."""
 
-    def move(self, old: int, new: int, length: int) -> None:
-        """Let the pages at ``old`` be those at ``new``, which has none."""
+    def move(self, old: int, new: int, length: int, head: int) -> None:
+        """Let the pages at ``old`` be those at ``new``, which has none.
+
+        For ``head`` bytes before both, there are no areas: whole page tables may move.
+        """
 
     def discard(self, start: int, end: int) -> None:
         """Drop all pages of a range that stays mapped (MADV_DONTNEED)."""
@@ -113,7 +116,7 @@ class Pages(Protocol):
         """Allow or refuse writes to a range from now on."""
 
     def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
-        """Fault in a range inside ``vma``, as far as memory goes."""
+        """Fault in a range inside ``vma``, as far as memory and its object go."""
 
 
 class NoPages:
@@ -122,7 +125,7 @@ class NoPages:
     def unmap(self, start: int, end: int, floor: int, ceiling: int) -> None:
         """Do nothing."""
 
-    def move(self, old: int, new: int, length: int) -> None:
+    def move(self, old: int, new: int, length: int, head: int) -> None:
         """Do nothing."""
 
     def discard(self, start: int, end: int) -> None:
@@ -475,10 +478,8 @@ class AddressSpace:
         write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
         if write:
             self.areas.prepare_anon(vma)
-        inside = min(high, vma.object_end)
-        if low < inside:
-            self.pages.populate(vma, low, inside, write)
-        return inside == high
+        self.pages.populate(vma, low, high, write)
+        return high <= vma.object_end
 
     # --- munmap -------------------------------------------------------------------------
 

@@ -74,11 +74,12 @@ class ProcessPages:
         self.table.unmap(start // PAGE, (end - start) // PAGE, low, high)
         self.process.machine.objects_changed = True
 
-    def move(self, old: int, new: int, length: int) -> None:
+    def move(self, old: int, new: int, length: int, head: int) -> None:
         """Move pages to where nothing is."""
         while length:
-            done, dry = self.table.move(old // PAGE, new // PAGE, length // PAGE)
+            done, dry = self.table.move(old // PAGE, new // PAGE, length // PAGE, head // PAGE)
             old, new, length = old + done * PAGE, new + done * PAGE, length - done * PAGE
+            head = 0 if done else head
             if dry:
                 self.process.out_of_memory()
 
@@ -102,7 +103,7 @@ class ProcessPages:
         self.table.protect(start // PAGE, (end - start) // PAGE, how)
 
     def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
-        """Fault a range in; what lies past the end of a file is left out."""
+        """Fault a range in, up to the first page past the end of a file."""
         with contextlib.suppress(MemoryFault):
             self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
 
@@ -163,14 +164,16 @@ class ProcessPages:
         special = vma.file is None and vma.name is not None
         return not special and not vma.flags & (VM_LOCKED | VM_HUGEPAGE)
 
-    def map_before_end(self, fault: MemoryFault, *, write: bool) -> None:
-        """Map what a read past an object's end finds around it; the fault is the caller's."""
+    def fail_past_end(self, fault: MemoryFault, *, write: bool) -> None:
+        """Leave behind what an access past an object's end does; the fault is the caller's.
+
+        It makes page tables, and a read maps what it finds before the end.
+        """
         vma = self.process.space.at(fault.address)
-        if fault.signal != SIGBUS or write or vma is None:
-            return
-        view = self._view(vma)
-        if view is not None:
-            self.table.touch_object(view, fault.address // PAGE, 1, write=False)
+        if fault.signal == SIGBUS and vma is not None:
+            self.populate(
+                vma, fault.address // PAGE * PAGE, fault.address // PAGE * PAGE + PAGE, write
+            )
 
     def _touch(
         self, vma: Vma, view: engine.View | None, vpn: int, count: int, *, write: bool

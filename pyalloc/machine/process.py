@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pyalloc import engine
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled
 from pyalloc.kernel import procfs, syncing
-from pyalloc.kernel.abi import MADV, MAP, VM_GROWSDOWN, VM_WIPEONFORK, fail
+from pyalloc.kernel.abi import MADV, MAP, VM_GROWSDOWN, VM_PFNMAP, VM_WIPEONFORK, fail
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import OpenFile
 from pyalloc.kernel.layout import Layout
@@ -455,7 +455,7 @@ class Process:
         for vma in child.space:
             if vma.flags & VM_WIPEONFORK:
                 continue
-            if everything or vma.anon_vma is not None:
+            if everything or vma.anon_vma is not None or vma.flags & VM_PFNMAP:
                 child.pages.share(vma, self.pages)
 
     def touch(self, addr: int, length: int, write: bool = True, *, zeros: bool = False) -> None:
@@ -506,7 +506,7 @@ class Process:
             try:
                 vma = space.fault(first, write)
             except MemoryFault as fault:
-                self.pages.map_before_end(fault, write=write)
+                self.pages.fail_past_end(fault, write=write)
                 raise
             stop = min(vma.end, -(-end // PAGE) * PAGE)
             self.pages.access(vma, at // PAGE, (stop - at) // PAGE, write=write)
@@ -663,6 +663,10 @@ class Process:
             private_dirty=private_dirty,
             referenced=c["referenced"],
             anonymous=c["anon"],
+            lazyfree=c["lazy"],
+            huge=c["huge_anon"],
+            huge_shmem=c["huge_shmem"],
+            huge_file=c["huge_file"],
             swap=c["swap"],
             pss_bytes=c["share"] >> 12,
             pss_dirty_bytes=c["share_dirty"] >> 12,

@@ -91,7 +91,8 @@ enum pa_reclaim_rule {
     PA_WORKINGSET = 256, /* pages that come back soon are active at once (3.15; anonymous: 5.9) */
     PA_ZERO_MAP = 512, /* pages of zeros are not written to swap (6.12)                      */
     PA_SWAP_AHEAD = 1024, /* how much swap is read around depends on its use (3.14)            */
-    PA_SWAP_BY_AREA = 2048 /* the neighbours read are those in memory, not on the disk (4.14)    */
+    PA_SWAP_BY_AREA = 2048, /* the neighbours read are those in memory, not on the disk (4.14)    */
+    PA_MOVES_USED = 4096 /* mremap makes tables only for entries that are in use (before 2.6.16) */
 };
 
 /* What things cost, in nanoseconds of simulated time.  All zero: nothing takes time. */
@@ -211,8 +212,10 @@ typedef struct pa_mm_counters {
 /* What lies in a range of pages, in pages. */
 typedef struct pa_range_counters {
     uint64_t anon, file, shmem, swap, zero, dirty, referenced, shared, locked;
-    uint64_t shared_dirty; /* pages that others map, too, and that were written   */
-    uint64_t share, share_dirty; /* bytes << 12: each page divided by its mappers (PSS) */
+    uint64_t shared_dirty;         /* pages that others map, too, and that were written   */
+    uint64_t share, share_dirty;   /* bytes << 12: each page divided by its mappers (PSS) */
+    uint64_t lazy;                 /* MADV_FREE, and not written since                    */
+    uint64_t huge_anon, huge_file, huge_shmem; /* pages mapped 2 MB at once               */
 } pa_range_counters;
 
 /* NULL: 8191 processes, or no memory on the host. */
@@ -251,8 +254,10 @@ void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* munmap: drop the pages, and each table that lies whole in [floor_vpn, ceiling_vpn). */
 void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn);
-/* mremap: entries move to new_vpn; *done of them have. */
-int pa_mm_move(pa_mm *mm, uint64_t vpn, uint64_t new_vpn, uint64_t count, uint64_t *done);
+/* mremap: entries move to new_vpn; *done of them have.  The `head` pages before both places are
+ * empty, and may move with them as a part of a table. */
+int pa_mm_move(pa_mm *mm, uint64_t vpn, uint64_t new_vpn, uint64_t count, uint64_t head,
+               uint64_t *done);
 void pa_mm_protect(pa_mm *mm, uint64_t vpn, uint64_t count, pa_protection how);
 void pa_mm_lock(pa_mm *mm, uint64_t vpn, uint64_t count, bool lock);
 /* fork: the child shares the parent's pages of this range; private ones copy on write. */
