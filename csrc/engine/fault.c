@@ -83,7 +83,7 @@ static pa_status fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
             fault_count(mm, false);
         return status;
     }
-    *pte |= PTE_WRITTEN;
+    *pte = (*pte & ~(uint64_t)PTE_FORKED) | PTE_WRITTEN;
     if (!device_is_writing(&ram->disk, pte_frame(*pte)))
         swap_detach(ram, pte_frame(*pte));
     uint64_t *owner = &ram->frame[pte_frame(*pte)].owner;
@@ -113,7 +113,7 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
     bool sole = ram->slot_refs[slot] == 1 && !ram->maps[f];
     bool writable = sole && (write || ram->settings.rules & PA_EXCLUSIVE);
     *pte = (uint64_t)f << PTE_SHIFT | PTE_PRESENT | PTE_ACCESSED | locked |
-           (writable ? PTE_WRITE : 0) | (write && sole ? PTE_DIRTY : 0);
+           (sole ? 0 : PTE_FORKED) | (writable ? PTE_WRITE : 0) | (write && sole ? PTE_DIRTY : 0);
     mm->swap--;
     mm->anon++;
     swap_drop_ref(ram, slot);

@@ -12,6 +12,8 @@ static void share_entry(pa_mm *child, uint64_t vpn, uint64_t *from, uint64_t *to
     pa_ram *ram = child->ram;
     if (!shared)
         *from &= ~(uint64_t)PTE_WRITE;
+    if (pte_is_frame(*from) && !(*from & PTE_FILE))
+        *from |= PTE_FORKED;
     *to = *from & ~(uint64_t)PTE_LOCKED;
     if (*from & PTE_SWAP) {
         swap_add_ref(ram, *from >> PTE_SHIFT);

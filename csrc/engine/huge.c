@@ -193,7 +193,7 @@ pa_status huge_fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
             leaf[i] = 0;
     } else if (!is_of_file(pte) && is_sole(mm, leaf)) {
         for (uint64_t i = 0; i < HUGE_PAGES; i++)
-            leaf[i] |= PTE_WRITE;
+            leaf[i] = (leaf[i] & ~(uint64_t)PTE_FORKED) | PTE_WRITE;
         *pte |= PTE_WRITTEN;
         fault_count(mm, false);
     } else {

@@ -322,16 +322,15 @@ void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count)
     }
 }
 
-/* May mprotect make the page writable at once?  Since 5.19 if it is anonymous and this process's
- * alone; of a shared area if nobody keeps count of its writes, or if this one was counted. */
+/* May mprotect make the page writable at once?  Since 5.19 if it is anonymous and known to be this
+ * process's alone; of a shared area if nobody keeps count of its writes, or if this one was counted. */
 static bool may_write(const pa_mm *mm, uint64_t pte, pa_protection how)
 {
     if (!pte_is_frame(pte))
         return false;
     switch (how) {
     case PA_WRITE_PRIVATE:
-        return mm->ram->settings.rules & PA_EXCLUSIVE && !(pte & PTE_FILE) &&
-               !mm->ram->maps[pte_frame(pte)];
+        return mm->ram->settings.rules & PA_EXCLUSIVE && !(pte & (PTE_FILE | PTE_FORKED));
     case PA_WRITE_COUNTED:
         return pte & PTE_DIRTY;
     case PA_WRITE_SHARED:

@@ -72,9 +72,8 @@ void object_mark_accessed(pa_ram *ram, uint32_t f)
 
 void object_mark_dirty(pa_ram *ram, uint32_t f)
 {
-    uint64_t owner = ram->frame[f].owner;
-    if (!(owner & OWNER_DIRTY) && !ram->objects[owner_id(owner)].shmem)
-        ram_mark(ram, f, OWNER_DIRTY, 0);
+    if (!(ram->frame[f].owner & OWNER_DIRTY))
+        ram_set_dirty(ram, f);
 }
 
 /* A swapped page of shared memory comes back: its cached frame becomes the object's. */
@@ -84,7 +83,8 @@ static uint32_t swap_page_in(pa_ram *ram, uint32_t group_id, uint32_t id, uint64
     uint32_t f = swap_read(ram, group_id, NULL, 0, slot, major);
     if (f == NO_FRAME)
         return NO_FRAME;
-    uint64_t owner = ram->frame[f].owner, flags = owner & (OWNER_ACTIVE | OWNER_REFERENCED);
+    uint64_t owner = ram->frame[f].owner;
+    uint64_t flags = (owner & (OWNER_ACTIVE | OWNER_REFERENCED)) | OWNER_DIRTY;
     *object_entry(ram, id, index) = (uint64_t)f << PTE_SHIFT | PTE_PRESENT;
     ram_rename(ram, f, owner_of(KIND_OBJECT, owner_group(owner), id, index) | flags);
     ram->objects[id].resident++;
@@ -210,8 +210,11 @@ int pa_ram_load_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t fir
         }
         if (entry && *entry & PTE_PRESENT)
             continue;
-        if (object_new_page(ram, group_id, id, i) == NO_FRAME)
+        uint32_t f = object_new_page(ram, group_id, id, i);
+        if (f == NO_FRAME)
             return PA_EXHAUSTED;
+        if (o->shmem)
+            object_mark_dirty(ram, f); /* it is nowhere else */
         *object_entry(ram, id, i) |= (uint64_t)now << ORDER_SHIFT;
     }
     return PA_OK;

@@ -78,7 +78,7 @@ static void count_kind(pa_ram *ram, uint64_t owner, int64_t n)
                         : is_file(ram, owner)            ? &ram->count_file
                                                          : &ram->count_shmem;
     *counter += (uint64_t)n;
-    if (owner & OWNER_DIRTY)
+    if (owner & OWNER_DIRTY && is_file(ram, owner))
         ram->count_dirty += (uint64_t)n;
 }
 
@@ -112,6 +112,12 @@ void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear)
     uint64_t owner = ram->frame[f].owner;
     ram_unput(ram, f);
     ram_put(ram, f, (owner & ~clear) | set);
+}
+
+void ram_set_dirty(pa_ram *ram, uint32_t f)
+{
+    ram->frame[f].owner |= OWNER_DIRTY;
+    ram->count_dirty += is_file(ram, ram->frame[f].owner);
 }
 
 void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owner)

@@ -225,6 +225,9 @@ void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owne
 /* Change list-deciding bits of a frame's owner, and its list with them. */
 void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
 
+/* It is dirty from now on, and keeps its place in its list. */
+void ram_set_dirty(pa_ram *ram, uint32_t f);
+
 /* Page tables: charge `count` to a group; false: exhausted. */
 bool ram_charge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
 void ram_uncharge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);

@@ -210,6 +210,17 @@ static void serve_munmap(pa_space *s, pa_heap *heap, uint64_t address, uint64_t 
     drop_pages(heap, address, length, around);
 }
 
+/* Bytes before both places that are in no use: a page table may move with them (pa_mm_move). */
+static uint64_t movable_head(const pa_space *s, const pa_heap *heap, uint64_t old, uint64_t address,
+                             uint64_t length)
+{
+    size_t i;
+    uint64_t span = pt_table_leaf_size(&heap->mm->table) << PAGE_SHIFT, head = old & (span - 1);
+    bool fits = head && head == (address & (span - 1)) && length >= span - head &&
+                is_hole(s, old - head, head, &i) && is_hole(s, address - head, head, &i);
+    return fits ? head : 0;
+}
+
 /* A mapping that cannot grow where it is moves with its pages. */
 static uint64_t move(pa_space *s, pa_heap *heap, const pa_stop *stop, uint64_t length)
 {
@@ -221,8 +232,9 @@ static uint64_t move(pa_space *s, pa_heap *heap, const pa_stop *stop, uint64_t l
         return 0;
     if (!take(s, i, address, length) || !give(s, old, had, &around))
         return fail(heap);
-    if (heap->mm && pa_mm_move(heap->mm, old >> PAGE_SHIFT, address >> PAGE_SHIFT,
-                               had >> PAGE_SHIFT, &done) != PA_OK)
+    if (heap->mm &&
+        pa_mm_move(heap->mm, old >> PAGE_SHIFT, address >> PAGE_SHIFT, had >> PAGE_SHIFT,
+                   movable_head(s, heap, old, address, had) >> PAGE_SHIFT, &done) != PA_OK)
         return fail(heap);
     drop_pages(heap, old, had, around);
     return address;

@@ -7,9 +7,12 @@ descriptors of one inode never merge.  Source: ``mm/shmem.c`` and ``mm/mmap.c`` 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from pyalloc.units import PAGE
+
+MAX_LFS_FILESIZE: Final = (1 << 63) - 1
+"""The largest offset into any file of a 64-bit kernel."""
 
 
 class Commit(Protocol):
@@ -64,9 +67,19 @@ class Inode:
     commit: Commit | None = None
 
     @property
+    def most_bytes(self) -> int:
+        """The largest size it can have: of ext4 with 4 kB blocks, or of shared memory."""
+        return MAX_LFS_FILESIZE if self.shmem else (1 << 44) - PAGE
+
+    @property
     def pages(self) -> int:
         """Pages that hold at least one byte of it."""
         return -(-self.bytes_size // PAGE)
+
+    @staticmethod
+    def holds(first: int, length: int) -> bool:
+        """Return whether any file can be mapped from page ``first`` on (``file_mmap_ok``)."""
+        return length <= MAX_LFS_FILESIZE and first <= (MAX_LFS_FILESIZE - length) // PAGE
 
     @property
     def path(self) -> str:

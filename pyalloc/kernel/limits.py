@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from pyalloc.errors import ArgumentError
@@ -17,7 +17,8 @@ class Limits:
 
     ``address_space`` is RLIMIT_AS, ``data`` RLIMIT_DATA, ``stack`` RLIMIT_STACK and ``memlock``
     RLIMIT_MEMLOCK; ``data_hard`` is the hard limit that a soft RLIMIT_DATA of 0 falls back to.
-    ``ipc_lock`` is the capability that lifts ``memlock``.
+    ``ipc_lock`` is the capability that lifts ``memlock``, ``raw_io`` the one that lets page 0 be
+    mapped; None leaves it to who the process is: root has them.
     """
 
     address_space: int = INFINITY
@@ -25,10 +26,20 @@ class Limits:
     stack: int = 8 << 20
     memlock: int = 8 << 20
     data_hard: int = INFINITY
-    ipc_lock: bool = False
+    ipc_lock: bool | None = None
+    raw_io: bool | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            if getattr(self, item.name) < 0:
+            if (getattr(self, item.name) or 0) < 0:
                 message = f"{item.name} must not be negative (got {getattr(self, item.name)!r})"
                 raise ArgumentError(message)
+
+    def of(self, uid: int) -> Limits:
+        """Return the limits of a process of user ``uid``: with root's capabilities for root."""
+        root = uid == 0
+        return replace(
+            self,
+            ipc_lock=root if self.ipc_lock is None else self.ipc_lock,
+            raw_io=root if self.raw_io is None else self.raw_io,
+        )

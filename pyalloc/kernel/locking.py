@@ -38,7 +38,7 @@ def mlock(space: AddressSpace, addr: int, length: int, flags: int) -> int:
     limits = space.limits
     if not limits.memlock and not limits.ipc_lock:
         fail(errno.EPERM)
-    start, end = _range(addr, length)
+    start, end = _range(space, addr, length)
     if start == end:
         return 0
     if not limits.ipc_lock:
@@ -55,7 +55,7 @@ def mlock(space: AddressSpace, addr: int, length: int, flags: int) -> int:
 
 def munlock(space: AddressSpace, addr: int, length: int) -> int:
     """Unlock every page of a range; ENOMEM for a hole, after unlocking what lies before it."""
-    start, end = _range(addr, length)
+    start, end = _range(space, addr, length)
     _apply(space, start, end, 0)
     return 0
 
@@ -101,9 +101,10 @@ def _lock_everything(space: AddressSpace, lock: int) -> None:
             _lock(space, vma, vma.start, vma.end, flags)
 
 
-def _range(addr: int, length: int) -> tuple[int, int]:
+def _range(space: AddressSpace, addr: int, length: int) -> tuple[int, int]:
+    """Return the whole pages of a range; a length that wraps is short."""
     start = addr // PAGE * PAGE
-    return start, start + page_ceil(length + addr % PAGE)
+    return start, start + page_ceil(length + addr % PAGE) % (1 << (8 * space.profile.word))
 
 
 def _locked_already(space: AddressSpace, start: int, end: int) -> int:
@@ -136,7 +137,9 @@ def _lock(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> No
     except OSError as error:
         old_enomem = error.errno == errno.ENOMEM and not space.profile.modern
         fail(errno.EAGAIN if old_enomem else error.errno or 0)
-    pages = (end - start) // PAGE
-    space.locked_vm += pages * (bool(flags & VM_LOCKED) - bool(old & VM_LOCKED))
+    if (flags ^ old) & VM_LOCKED:
+        locked = bool(flags & VM_LOCKED)
+        space.locked_vm += (end - start) // PAGE * (1 if locked else -1)
+        space.pages.lock(start, end, locked)
     if flags & VM_LOCKED and not space.profile.modern and not space.populate(start, end):
         fail(errno.EFAULT)

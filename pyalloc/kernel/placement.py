@@ -81,9 +81,7 @@ class Placement:
         """Return the address for ``length`` bytes, None if there is no hole."""
         if not self.profile.modern:
             return self._place_old(areas, hint, length)
-        low = max(PAGE, self.profile.mmap_min_addr)
-        hint = hint // PAGE * PAGE
-        hint = max(hint, low) if hint else 0
+        hint = self.rounded(hint)
         if self.profile.thp_align and self._wants_huge(hint, length, flags, file, offset):
             if hint and self._fits(areas, hint, length + HUGE, flags):
                 return hint
@@ -94,6 +92,11 @@ class Placement:
         if hint and self._fits(areas, hint, length, flags):
             return hint
         return self._search(areas, length, flags)
+
+    def rounded(self, hint: int) -> int:
+        """Return a hint as 6.x takes it: its page, or the lowest that may be mapped."""
+        hint = hint // PAGE * PAGE
+        return max(hint, PAGE, self.profile.mmap_min_addr) if hint else 0
 
     def _fits(self, areas: Areas, at: int, length: int, flags: int) -> bool:
         """Return whether ``length`` bytes at ``at`` are free and clear of a guard gap."""

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pyalloc.kernel.abi import VM_HUGEPAGE, VM_LOCKED, VM_NOHUGEPAGE, VM_SHARED, VM_SPECIAL, fail
+from pyalloc.kernel.abi import (
+    VM_EXEC,
+    VM_HUGEPAGE,
+    VM_LOCKED,
+    VM_NOHUGEPAGE,
+    VM_SHARED,
+    VM_SPECIAL,
+    fail,
+)
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.placement import HUGE
 from pyalloc.kernel.proctext import ProcText
@@ -122,6 +130,8 @@ _FLAG_NAMES: Final = (
     *(["rd", "wr", "ex", "sh", "mr", "mw", "me", "ms", "gd"]),
     *(None, "pf", None, None, "lo", "io", "sr", "rr", "dc", "de", "lf", "ac", "nr", "ht", "sf"),
     *(None, "wf", "dd", None, "mm", "hg", "nh", "mg"),
+    *[None] * 8,
+    "dp",
 )
 """The two letters of each VM flag, from bit 0 on."""
 
@@ -149,18 +159,26 @@ def smaps(
         fail(errno.ENOENT)
     text: list[str] = []
     fields: dict[str, Mapping[str, int | str]] = {}
-    for vma in space:
-        count = pages(vma)
+    shown = [(maps_line(space, vma), vma, pages(vma)) for vma in space]
+    if space.gate:
+        shown.append((space.gate, _gate_area(space.gate), AreaPages()))
+    for line, vma, count in shown:
         rows = _smaps_rows(vma, count) if space.profile.modern else _smaps_rows_old(vma, count)
-        text.append(maps_line(space, vma) + "\n")
+        text.append(line + "\n")
         text += _smaps_lines(rows, 16 if space.profile.modern else 15)
         area: dict[str, int | str] = dict(rows)
         if space.profile.modern:
             eligible = int(_may_be_huge(space, vma, thp))
             text.append(f"THPeligible:    {eligible:8}\nVmFlags: {flag_names(vma.flags)}\n")
             area |= {"THPeligible": eligible, "VmFlags": flag_names(vma.flags).strip()}
-        fields[f"{vma.start:08x}-{vma.end:08x}"] = area
+        fields[line.partition(" ")[0]] = area
     return ProcText("".join(text), fields)
+
+
+def _gate_area(line: str) -> Vma:
+    """Return the page that is not an area as if it were one."""
+    start, end = (int(bound, 16) for bound in line.partition(" ")[0].split("-"))
+    return Vma(start, end, VM_EXEC if " --xp" in line else 0, 0)
 
 
 def _smaps_lines(rows: Iterable[tuple[str, int]], column: int) -> list[str]:

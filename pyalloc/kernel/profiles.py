@@ -35,7 +35,10 @@ class KernelProfile:
     table_span: int
     """What one page of page-table entries maps."""
     stack_gap_low: int = 128 * _MIB
-    mmap_min_addr: int = PAGE
+    mmap_min_addr: int = 0x10000
+    """The lowest address a search or a hint leads to, and a stack grows to."""
+    fixed_min_addr: int = PAGE
+    """The lowest address a program without CAP_SYS_RAWIO may name (vm.mmap_min_addr)."""
     stack_guard_gap: int = 256 * PAGE
     stack_random: int = 0
     """Largest random shift of the stack's top; mmap_base leaves room for it."""
@@ -122,6 +125,7 @@ _OLD: Final = KernelProfile(
     levels=2,
     table_span=4 * _MIB,
     mmap_min_addr=0,
+    fixed_min_addr=0,
     stack_guard_gap=0,
     max_map_count=65536,
     modern=False,

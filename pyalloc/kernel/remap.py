@@ -27,6 +27,7 @@ from pyalloc.kernel.abi import (
 )
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.layout import page_ceil
+from pyalloc.kernel.mapping import place
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _free_place(
 ) -> int:
     offset = vma.pgoff * PAGE + (addr - vma.start if space.profile.modern else 0)
     flags = MAP.FIXED if fixed else MAP.SHARED if vma.flags & VM_MAYSHARE else 0
-    return space.place(hint, length, int(flags), vma.file, offset)
+    return place(space, hint, length, int(flags), vma.file, offset)
 
 
 def _grow(space: AddressSpace, vma: Vma, addr: int, old: int, new: int, flags: int) -> int:

@@ -38,7 +38,10 @@ def msync(
         fail(errno.EINVAL)
     if flags & MS_ASYNC and flags & MS_SYNC:
         fail(errno.EINVAL)
-    end = addr + page_ceil(length)
+    space_end = 1 << (8 * space.profile.word)
+    end = addr + page_ceil(length) % space_end
+    if end >= space_end:
+        fail(errno.ENOMEM)
     found: list[tuple[OpenFile, int, int]] = []
     at, error = addr, 0
     while at < end:

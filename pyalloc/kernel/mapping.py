@@ -1,0 +1,299 @@
+"""``mmap``: one check after another, in the kernel's order, then a new area in place of old ones.
+
+Sources: ``mm/mmap.c`` and ``mm/vma.c`` of Linux 6.12 and 6.18, ``mm/mmap.c`` of 2.6.11 and 2.6.18.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from pyalloc.kernel.abi import (
+    MAP,
+    PROT,
+    VM_ACCESS,
+    VM_ACCOUNT,
+    VM_DONTDUMP,
+    VM_DROPPABLE,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_MAY,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_NOHUGEPAGE,
+    VM_NORESERVE,
+    VM_SHARED,
+    VM_SYNC,
+    VM_WIPEONFORK,
+    VM_WRITE,
+    fail,
+)
+from pyalloc.kernel.area import Vma
+from pyalloc.kernel.files import OpenFile, shared_anonymous
+from pyalloc.kernel.layout import page_ceil
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.kernel.profiles import KernelProfile
+    from pyalloc.kernel.vma import AddressSpace
+
+# as plain ints: arithmetic on IntFlags is slow, and these are in the way of every call
+_TYPE: Final = int(MAP.TYPE)
+_SHARED: Final = int(MAP.SHARED)
+_PRIVATE: Final = int(MAP.PRIVATE)
+_VALIDATE: Final = int(MAP.SHARED_VALIDATE)
+_DROPPABLE: Final = int(MAP.DROPPABLE)
+_FIXED: Final = int(MAP.FIXED)
+_GROWSDOWN: Final = int(MAP.GROWSDOWN)
+_LOCKED: Final = int(MAP.LOCKED)
+_NORESERVE: Final = int(MAP.NORESERVE)
+_POPULATE: Final = int(MAP.POPULATE)
+_STACK: Final = int(MAP.STACK)
+_SYNC: Final = int(MAP.SYNC)
+_HUGETLB: Final = int(MAP.HUGETLB)
+_NOREPLACE: Final = int(MAP.FIXED_NOREPLACE)
+_POPULATE_WHEN: Final = int(MAP.POPULATE | MAP.NONBLOCK)
+_TO_VM: Final = _GROWSDOWN | _LOCKED | _STACK | _SYNC
+_PROT_WRITE: Final = int(PROT.WRITE)
+_KNOWN: Final = int(
+    MAP.SHARED_VALIDATE
+    | MAP.FIXED
+    | MAP.ANONYMOUS
+    | MAP.MAP_32BIT
+    | MAP.ABOVE4G
+    | MAP.GROWSDOWN
+    | MAP.DENYWRITE
+    | MAP.EXECUTABLE
+    | MAP.LOCKED
+    | MAP.NORESERVE
+    | MAP.POPULATE
+    | MAP.NONBLOCK
+    | MAP.STACK
+    | MAP.HUGETLB
+)
+"""The flags MAP_SHARED_VALIDATE takes for a file; any other is an error."""
+_HUGE_SIZES: Final = (0, 21, 30)
+"""Logarithms of the sizes that MAP_HUGETLB takes; 0 is the default, 2 MB."""
+_ERRNOS: Final = 4096
+
+
+def mmap(
+    space: AddressSpace,
+    addr: int,
+    length: int,
+    prot: int,
+    flags: int,
+    file: OpenFile | None,
+    offset: int,
+    name: str | None,
+) -> int:
+    """Map ``length`` bytes and return the address; see :meth:`AddressSpace.mmap`."""
+    profile = space.profile
+    length = _asked(space, length, flags, file, offset)
+    if not length:
+        return addr
+    if flags & _NOREPLACE and profile.modern:
+        addr = _unoccupied(space, addr, length)
+    else:
+        addr = place(space, addr, length, flags, file, offset)
+    vm = _vm_flags(profile, prot, flags) | space.lock_future
+    if vm & VM_LOCKED:
+        _may_lock(space, vm, length, flags)
+    vm |= _sharing(profile, prot, flags, vm, file, offset // PAGE, length)
+    if file is not None:
+        pgoff = offset // PAGE
+        if not file.writable and vm & VM_SHARED:
+            vm &= ~(VM_MAYWRITE | VM_SHARED)
+    elif vm & VM_SHARED:
+        pgoff = 0 if profile.modern else offset // PAGE
+    else:
+        pgoff = addr // PAGE
+    if flags & _NORESERVE and not space.commit.strict:
+        vm |= VM_NORESERVE
+    vma = _map(space, Vma(addr, addr + length, vm, pgoff, file, name))
+    if vma.flags & VM_LOCKED or flags & _POPULATE_WHEN == _POPULATE:
+        space.populate(addr, addr + length)
+    return addr
+
+
+def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, offset: int) -> int:
+    """Return the length in whole pages, 0 where 2.6.11 takes it; or fail for what is asked."""
+    profile = space.profile
+    if offset % PAGE:
+        fail(errno.EINVAL)
+    huge = flags & _HUGETLB and profile.modern
+    if huge and (file is not None or flags >> 26 & 63 not in _HUGE_SIZES):
+        fail(errno.EINVAL)
+    if not length:
+        if profile.empty_mmap_succeeds:
+            return 0
+        fail(errno.EINVAL)
+    length = _whole(space, length)
+    if (offset + length) // PAGE >= 1 << (8 * profile.word):
+        fail(errno.EINVAL if profile.empty_mmap_succeeds else errno.EOVERFLOW)
+    if len(space.areas) > profile.max_map_count:
+        fail(errno.ENOMEM)
+    return length
+
+
+def _whole(space: AddressSpace, length: int) -> int:
+    """Return ``length`` in whole pages, or fail as the kernel does on one that wraps."""
+    profile, whole = space.profile, page_ceil(length)
+    if profile.modern:
+        if whole >= 1 << (8 * profile.word):
+            fail(errno.ENOMEM)
+    elif whole > space.task_size or not whole:
+        fail(errno.EINVAL if profile.empty_mmap_succeeds else errno.ENOMEM)
+    return whole
+
+
+def _vm_flags(profile: KernelProfile, prot: int, flags: int) -> int:
+    vm = prot & VM_ACCESS | VM_MAY
+    if flags & _TO_VM:
+        vm |= VM_GROWSDOWN if flags & _GROWSDOWN else 0
+        vm |= VM_LOCKED if flags & _LOCKED else 0
+        if profile.modern:
+            vm |= VM_NOHUGEPAGE if flags & _STACK else 0
+            vm |= VM_SYNC if flags & _SYNC else 0
+    return vm
+
+
+def _may_lock(space: AddressSpace, vm: int, length: int, flags: int) -> None:
+    limits = space.limits
+    if flags & _LOCKED and not (limits.memlock or limits.ipc_lock):
+        fail(errno.EPERM)
+    if not space.may_lock(vm, length):
+        fail(errno.EAGAIN)
+
+
+def _sharing(
+    profile: KernelProfile,
+    prot: int,
+    flags: int,
+    vm: int,
+    file: OpenFile | None,
+    pgoff: int,
+    length: int,
+) -> int:
+    """Return the sharing flags of a mapping, or fail as its type or its file demands."""
+    kind = flags & _TYPE
+    huge = bool(flags & _HUGETLB) and profile.modern
+    if file is not None and profile.modern and not file.inode.holds(pgoff, length):
+        fail(errno.EOVERFLOW)
+    if kind == _DROPPABLE and profile.modern and file is None:
+        if flags & (_LOCKED | _HUGETLB) or vm & VM_GROWSDOWN:
+            fail(errno.EINVAL)
+        return VM_DROPPABLE | VM_NORESERVE | VM_WIPEONFORK | VM_DONTDUMP
+    shared = 0
+    if kind != _PRIVATE:
+        _may_share(prot, flags, vm, file, backed=huge or file is not None)
+        shared = VM_SHARED | VM_MAYSHARE
+    if file is not None and not file.readable:
+        fail(errno.EACCES)
+    if (huge or file is not None) and vm & VM_GROWSDOWN:
+        fail(errno.EINVAL)
+    if huge:
+        fail(errno.ENOMEM)  # vm.nr_hugepages is 0
+    return shared
+
+
+def _may_share(prot: int, flags: int, vm: int, file: OpenFile | None, *, backed: bool) -> None:
+    kind = flags & _TYPE
+    if kind != _SHARED and not (kind == _VALIDATE and backed):
+        fail(errno.EINVAL)
+    if not backed and vm & VM_GROWSDOWN:
+        fail(errno.EINVAL)
+    if kind != _SHARED and flags & ~_KNOWN:
+        fail(errno.EOPNOTSUPP)
+    if file is not None and prot & _PROT_WRITE and not file.writable:
+        fail(errno.EACCES)
+
+
+# --- where -------------------------------------------------------------------------------------
+
+
+def place(
+    space: AddressSpace, addr: int, length: int, flags: int, file: OpenFile | None, offset: int
+) -> int:
+    """Return where a mapping goes (``get_unmapped_area``).
+
+    Raises
+    ------
+    OSError
+        ENOMEM, EINVAL or EPERM.
+    """
+    if length > space.task_size:
+        fail(errno.ENOMEM)
+    if flags & _FIXED:
+        return _fixed(space, addr, length)
+    found = space.placement.place(space.areas, addr, length, flags, file, offset)
+    if found is None:
+        fail(errno.ENOMEM)
+    return found
+
+
+def _fixed(space: AddressSpace, addr: int, length: int) -> int:
+    profile = space.profile
+    last = 1 << (8 * profile.word)
+    if addr > last - _ERRNOS and profile.modern:
+        fail(last - addr)  # it is taken for an error on its way
+    if addr > space.task_size - length:
+        fail(errno.ENOMEM)
+    if addr % PAGE:
+        fail(errno.EINVAL)
+    if addr < profile.fixed_min_addr and not space.limits.raw_io:
+        fail(errno.EPERM)
+    return addr
+
+
+def _unoccupied(space: AddressSpace, addr: int, length: int) -> int:
+    """Return the place MAP_FIXED_NOREPLACE names."""
+    if length > space.task_size:
+        fail(errno.ENOMEM)
+    addr = _fixed(space, addr, length)
+    if space.areas.overlaps(addr, addr + length):
+        fail(errno.EEXIST)
+    return addr
+
+
+# --- putting it there --------------------------------------------------------------------------
+
+
+def _map(space: AddressSpace, new: Vma) -> Vma:
+    """Put ``new`` in place of whatever is there, merged where it can (``mmap_region``)."""
+    modern, commit, pages = space.profile.modern, space.commit, new.pages
+    old = space.cut_out(new.start, new.end)
+    if old and not modern:
+        space.drop(old)
+        old = []
+    if not space.may_expand(new.flags, pages - (sum(vma.pages for vma in old) if old else 0)):
+        fail(errno.ENOMEM)
+    accountable = new.flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE
+    reserved = not new.flags & VM_NORESERVE
+    if not modern:
+        new.flags &= ~VM_NORESERVE  # 2.6 forgets that it was asked for
+    if accountable:
+        accounted = sum(vma.pages for vma in old if vma.flags & VM_ACCOUNT) if old else 0
+        if pages <= accounted:
+            commit.uncharge(accounted - pages)
+        elif not commit.charge(pages - accounted):
+            fail(errno.ENOMEM)
+        new.flags |= VM_ACCOUNT
+    if old:
+        space.drop(old, charged=not accountable)
+    if new.file is None and new.flags & VM_SHARED:
+        new.file = _shared_object(space, new, charged=reserved)
+    vma = space.areas.merge_new(new)
+    if vma is None:
+        space.areas.insert(new)
+        vma = new
+    space.count(new.flags, new.file, pages)
+    return vma
+
+
+def _shared_object(space: AddressSpace, new: Vma, *, charged: bool) -> OpenFile:
+    if charged and not space.commit.charge(new.pages):
+        fail(errno.ENOMEM)
+    space.next_object += 1
+    length = new.end - new.start
+    return shared_anonymous(length, space.commit, space.next_object, charged=charged)

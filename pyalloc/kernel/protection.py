@@ -1,0 +1,113 @@
+"""``mprotect``.  Sources: ``mm/mprotect.c`` of Linux 2.6.11, 2.6.18, 6.12 and 6.18."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from pyalloc.kernel.abi import (
+    PROT,
+    VM_ACCESS,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_NORESERVE,
+    VM_SHARED,
+    VM_WRITE,
+    fail,
+)
+from pyalloc.kernel.area import Vma
+from pyalloc.kernel.layout import page_ceil
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.kernel.vma import AddressSpace
+
+_GROWSDOWN: Final = int(PROT.GROWSDOWN)
+_GROWS: Final = int(PROT.GROWSDOWN | PROT.GROWSUP)
+_KNOWN: Final = int(PROT.READ | PROT.WRITE | PROT.EXEC | PROT.SEM) | _GROWS
+
+
+def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
+    """Change the protection of a range and return 0; see :meth:`AddressSpace.mprotect`."""
+    grows = prot & _GROWS
+    if grows == _GROWS or addr % PAGE:
+        fail(errno.EINVAL)
+    if not length:
+        return 0
+    end = addr + page_ceil(length)
+    if end >= 1 << (8 * space.profile.word):
+        fail(errno.ENOMEM)
+    if prot & ~_KNOWN:
+        fail(errno.EINVAL)
+    start = _start(space, addr, end, grows)
+    while start < end:
+        vma = space.at(start)
+        if vma is None:
+            fail(errno.ENOMEM)
+        stop = min(vma.end, end)
+        flags = vma.flags & ~VM_ACCESS | prot & VM_ACCESS
+        if flags & ~(flags >> 4) & VM_ACCESS:
+            fail(errno.EACCES)
+        if flags != vma.flags:
+            _protect(space, vma, start, stop, flags)
+        start = stop
+    return 0
+
+
+def _start(space: AddressSpace, addr: int, end: int, grows: int) -> int:
+    """Return where a change begins: PROT_GROWSDOWN takes in the whole area below."""
+    vma = space.find(addr)
+    if vma is None or vma.start >= end or (not grows and vma.start > addr):
+        fail(errno.ENOMEM)
+    if grows == _GROWSDOWN:
+        if not vma.flags & VM_GROWSDOWN:
+            fail(errno.EINVAL)
+        return vma.start
+    if grows:
+        fail(errno.EINVAL)
+    return addr
+
+
+def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> None:
+    """Give one area, or a part of it, new access rights (``mprotect_fixup``)."""
+    old, file = vma.flags, vma.file
+    pages = (end - start) // PAGE
+    promised = flags & VM_WRITE and _promise(space, old, flags, pages)
+    if promised:
+        flags |= VM_ACCOUNT
+    elif not flags & VM_WRITE and _gives_back(space, vma):
+        flags &= ~VM_ACCOUNT
+    try:
+        space.modify(vma, start, end, flags)
+    except OSError:
+        if promised:
+            space.commit.uncharge(pages)
+        raise
+    if old & VM_ACCOUNT and not flags & VM_ACCOUNT:
+        space.commit.uncharge(pages)
+    space.count(old, file, -pages)
+    space.count(flags, file, pages)
+    space.pages.protect(start, end, bool(flags & VM_WRITE))
+    if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
+        space.populate(start, end)
+
+
+def _promise(space: AddressSpace, old: int, flags: int, pages: int) -> bool:
+    """Promise pages that become writable; False if they were promised, or need not be."""
+    modern = space.profile.modern
+    if modern and not (space.may_expand(flags, pages) or not space.may_expand(old, pages)):
+        fail(errno.ENOMEM)
+    exempt = VM_ACCOUNT | VM_WRITE | VM_SHARED | (VM_NORESERVE if modern else 0)
+    if old & exempt:
+        return False
+    if not space.commit.charge(pages):
+        fail(errno.ENOMEM)
+    return True
+
+
+def _gives_back(space: AddressSpace, vma: Vma) -> bool:
+    """Whether an area that may no longer be written to needs no promise, having no page."""
+    return bool(
+        space.profile.modern and vma.flags & VM_ACCOUNT and vma.anonymous and vma.anon_vma is None
+    )
