@@ -16,6 +16,7 @@ from pyalloc.errors import (
     ScenarioError,
     TraceError,
     WorkerError,
+    WrongType,
 )
 from pyalloc.host.outlook import Outlook, outlook
 from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT
@@ -136,6 +137,7 @@ __all__ = [
     "TraceError",
     "TraceInfo",
     "WorkerError",
+    "WrongType",
     "advise",
     "agreement",
     "allocators",

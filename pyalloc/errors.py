@@ -11,6 +11,10 @@ class ArgumentError(PyallocError, ValueError):
     """An argument lies outside its documented domain."""
 
 
+class WrongType(PyallocError, TypeError):
+    """An argument is of a type its parameter does not take; the text names both."""
+
+
 class TraceError(PyallocError, ValueError):
     """A trace file or table cannot be read; the text says where and why."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pyalloc.errors import ArgumentError
+from pyalloc.errors import ArgumentError, WrongType
 from pyalloc.kernel.files import Inode, OpenFile
 from pyalloc.units import PAGE
 
@@ -71,6 +71,10 @@ def folio_order(size: int) -> int:
 
 def open_file(file: File, mode: str) -> OpenFile:
     """Return an open file description of ``file``; ``mode`` is ``"r"``, ``"w"`` or ``"rw"``."""
+    given: object = file
+    if not isinstance(given, File):
+        message = f"file must be a File of the machine (got {given!r})"
+        raise WrongType(message)
     if mode not in _MODES:
         message = f"mode must be 'r', 'w' or 'rw' (got {mode!r})"
         raise ArgumentError(message)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 from pyalloc import engine
 from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault
 from pyalloc.kernel.abi import MAP, MREMAP, VM_WRITE
+from pyalloc.kernel.faulting import SIGSEGV
 from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.placement import guarded_start
-from pyalloc.kernel.vma import SIGSEGV
 from pyalloc.machine.heapview import HeapView
 from pyalloc.units import PAGE, parse_size
 

@@ -139,6 +139,7 @@ user_reserve_kbytes
         self.oom_events: list[OomEvent] = []
         self.objects_changed = False
         self._objects: dict[Inode, int] = {}
+        self._vdso: int | None = None
         self._log: list[str] = []
         self._next_pid = 1000
         self._next_inode = 100
@@ -226,7 +227,7 @@ user_reserve_kbytes
         layout
             An address space made by hand, in place of ``maps``.
         """
-        limits = rlimits or Limits(ipc_lock=uid == 0)
+        limits = (rlimits or Limits()).of(uid)
         if rlimit_as is not None:
             limits = replace(limits, address_space=parse_size(rlimit_as, "rlimit_as"))
         if not -1000 <= oom_score_adj <= 1000:
@@ -315,6 +316,14 @@ user_reserve_kbytes
         if number is None:
             number = self._objects[inode] = self.ram.add_object(inode.pages, shmem=inode.shmem)
         return number
+
+    def vdso_object(self) -> int:
+        """Return the engine's number of the pages behind every process's [vdso]."""
+        if self._vdso is None:
+            pages = dict(self.profile.vdso).get("[vdso]", 1)
+            self._vdso = self.ram.add_object(pages, shmem=False)
+            self.ram.load_object(0, self._vdso, 0, pages, 0)
+        return self._vdso
 
     def drop_dead_objects(self) -> None:
         """Forget shared memory that nobody maps any more."""

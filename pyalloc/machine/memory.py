@@ -17,13 +17,14 @@ from pyalloc.errors import MemoryFault
 from pyalloc.kernel.abi import (
     VM_HUGEPAGE,
     VM_LOCKED,
+    VM_PFNMAP,
     VM_RAND_READ,
     VM_SEQ_READ,
     VM_SHARED,
     VM_WRITE,
 )
 from pyalloc.kernel.area import Vma
-from pyalloc.kernel.vma import SIGBUS
+from pyalloc.kernel.faulting import SIGBUS
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ class ProcessPages:
             how = "shared" if vma.file is not None and vma.file.inode.shmem else "counted"
         self.table.protect(start // PAGE, (end - start) // PAGE, how)
 
+    def lock(self, start: int, end: int, locked: bool) -> None:
+        """Mlock or munlock."""
+        self.table.lock(start // PAGE, (end - start) // PAGE, lock=locked)
+
     def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
         """Fault a range in, up to the first page past the end of a file."""
         with contextlib.suppress(MemoryFault):
@@ -127,8 +132,8 @@ class ProcessPages:
         ProcessKilled
             The OOM killer chose this process.
         """
-        if vma.file is None and vma.name is not None:
-            return  # the kernel's own pages are there already, and count for nobody
+        if vma.flags & VM_PFNMAP:
+            return  # the kernel's data are no pages of anybody's
         view = self._view(vma)
         while count:
             done, dry, past = self._touch(vma, view, vpn, count, write=write)
@@ -161,8 +166,7 @@ class ProcessPages:
 
     def takes_lists(self, vma: Vma) -> bool:
         """Whether :meth:`access_list` can serve the area: plain small pages of its own."""
-        special = vma.file is None and vma.name is not None
-        return not special and not vma.flags & (VM_LOCKED | VM_HUGEPAGE)
+        return not vma.flags & (VM_PFNMAP | VM_LOCKED | VM_HUGEPAGE)
 
     def fail_past_end(self, fault: MemoryFault, *, write: bool) -> None:
         """Leave behind what an access past an object's end does; the fault is the caller's.
@@ -187,18 +191,23 @@ class ProcessPages:
         return (*self.table.touch_anon(vpn, count, write=write), False)
 
     def _view(self, vma: Vma) -> engine.View | None:
-        if vma.file is None:
-            return None
+        """Return what object an area shows; the kernel's code is one, without a name."""
         machine = self.process.machine
+        if vma.file is not None:
+            number = machine.object_of(vma.file.inode)
+        elif vma.kernels_own:
+            number = machine.vdso_object()
+        else:
+            return None
         return engine.View(
             vpn=vma.start // PAGE,
             count=vma.pages,
             index=vma.pgoff,
-            number=machine.object_of(vma.file.inode),
+            number=number,
             shared=bool(vma.flags & VM_SHARED),
-            around=machine.paging.fault_around,
+            around=1 if vma.file is None else machine.paging.fault_around,
             writable=bool(vma.flags & VM_WRITE),
-            stream=vma.file.stream,
+            stream=vma.file.stream if vma.file is not None else 0,
             random=bool(vma.flags & VM_RAND_READ),
             sequential=bool(vma.flags & VM_SEQ_READ),
         )

@@ -8,7 +8,6 @@ the kernel's errno.  Whatever is called after the process has ended raises
 from __future__ import annotations
 
 import contextlib
-import errno
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -18,8 +17,8 @@ import numpy.typing as npt
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled
-from pyalloc.kernel import procfs, syncing
-from pyalloc.kernel.abi import MADV, MAP, VM_GROWSDOWN, VM_PFNMAP, VM_WIPEONFORK, fail
+from pyalloc.kernel import procfs
+from pyalloc.kernel.abi import VM_GROWSDOWN, VM_PFNMAP, VM_WIPEONFORK
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import OpenFile
 from pyalloc.kernel.layout import Layout
@@ -28,11 +27,11 @@ from pyalloc.kernel.oom import oom_score
 from pyalloc.kernel.proctext import ProcText
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.machine.cgroup import Cgroup
-from pyalloc.machine.files import File, open_file
 from pyalloc.machine.heap import ProcessHeap
 from pyalloc.machine.memory import Account, ProcessPages
 from pyalloc.machine.oom import run_oom_killer, task_of
 from pyalloc.machine.replay import Playback, Replay, TraceColumns, run_replay
+from pyalloc.machine.syscalls import SystemCalls, registers
 from pyalloc.units import PAGE, nanoseconds
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _page_numbers(pages: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-class Process:
+class Process(SystemCalls):
     """One process; made by :meth:`Machine.spawn <pyalloc.Machine.spawn>` or :meth:`fork`.
 
     Attributes
@@ -111,6 +110,7 @@ class Process:
         self, machine: Machine, pid: int, name: str, uid: int, cgroup: Cgroup | None
     ) -> None:
         self.machine = machine
+        self.mask = (1 << (64 if machine.profile.arch == "x86_64" else 32)) - 1
         self.pid = pid
         self.name = name
         self.uid = uid
@@ -271,147 +271,7 @@ class Process:
         self.require_alive()
         return Playback(self, trace, touch=touch)
 
-    # --- system calls -------------------------------------------------------------------
-
-    def open(self, file: File, mode: str = "rw") -> int:
-        """Open ``file`` for ``"r"``, ``"w"`` or ``"rw"`` and return the lowest free descriptor."""
-        self.require_alive()
-        fd = next(n for n in range(3, len(self.files) + 4) if n not in self.files)
-        self.files[fd] = open_file(file, mode)
-        return fd
-
-    def close(self, fd: int) -> None:
-        """Close a descriptor; mappings of it stay."""
-        self._file(fd)
-        del self.files[fd]
-
-    def _file(self, fd: int) -> OpenFile:
-        self.require_alive()
-        if fd not in self.files:
-            fail(errno.EBADF)
-        return self.files[fd]
-
-    def read(self, fd: int, length: int, offset: int = 0) -> int:
-        """Read bytes through the page cache, as ``pread``; return how many there were."""
-        file = self._file(fd)
-        if not file.readable:
-            fail(errno.EBADF)
-        length = max(min(length, file.inode.bytes_size - offset), 0)
-        self._access_file(file, offset, length, write=False)
-        return length
-
-    def write(self, fd: int, length: int, offset: int = 0) -> int:
-        """Write bytes into the page cache, as ``pwrite``; the file grows if need be."""
-        file = self._file(fd)
-        if not file.writable:
-            fail(errno.EBADF)
-        if offset + length > file.inode.bytes_size:
-            file.inode.bytes_size = offset + length
-            number = self.machine.object_of(file.inode)
-            self.machine.ram.resize_object(number, file.inode.pages)
-        self._access_file(file, offset, length, write=True)
-        return length
-
-    def _access_file(self, file: OpenFile, offset: int, length: int, *, write: bool) -> None:
-        if not length:
-            return
-        number = self.machine.object_of(file.inode)
-        first, end = offset // PAGE, -(-(offset + length) // PAGE)
-        group = self.cgroup.number if self.cgroup else 0
-        while first < end:
-            done, dry = self.machine.ram.access_object(
-                group, number, first, end - first, write=write, stream=file.stream
-            )
-            first += done
-            if dry:
-                self.out_of_memory()
-
-    def mmap(
-        self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0
-    ) -> int:
-        """Map memory and return its address, as ``mmap(2)``."""
-        space = self._space()
-        file = None if flags & MAP.ANONYMOUS else self._file(fd)
-        return self._after(space.mmap(addr, length, prot, flags, file, offset))
-
-    def munmap(self, addr: int, length: int) -> int:
-        """Unmap a range and return 0, as ``munmap(2)``."""
-        return self._after(self._space().munmap(addr, length))
-
-    def mprotect(self, addr: int, length: int, prot: int) -> int:
-        """Change the protection of a range and return 0, as ``mprotect(2)``."""
-        return self._after(self._space().mprotect(addr, length, prot))
-
-    def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
-        """Resize or move a mapping and return its address, as ``mremap(2)``."""
-        return self._after(self._space().mremap(addr, old, new, flags, new_addr))
-
-    def madvise(self, addr: int, length: int, advice: int) -> int:
-        """Give advice and return 0, as ``madvise(2)``."""
-        self.huge_advice |= advice == MADV.HUGEPAGE
-        return self._after(self._space().madvise(addr, length, advice))
-
-    def mlock(self, addr: int, length: int) -> int:
-        """Lock a range into memory and return 0, as ``mlock(2)``."""
-        return self._after(self._space().mlock(addr, length))
-
-    def munlock(self, addr: int, length: int) -> int:
-        """Unlock a range and return 0, as ``munlock(2)``."""
-        space = self._space()
-        result = self._after(space.munlock(addr, length))
-        self.pages.table.lock(addr // PAGE, -(-length // PAGE), lock=False)
-        return result
-
-    def mlockall(self, flags: int) -> int:
-        """Lock everything (MCL_CURRENT 1, MCL_FUTURE 2) and return 0, as ``mlockall(2)``."""
-        return self._after(self._space().mlockall(flags))
-
-    def munlockall(self) -> int:
-        """Unlock everything and return 0, as ``munlockall(2)``."""
-        space = self._space()
-        result = self._after(space.munlockall())
-        self.pages.table.lock(0, space.task_size // PAGE, lock=False)
-        return result
-
-    def msync(self, addr: int, length: int, flags: int = 4) -> int:
-        """Write mapped files' dirty pages back (MS_SYNC is 4) and return 0, as ``msync(2)``."""
-        parts, error = syncing.msync(self._space(), addr, length, flags)
-        for file, first, count in parts:
-            self.machine.ram.clean_object(self.machine.object_of(file.inode), first, count)
-        if error:
-            fail(error)
-        return 0
-
-    def brk(self, addr: int) -> int:
-        """Move the break and return it, as the raw system call: the old one is a refusal."""
-        brk = self._after(self._space().brk(addr))
-        self.heap.heap.set_brk(brk)
-        return brk
-
-    def sbrk(self, increment: int) -> int:
-        """Move the break by ``increment`` bytes and return the old one, as ``sbrk(3)``.
-
-        Raises
-        ------
-        OSError
-            ENOMEM: the break cannot go there.
-        """
-        old = self._space().brk_value
-        if increment and self.brk(old + increment) != old + increment:
-            fail(errno.ENOMEM)
-        return old
-
-    def _space(self) -> AddressSpace:
-        self.require_alive()
-        self.heap.sync()
-        return self.space
-
-    def _after(self, result: int) -> int:
-        cost = self.machine.costs.system_call
-        self.machine.ram.pass_time(cost, cost)
-        self.heap.lease()
-        self.machine.drop_dead_objects()
-        return result
+    # --- pages --------------------------------------------------------------------------
 
     def fork(self) -> Process:
         """Return a child that shares every page until one of the two writes to it."""
@@ -478,9 +338,11 @@ class Process:
         ProcessKilled
             The OOM killer chose this process on the way.
         """
+        addr, length = registers(-1, addr=addr, length=length)
         if length < 0:
             message = f"length must not be negative (got {length})"
             raise ArgumentError(message)
+        addr &= self.mask
         with self._writing(zeros=zeros):
             self._touch(addr, length, write=write)
 

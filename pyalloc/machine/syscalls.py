@@ -1,0 +1,362 @@
+"""The system calls of a process.
+
+Arguments are taken as registers take them: whole numbers of any size, negative ones in two's
+complement, cut to the word of the process.  What the kernel refuses is :class:`OSError` with its
+errno; what cannot be in a register at all is :class:`~pyalloc.errors.WrongType`.
+"""
+
+from __future__ import annotations
+
+import errno
+import operator
+from typing import TYPE_CHECKING, Final
+
+from pyalloc.errors import WrongType
+from pyalloc.kernel import syncing
+from pyalloc.kernel.abi import MADV, MAP, fail
+from pyalloc.kernel.files import OpenFile
+from pyalloc.kernel.vma import AddressSpace
+from pyalloc.machine.files import File, open_file
+from pyalloc.units import PAGE
+
+if TYPE_CHECKING:
+    from pyalloc.machine.cgroup import Cgroup
+    from pyalloc.machine.heap import ProcessHeap
+    from pyalloc.machine.machine import Machine
+
+_ANONYMOUS: Final = int(MAP.ANONYMOUS)
+_HUGEPAGE: Final = int(MADV.HUGEPAGE)
+_OFFSET_32: Final = (1 << 44) - 1
+"""What of an offset fits into the page number that a 32-bit program passes."""
+_MOST_BYTES: Final = 0x7FFFF000
+"""What one read or write moves at most (MAX_RW_COUNT)."""
+
+_cut = int.__and__
+"""Cuts an int to a mask; of an IntFlag, too, makes a plain int, and quickly."""
+
+
+def registers(mask: int, **values: object) -> tuple[int, ...]:
+    """Return values as registers hold them.
+
+    Raises
+    ------
+    WrongType
+        One is no whole number; the text names it.
+    """
+    found = []
+    for name, value in values.items():
+        try:
+            found.append(operator.index(value) & mask)  # type: ignore[arg-type]  # it may be anything
+        except TypeError:
+            message = f"{name} must be an int (got {value!r}, a {type(value).__name__})"
+            raise WrongType(message) from None
+    return tuple(found)
+
+
+class SystemCalls:
+    """What a process asks the kernel for; the process itself is the subclass."""
+
+    machine: Machine
+    space: AddressSpace
+    heap: ProcessHeap
+    cgroup: Cgroup | None
+    files: dict[int, OpenFile]
+    mask: int
+    """The largest number a register holds."""
+    huge_advice: bool
+
+    def require_alive(self) -> None:
+        """Raise ProcessKilled if the process has ended."""
+        raise NotImplementedError
+
+    def out_of_memory(self) -> None:
+        """Let the OOM killer make room for this process."""
+        raise NotImplementedError
+
+    def _space(self) -> AddressSpace:
+        """Return the address space, with what the heap has done since."""
+        self.require_alive()
+        self.heap.sync()
+        return self.space
+
+    def _after(self) -> None:
+        """Let time pass, and the heap and the machine know that areas may have changed."""
+        cost = self.machine.costs.system_call
+        self.machine.ram.pass_time(cost, cost)
+        self.heap.lease()
+        self.machine.drop_dead_objects()
+
+    # --- files --------------------------------------------------------------------------
+
+    def open(self, file: File, mode: str = "rw") -> int:
+        """Open ``file`` for ``"r"``, ``"w"`` or ``"rw"`` and return the lowest free descriptor."""
+        self.require_alive()
+        fd = next(n for n in range(3, len(self.files) + 4) if n not in self.files)
+        self.files[fd] = open_file(file, mode)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor; mappings of it stay."""
+        self._file(fd)
+        del self.files[fd]
+
+    def _file(self, fd: int) -> OpenFile:
+        self.require_alive()
+        if fd not in self.files:
+            registers(0, fd=fd)
+            fail(errno.EBADF)
+        return self.files[fd]
+
+    def read(self, fd: int, length: int, offset: int = 0) -> int:
+        """Read bytes through the page cache, as ``pread``; return how many there were.
+
+        Raises
+        ------
+        OSError
+            EBADF: not open for reading; EINVAL: a negative offset.
+        """
+        file = self._file(fd)
+        if not file.readable:
+            fail(errno.EBADF)
+        length, offset = self._extent(length, offset)
+        length = max(min(length, file.inode.bytes_size - offset), 0)
+        self._access_file(file, offset, length, write=False)
+        return length
+
+    def write(self, fd: int, length: int, offset: int = 0) -> int:
+        """Write bytes into the page cache, as ``pwrite``; the file grows if need be.
+
+        Raises
+        ------
+        OSError
+            EBADF: not open for writing; EINVAL: a negative offset; EFBIG: past the largest size.
+        """
+        file = self._file(fd)
+        if not file.writable:
+            fail(errno.EBADF)
+        length, offset = self._extent(length, offset)
+        if length and offset >= file.inode.most_bytes:
+            fail(errno.EFBIG)
+        length = min(length, file.inode.most_bytes - offset)
+        if length and offset + length > file.inode.bytes_size:
+            file.inode.bytes_size = offset + length
+            number = self.machine.object_of(file.inode)
+            self.machine.ram.resize_object(number, file.inode.pages)
+        self._access_file(file, offset, length, write=True)
+        return length
+
+    def _extent(self, length: int, offset: int) -> tuple[int, int]:
+        length, offset = registers((1 << 64) - 1, length=length, offset=offset)
+        if offset >> 63 or (length & self.mask) >> (self.mask.bit_length() - 1):
+            fail(errno.EINVAL)
+        return min(length & self.mask, _MOST_BYTES), offset
+
+    def _access_file(self, file: OpenFile, offset: int, length: int, *, write: bool) -> None:
+        if not length:
+            return
+        number = self.machine.object_of(file.inode)
+        first, end = offset // PAGE, -(-(offset + length) // PAGE)
+        group = self.cgroup.number if self.cgroup else 0
+        while first < end:
+            done, dry = self.machine.ram.access_object(
+                group, number, first, end - first, write=write, stream=file.stream
+            )
+            first += done
+            if dry:
+                self.out_of_memory()
+
+    # --- mappings -----------------------------------------------------------------------
+
+    def mmap(
+        self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0
+    ) -> int:
+        """Map memory and return its address, as ``mmap(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EBADF, EINVAL, ENOMEM, EOVERFLOW, EEXIST, EPERM, EAGAIN, EACCES
+            or EOPNOTSUPP.
+        """
+        mask, space = self.mask, self._space()
+        try:
+            addr, length = _cut(addr, mask), _cut(length, mask)
+            prot, flags = _cut(prot, mask), _cut(flags, mask)
+            offset = _cut(offset, mask if mask >> 32 else _OFFSET_32)
+        except TypeError:
+            addr, length, prot, flags, offset = registers(
+                mask, addr=addr, length=length, prot=prot, flags=flags, offset=offset
+            )
+        if offset % PAGE:
+            fail(errno.EINVAL)
+        file = None if flags & _ANONYMOUS else self._file(fd)
+        try:
+            return space.mmap(addr, length, prot, flags, file, offset)
+        finally:
+            self._after()
+
+    def munmap(self, addr: int, length: int) -> int:
+        """Unmap a range and return 0, as ``munmap(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EINVAL or ENOMEM.
+        """
+        mask, space = self.mask, self._space()
+        try:
+            addr, length = _cut(addr, mask), _cut(length, mask)
+        except TypeError:
+            addr, length = registers(mask, addr=addr, length=length)
+        try:
+            return space.munmap(addr, length)
+        finally:
+            self._after()
+
+    def mprotect(self, addr: int, length: int, prot: int) -> int:
+        """Change the protection of a range and return 0, as ``mprotect(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EINVAL, ENOMEM or EACCES.
+        """
+        mask, space = self.mask, self._space()
+        try:
+            addr, length, prot = _cut(addr, mask), _cut(length, mask), _cut(prot, mask)
+        except TypeError:
+            addr, length, prot = registers(mask, addr=addr, length=length, prot=prot)
+        try:
+            return space.mprotect(addr, length, prot)
+        finally:
+            self._after()
+
+    def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
+        """Resize or move a mapping and return its address, as ``mremap(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EINVAL, EFAULT, EAGAIN or ENOMEM.
+        """
+        addr, old, new, flags, new_addr = registers(
+            self.mask, addr=addr, old=old, new=new, flags=flags, new_addr=new_addr
+        )
+        space = self._space()
+        try:
+            return space.mremap(addr, old, new, flags, new_addr)
+        finally:
+            self._after()
+
+    def madvise(self, addr: int, length: int, advice: int) -> int:
+        """Give advice and return 0, as ``madvise(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EINVAL, ENOMEM, EFAULT, EACCES, EAGAIN or EBADF.
+        """
+        addr, length, advice = registers(self.mask, addr=addr, length=length, advice=advice)
+        space = self._space()
+        self.huge_advice |= advice == _HUGEPAGE
+        try:
+            return space.madvise(addr, length, advice)
+        finally:
+            self._after()
+
+    # --- locking and writing back -------------------------------------------------------
+
+    def mlock(self, addr: int, length: int, flags: int = 0) -> int:
+        """Lock a range into memory and return 0, as ``mlock2(2)`` (MLOCK_ONFAULT is 1).
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EPERM, EINVAL, ENOMEM or EAGAIN.
+        """
+        addr, length, flags = registers(self.mask, addr=addr, length=length, flags=flags)
+        space = self._space()
+        try:
+            return space.mlock(addr, length, flags)
+        finally:
+            self._after()
+
+    def munlock(self, addr: int, length: int) -> int:
+        """Unlock a range and return 0, as ``munlock(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EINVAL or ENOMEM.
+        """
+        addr, length = registers(self.mask, addr=addr, length=length)
+        space = self._space()
+        try:
+            return space.munlock(addr, length)
+        finally:
+            self._after()
+
+    def mlockall(self, flags: int) -> int:
+        """Lock everything (MCL_CURRENT 1, MCL_FUTURE 2) and return 0, as ``mlockall(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EINVAL, EPERM or ENOMEM.
+        """
+        (flags,) = registers(self.mask, flags=flags)
+        space = self._space()
+        try:
+            return space.mlockall(flags)
+        finally:
+            self._after()
+
+    def munlockall(self) -> int:
+        """Unlock everything and return 0, as ``munlockall(2)``."""
+        result = self._space().munlockall()
+        self._after()
+        return result
+
+    def msync(self, addr: int, length: int, flags: int = 4) -> int:
+        """Write mapped files' dirty pages back (MS_SYNC is 4) and return 0, as ``msync(2)``.
+
+        Raises
+        ------
+        OSError
+            With the kernel's errno: EINVAL, ENOMEM or EBUSY.
+        """
+        addr, length, flags = registers(self.mask, addr=addr, length=length, flags=flags)
+        parts, error = syncing.msync(self._space(), addr, length, flags)
+        for file, first, count in parts:
+            self.machine.ram.clean_object(self.machine.object_of(file.inode), first, count)
+        if error:
+            fail(error)
+        return 0
+
+    # --- the break ----------------------------------------------------------------------
+
+    def brk(self, addr: int) -> int:
+        """Move the break and return it, as the raw system call: the old one is a refusal."""
+        mask, space = self.mask, self._space()
+        try:
+            addr = _cut(addr, mask)
+        except TypeError:
+            (addr,) = registers(mask, addr=addr)
+        brk = space.brk(addr)
+        self.heap.heap.set_brk(brk)
+        self._after()
+        return brk
+
+    def sbrk(self, increment: int) -> int:
+        """Move the break by ``increment`` bytes and return the old one, as ``sbrk(3)``.
+
+        Raises
+        ------
+        OSError
+            ENOMEM: the break cannot go there.
+        """
+        (step,) = registers(self.mask, increment=increment)
+        old = self._space().brk_value
+        if step and self.brk(old + step) != (old + step) & self.mask:
+            fail(errno.ENOMEM)
+        return old
