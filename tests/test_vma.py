@@ -31,7 +31,7 @@ RECORDED = [
 def test_a_recorded_process_comes_out_the_same(
     sequence: dict[str, Any], meta: dict[str, Any]
 ) -> None:
-    """Every result, every maps text and every size is the kernel's, call by call."""
+    """Results, areas, sizes, resident pages and page tables are the kernel's, call by call."""
     assert vmareplay.first_difference(sequence, meta) is None
 
 

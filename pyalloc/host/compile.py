@@ -30,6 +30,19 @@ FLAGS: Final = (
     "-D_FILE_OFFSET_BITS=64",
     "-Wl,-z,now",
 )
+BARE: Final = (
+    "-O1",
+    "-std=gnu11",
+    "-nostdlib",
+    "-static",
+    "-no-pie",
+    "-fno-pic",
+    "-fno-stack-protector",
+    "-fomit-frame-pointer",
+    "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables",
+)
+"""For a program without a C library, whose memory is its own."""
 COMPILERS: Final = ("cc", "gcc", "clang")
 _REASON_LINES: Final = 5
 
@@ -97,12 +110,13 @@ def _identity(cc: Path, flags: tuple[str, ...], source: bytes) -> str:
     return hashlib.sha256("\0".join(parts).encode() + b"\0" + source).hexdigest()[:24]
 
 
-def _flags(word: int) -> tuple[str, ...]:
+def _flags(word: int, *, bare: bool) -> tuple[str, ...]:
     if word not in (4, 8):
         message = f"word must be 4 or 8 bytes (got {word!r})"
         raise ArgumentError(message)
     own = 8 if platform.machine().endswith("64") else 4
-    return FLAGS if word == own else (*FLAGS, f"-m{8 * word}")
+    flags = BARE if bare else FLAGS
+    return flags if word == own else (*flags, f"-m{8 * word}")
 
 
 def _reason(cc: Path, text: str, word: int) -> str:
@@ -113,7 +127,7 @@ def _reason(cc: Path, text: str, word: int) -> str:
     return message
 
 
-def program(name: str, *, word: int = 8) -> Path:
+def program(name: str, *, word: int = 8, bare: bool = False) -> Path:
     """Return the executable of ``csrc/NAME.c``, compiled if it was not already.
 
     Parameters
@@ -122,13 +136,15 @@ def program(name: str, *, word: int = 8) -> Path:
         Name of the source without ``.c``.
     word
         Bytes in a pointer: 8, or 4 for ``-m32``.
+    bare
+        It has no C library (:data:`BARE`).
 
     Raises
     ------
     CompilerMissing
         There is no compiler, or none for that word size.
     """
-    cc, flags = compiler(), _flags(word)
+    cc, flags = compiler(), _flags(word, bare=bare)
     source = SOURCES / f"{name}.c"
     target = cache_folder() / f"{name}-{_identity(cc, flags, source.read_bytes())}"
     if not target.exists():

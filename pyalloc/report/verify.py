@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from pyalloc.lab.verify.kernel import Finding as KernelFinding
+from pyalloc.lab.verify.kernel import KernelVerdict
 from pyalloc.lab.verify.malloc import Call, Difference, Finding, MallocVerdict
 from pyalloc.trace import NULL_BLOCK, Op
 from pyalloc.trace.ops import ALIGNS
@@ -67,3 +69,32 @@ def call_text(call: Call) -> str:
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
+
+
+# --- the kernel
+
+
+def kernel_lines(verdict: KernelVerdict) -> Iterator[str]:
+    """Yield the lines of one word size."""
+    yield (
+        f"{verdict.word}-bit processes on Linux {verdict.kernel}, taken for {verdict.model}: "
+        f"{_counted(verdict.sequences, 'sequence')}, {_counted(verdict.calls, 'call')}"
+    )
+    if verdict.finding is None:
+        yield "  every result, errno, signal, area, size, page fault and smaps field is equal"
+        return
+    yield from _kernel_finding_lines(verdict.finding)
+
+
+def _kernel_finding_lines(finding: KernelFinding) -> Iterator[str]:
+    calls, last = finding.shortest.calls, finding.shortest.difference or finding.difference
+    yield f"  {finding.spec}" if finding.spec else "  the case"
+    yield f"  differs at call {finding.difference.row:,} of {finding.calls:,}"
+    yield f"  the shortest that still differs, {len(calls)} calls:"
+    for row, call in enumerate(calls):
+        yield f"    {row:>4}  {call}"
+    yield f"  {last.call}: {last.what}: real {last.real or 'none'}, model {last.model or 'none'}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from cyclopts import App, Parameter
 
 from pyalloc.cli.output import console, print_json
-from pyalloc.cli.verify import malloc
+from pyalloc.cli.verify import kernel, malloc
 from pyalloc.host.compile import HostError
 from pyalloc.lab.verify import Verdict
 
@@ -26,6 +26,7 @@ class Part(NamedTuple):
 
 PARTS: Final[dict[str, Part]] = {
     "malloc": Part(malloc.check, malloc.show),
+    "kernel": Part(kernel.check, kernel.show),
 }
 
 verify = App(
@@ -35,6 +36,7 @@ verify = App(
     result_action="return_value",
 )
 verify.command(malloc.malloc)
+verify.command(kernel.kernel)
 
 
 @verify.default

@@ -1,13 +1,24 @@
-/*
- * vma_executor.c -- makes the system calls it is told to, and nothing else.
+/* SPDX-License-Identifier: MIT
  *
- * Reads seven words from descriptor 0: a call's number and arguments.  Writes two to descriptor 1:
- * the result and, for a touch, the signal that ended it.  It has no library, so that every area
- * but its own text, data and stack stems from a call it was told to make.
+ * puppet.c -- a process that makes the system calls it is told to, and nothing else.
+ *
+ * Reads seven words from descriptor 0: a call's number and its arguments.  Writes two to descriptor
+ * 1: the result, and for a touch the signal that ended it.  It has no C library, so every area but
+ * its own text, data and stack stems from a call it was told to make; and before the first call it
+ * has touched all its own memory, so every later fault does, too.  When it starts, and after a fork,
+ * it says where its stack is.
+ *
+ *     TOUCH addr pages write     access each page once
+ *     FORK stay                  the child goes on and the parent waits, or the other way round
+ *     REAP                       kill the children that wait
  */
+enum { TOUCH = 10000, FORK = 10001, REAP = 10002, PAGE = 4096, MAX_CHILDREN = 64 };
+enum { DEEPEST = 2048 }; /* how far below settle()'s frame any other ends */
+
 #ifdef __x86_64__
-enum { READ = 0, WRITE = 1, EXIT = 60, FORK = 57, WAIT = 61, GETPID = 39, SIGACTION = 13 };
-enum { SIGALTSTACK = 131, CONTEXT_IP = 168 };
+enum { READ = 0, WRITE = 1, EXIT = 60, NEW = 57, WAIT = 61, GETPID = 39, SIGACTION = 13 };
+enum { SIGALTSTACK = 131, PAUSE = 34, KILL = 62, PRCTL = 157, CONTEXT_IP = 168 };
+enum { GETPPID = 110, CLOSE = 3 };
 
 static long call(long n, const unsigned long *a)
 {
@@ -28,8 +39,9 @@ __asm__(".text\n"
         "after_fault: ret\n"
         "restorer: mov $15,%eax\n syscall\n");
 #else
-enum { READ = 3, WRITE = 4, EXIT = 1, FORK = 2, WAIT = 114, GETPID = 20, SIGACTION = 174 };
-enum { SIGALTSTACK = 186, CONTEXT_IP = 76 };
+enum { READ = 3, WRITE = 4, EXIT = 1, NEW = 2, WAIT = 114, GETPID = 20, SIGACTION = 174 };
+enum { SIGALTSTACK = 186, PAUSE = 29, KILL = 37, PRCTL = 172, CONTEXT_IP = 76 };
+enum { GETPPID = 64, CLOSE = 6 };
 
 unsigned long words[6];
 
@@ -59,7 +71,7 @@ __asm__(".text\n"
 void poke(unsigned long);
 void peek(unsigned long);
 void restorer(void);
-extern char after_fault;
+extern char after_fault, __executable_start, __bss_start, _end;
 
 static struct {
     unsigned long long number, args[6];
@@ -68,7 +80,9 @@ static struct {
     long long result, signal;
 } answer;
 static volatile int caught;
-static char alternate[16384] __attribute__((aligned(16)));
+static long children[MAX_CHILDREN];
+static int count_children;
+static char alternate[32768] __attribute__((aligned(16)));
 
 static long call3(long n, unsigned long a, unsigned long b, unsigned long c)
 {
@@ -101,9 +115,9 @@ static void touch(unsigned long addr, unsigned long count, int write)
     unsigned long done = 0;
     while (done < count) {
         if (write)
-            poke(addr + done * 4096);
+            poke(addr + done * PAGE);
         else
-            peek(addr + done * 4096);
+            peek(addr + done * PAGE);
         if (caught)
             break;
         done++;
@@ -112,14 +126,63 @@ static void touch(unsigned long addr, unsigned long count, int write)
     answer.signal = caught;
 }
 
-static void fork_on(void)
+/* Its own memory, text first: whoever knows the areas can do the same to a model. */
+static void settle(void)
 {
-    long pid = call3(FORK, 0, 0, 0);
-    if (pid > 0) {
-        call3(WAIT, (unsigned long)pid, 0, 0);
+    for (const char *at = &__executable_start; at < &__bss_start; at += PAGE)
+        (void)*(volatile const char *)at;
+    for (char *at = &__bss_start; at < &_end; at += PAGE)
+        *(volatile char *)at = *(volatile char *)at;
+    volatile char here = 0;
+    volatile char *below = &here - DEEPEST;
+    *below = here;
+    answer.signal = (long long)(unsigned long)&here;
+}
+
+/* Until the parent, who is called `parent`, kills it or dies. */
+static void sleep_on(long parent)
+{
+    call3(PRCTL, 1, 9, 0); /* PR_SET_PDEATHSIG, SIGKILL */
+    if (call3(GETPPID, 0, 0, 0) != parent)
         call3(EXIT, 0, 0, 0);
+    for (unsigned long fd = 0; fd < 3; fd++)
+        call3(CLOSE, fd, 0, 0);
+    for (;;)
+        call3(PAUSE, 0, 0, 0);
+}
+
+/* End the children that sleep, and wait until their memory is gone. */
+static void reap(void)
+{
+    answer.result = count_children;
+    while (count_children) {
+        unsigned long pid = (unsigned long)children[--count_children % MAX_CHILDREN];
+        call3(KILL, pid, 9, 0);
+        call3(WAIT, pid, 0, 0);
     }
-    answer.result = pid < 0 ? pid : call3(GETPID, 0, 0, 0);
+}
+
+static void end(void)
+{
+    reap();
+    call3(EXIT, 0, 0, 0);
+}
+
+static void fork_on(int stay)
+{
+    long own = call3(GETPID, 0, 0, 0), pid = call3(NEW, 0, 0, 0);
+    if (!pid && stay)
+        sleep_on(own);
+    if (pid > 0 && !stay) {
+        call3(WAIT, (unsigned long)pid, 0, 0);
+        end();
+    }
+    if (!pid)
+        count_children = 0;
+    if (pid > 0)
+        children[count_children++ % MAX_CHILDREN] = pid;
+    settle();
+    answer.result = pid ? pid : call3(GETPID, 0, 0, 0);
 }
 
 static void obey(void)
@@ -128,14 +191,14 @@ static void obey(void)
     for (int i = 0; i < 6; i++)
         args[i] = (unsigned long)command.args[i];
     answer.signal = 0;
-    if (command.number == 10000) {
+    if (command.number == TOUCH)
         touch(args[0], args[1], (int)args[2]);
-    } else if (command.number == 10001) {
-        fork_on();
-    } else {
-        unsigned long result = (unsigned long)call((long)command.number, args);
-        answer.result = result > -4096UL ? (long long)(long)result : (long long)result;
-    }
+    else if (command.number == FORK)
+        fork_on((int)args[0]);
+    else if (command.number == REAP)
+        reap();
+    else
+        answer.result = call((long)command.number, args);
 }
 
 __attribute__((force_align_arg_pointer)) void _start(void)
@@ -150,15 +213,17 @@ __attribute__((force_align_arg_pointer)) void _start(void)
         unsigned long args[6] = {number, (unsigned long)&action, 0, 8, 0, 0};
         call(SIGACTION, args);
     }
+    settle();
+    answer.result = call3(GETPID, 0, 0, 0);
     for (;;) {
+        call3(WRITE, 1, (unsigned long)&answer, sizeof answer);
         unsigned long got = 0;
         while (got < sizeof command) {
             long n = call3(READ, 0, (unsigned long)&command + got, sizeof command - got);
             if (n <= 0)
-                call3(EXIT, 0, 0, 0);
+                end();
             got += (unsigned long)n;
         }
         obey();
-        call3(WRITE, 1, (unsigned long)&answer, sizeof answer);
     }
 }
