@@ -398,7 +398,8 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
 def test_sources_compile_without_a_warning(tmp_path: Path) -> None:
     strict = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     for source in host_compile.SOURCES.glob("*.c"):
-        command = [host_compile.compiler(), *host_compile.FLAGS, *strict, source]
+        flags = host_compile.BARE if source.stem == "puppet" else host_compile.FLAGS
+        command = [host_compile.compiler(), *flags, *strict, source]
         subprocess.run([*command, "-o", tmp_path / source.stem], check=True)
 
 

@@ -13,7 +13,7 @@
  *     REAP                       kill the children that wait
  */
 enum { TOUCH = 10000, FORK = 10001, REAP = 10002, PAGE = 4096, MAX_CHILDREN = 64 };
-enum { DEEPEST = 2048 }; /* how far below settle()'s frame any other ends */
+enum { DEEPEST = 2048 }; /* no other frame ends further below than settle()'s */
 
 #ifdef __x86_64__
 enum { READ = 0, WRITE = 1, EXIT = 60, NEW = 57, WAIT = 61, GETPID = 39, SIGACTION = 13 };
@@ -127,16 +127,15 @@ static void touch(unsigned long addr, unsigned long count, int write)
 }
 
 /* Its own memory, text first: whoever knows the areas can do the same to a model. */
-static void settle(void)
+__attribute__((noinline)) static void settle(void)
 {
     for (const char *at = &__executable_start; at < &__bss_start; at += PAGE)
         (void)*(volatile const char *)at;
     for (char *at = &__bss_start; at < &_end; at += PAGE)
         *(volatile char *)at = *(volatile char *)at;
-    volatile char here = 0;
-    volatile char *below = &here - DEEPEST;
-    *below = here;
-    answer.signal = (long long)(unsigned long)&here;
+    volatile char frame[DEEPEST];
+    frame[0] = frame[DEEPEST - 1] = 0;
+    answer.signal = (long long)(unsigned long)&frame[DEEPEST - 1];
 }
 
 /* Until the parent, who is called `parent`, kills it or dies. */
