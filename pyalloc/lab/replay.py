@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError
+from pyalloc.kernel.layout import layout_from_maps
 from pyalloc.machine import Machine, Process, Replay
 from pyalloc.trace import Op, Trace
 
@@ -37,7 +38,8 @@ def process_for(
     """Start the process that ``trace`` is replayed on.
 
     Without ``maps`` it begins with the address space of the recording, if there is one and it is of
-    the machine's architecture.
+    the machine's architecture.  What the program held before is not in memory: pages are counted
+    from the first call on.
     """
     info = trace.info
     if maps is None and info.maps is not None and info.arch == machine.profile.arch:
@@ -46,7 +48,8 @@ def process_for(
         message = "brk needs maps: the text of /proc/PID/maps that it belongs to"
         raise ArgumentError(message)
     name = info.command[0].rsplit("/", 1)[-1][:15] if info.command else "prog"
-    return machine.spawn(name, allocator=allocator, maps=maps, brk=brk, tunables=tunables)
+    layout = layout_from_maps(maps, machine.profile, brk=brk) if maps is not None else None
+    return machine.spawn(name, allocator=allocator, layout=layout, tunables=tunables)
 
 
 def replay(
