@@ -75,8 +75,9 @@ def _client(address: str) -> Any:  # noqa: ANN401 - an optional library's
     except ImportError:
         message = "a Dask cluster needs the extra: pip install 'pyalloc[dask]'"
         raise ArgumentError(message) from None
+    client: Any = Client  # without types, where it is there at all
     try:
-        return Client(address, timeout=10)  # type: ignore[no-untyped-call]
+        return client(address, timeout=10)
     except (OSError, ValueError) as error:
         message = f"no Dask scheduler answers at {address}: {error}"
         raise ArgumentError(message) from None
