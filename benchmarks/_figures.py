@@ -40,6 +40,7 @@ class Figure:
 @dataclass
 class Figures:
     lines: list[Figure] = field(default_factory=list)
+    markdown: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # rows by their head
 
     def add(self, benchmark: BenchmarkFixture, figure: Figure) -> None:
         """Keep the figure for the table and for the benchmark's own file."""

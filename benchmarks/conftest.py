@@ -67,3 +67,7 @@ def pytest_terminal_summary(
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         terminalreporter.line("  ".join(cells).rstrip())
+    for head, lines_ in config.stash[KEY].markdown.items():
+        terminalreporter.section("as Markdown")
+        for line in (*head, *lines_):
+            terminalreporter.line(line)
