@@ -599,6 +599,19 @@ class Ram:
         lib.pa_ram_read(self.handle, counters)
         return _words(counters, _RAM_WORDS)
 
+    def mapped(self) -> int:
+        """Return how many pages of files and shared memory somebody maps; looks at all frames."""
+        return int(lib.pa_ram_mapped(self.handle))
+
+    def free_blocks(self, first: int, count: int, skip: int) -> tuple[list[int], int]:
+        """Return the free blocks of each buddy order among ``count`` frames, less ``skip`` pages.
+
+        The second value is how many pages were left out; fewer than ``skip`` if fewer were free.
+        """
+        blocks = ffi.new("uint64_t[]", lib.PA_BUDDY_ORDERS)
+        left_out = lib.pa_ram_free_blocks(self.handle, first, count, skip, blocks)
+        return [int(n) for n in blocks], int(left_out)
+
     @property
     def time(self) -> int:
         """Simulated time in nanoseconds."""
@@ -629,6 +642,10 @@ class Ram:
         """Set a group's limits; False if reclaim cannot get it below them."""
         status = lib.pa_ram_limit_group(self.handle, group, limit, swap)
         return self._fits(status, "limiting a memory cgroup")
+
+    def throttle_group(self, group: int, high: int) -> None:
+        """Set a group's ``memory.high``; what is above it is reclaimed as far as that goes."""
+        check(lib.pa_ram_throttle_group(self.handle, group, high), "throttling a memory cgroup")
 
     def group(self, group: int) -> dict[str, int]:
         """Return a group's pages and events, by the names of ``pa_group_counters``."""
@@ -662,6 +679,19 @@ class Ram:
     def drop_object(self, number: int) -> None:
         """Forget an object and its pages."""
         lib.pa_ram_drop_object(self.handle, number)
+
+    def promise_object(self, number: int) -> None:
+        """Promise the pages of shared memory one by one, as they come to be."""
+        lib.pa_ram_promise_object(self.handle, number)
+
+    @property
+    def promised(self) -> int:
+        """Pages promised one by one."""
+        return int(lib.pa_ram_promised(self.handle))
+
+    def limit_promised(self, most: int) -> None:
+        """Refuse to let :attr:`promised` grow beyond ``most``."""
+        lib.pa_ram_limit_promised(self.handle, most)
 
     def object_resident(self, number: int) -> int:
         """Return how many pages of an object are in frames."""

@@ -159,7 +159,7 @@ uint64_t bitmap_next_free(const pa_bitmap *map, uint64_t from)
     return BITMAP_NONE;
 }
 
-static uint64_t free_run(const pa_bitmap *map, uint64_t first, uint64_t want)
+uint64_t bitmap_free_run(const pa_bitmap *map, uint64_t first, uint64_t want)
 {
     uint64_t got = 0;
     while (got < want) {
@@ -180,7 +180,7 @@ uint64_t bitmap_take(pa_bitmap *map, uint64_t want, uint64_t *first)
     if (!map->count_free || !want)
         return 0;
     *first = descend(map, map->levels - 1, 0);
-    uint64_t got = free_run(map, *first, want);
+    uint64_t got = bitmap_free_run(map, *first, want);
     bitmap_set(map, *first, got);
     return got;
 }

@@ -39,6 +39,8 @@ bool bitmap_copy(pa_bitmap *to, const pa_bitmap *from);
 uint64_t bitmap_take(pa_bitmap *map, uint64_t want, uint64_t *first);
 /* The lowest free place at or after `from`, or BITMAP_NONE. */
 uint64_t bitmap_next_free(const pa_bitmap *map, uint64_t from);
+/* How many of the `want` places from `first` on are free without a break. */
+uint64_t bitmap_free_run(const pa_bitmap *map, uint64_t first, uint64_t want);
 /* Take `count` places, all free, or give `count` places back, all taken. */
 void bitmap_set(pa_bitmap *map, uint64_t first, uint64_t count);
 void bitmap_clear(pa_bitmap *map, uint64_t first, uint64_t count);

@@ -38,6 +38,30 @@ uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index)
     return pt_table_find(&ram->objects[id].pages, index);
 }
 
+void pa_ram_promise_object(pa_ram *ram, uint32_t id)
+{
+    if (id < ram->count_objects && ram->objects[id].shmem)
+        ram->objects[id].promised = true;
+}
+
+void pa_ram_limit_promised(pa_ram *ram, uint64_t most)
+{
+    ram->most_promised = most;
+}
+
+uint64_t pa_ram_promised(const pa_ram *ram)
+{
+    return ram->promised;
+}
+
+bool object_refuses(pa_ram *ram, uint32_t id, uint64_t index)
+{
+    if (!ram->objects[id].promised || ram->promised < ram->most_promised)
+        return false;
+    const uint64_t *entry = object_entry(ram, id, index);
+    return !entry || !(*entry & (PTE_PRESENT | PTE_SWAP));
+}
+
 static unsigned entry_order(uint64_t entry)
 {
     return entry & PTE_PRESENT ? (unsigned)(entry >> ORDER_SHIFT & ORDER_MASK) : 0;
@@ -113,6 +137,7 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     *entry = f << PTE_SHIFT | PTE_PRESENT;
     ram->maps[f] = 0;
     o->resident++;
+    ram->promised += o->promised;
     ram_put(ram, (uint32_t)f,
             owner_of(KIND_OBJECT, group_id, id, index) | (active ? OWNER_ACTIVE : 0));
     return (uint32_t)f;
@@ -165,7 +190,7 @@ int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t f
     reader r = {group_id, id, write || ram->objects[id].shmem ? 0 : stream_id};
     for (; *done < count; ++*done) {
         uint64_t index = first + *done;
-        if (index >= ram->objects[id].count_pages)
+        if (index >= ram->objects[id].count_pages || object_refuses(ram, id, index))
             return PA_OK;
         uint32_t f = read_page(ram, &r, index, count - *done);
         if (f == NO_FRAME)
@@ -262,6 +287,8 @@ static void unmap_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
 
 static void drop_page(pa_ram *ram, object *o, uint64_t *entry)
 {
+    if (o->promised && *entry & (PTE_PRESENT | PTE_SWAP))
+        ram->promised--;
     if (*entry & PTE_PRESENT) {
         uint32_t f = pte_frame(*entry);
         huge_isolate(ram, f);

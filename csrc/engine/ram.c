@@ -257,10 +257,12 @@ uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first
         return 0;
     uint64_t machine = (uint64_t)(ram_available(ram) - (int64_t)ram->settings.watermark_min);
     want = least(want, least(machine, ram_room(ram, group_id)));
-    uint64_t got = bitmap_take(&ram->frames, want, first);
+    uint64_t got = bitmap_take(&ram->frames, least(want, throttle_room(ram, group_id)), first);
     charge(ram, group_id, got);
-    if (!ram->reclaiming)
-        balance(ram);
+    if (ram->reclaiming)
+        return got;
+    balance(ram);
+    throttle(ram, group_id, got);
     return got;
 }
 
@@ -324,7 +326,11 @@ int pa_ram_charge_kernel(pa_ram *ram, uint32_t group_id, int64_t pages)
 
 static void init_group(group *g, uint32_t parent, uint64_t pages, uint64_t pages_swap)
 {
-    *g = (group){.parent = parent, .limit = pages, .swap_limit = pages_swap, .prev_priority = 12};
+    *g = (group){.parent = parent,
+                 .limit = pages,
+                 .swap_limit = pages_swap,
+                 .high = UINT64_MAX,
+                 .prev_priority = 12};
     for (unsigned i = 0; i < LRU_LISTS; i++)
         g->lists[i] = (lru){NO_FRAME, NO_FRAME, 0};
 }
@@ -366,6 +372,9 @@ void pa_ram_read_group(const pa_ram *ram, uint32_t group_id, pa_group_counters *
                                .usage = g->usage,
                                .usage_peak = g->usage_peak,
                                .usage_swap = g->usage_swap,
+                               .high = g->high,
+                               .high_hits = g->high_hits,
+                               .throttled_ms = g->throttled,
                                .limit_hits = g->limit_hits,
                                .scanned = g->scanned,
                                .stolen = g->stolen};
@@ -425,6 +434,7 @@ static pa_ram *new_ram(const pa_ram_settings *settings)
     if (!ram)
         return NULL;
     ram->settings = *settings;
+    ram->most_promised = UINT64_MAX;
     if (reserve_arrays(ram))
         return ram;
     pa_ram_drop(ram);
@@ -559,6 +569,8 @@ static bool copy_all(pa_ram *to, const pa_ram *from)
     to->count_groups = from->count_groups;
     to->tables = from->tables;
     to->kernel = from->kernel;
+    to->promised = from->promised;
+    to->most_promised = from->most_promised;
     to->count_anon = from->count_anon;
     to->count_shmem = from->count_shmem;
     to->count_file = from->count_file;
@@ -602,141 +614,4 @@ int pa_ram_configure(pa_ram *ram, const pa_ram_settings *settings)
         return PA_ERR_INVALID;
     ram->settings = *settings;
     return PA_OK;
-}
-
-/* ---- looking ---------------------------------------------------------------------------------- */
-
-static void read_lists(const pa_ram *ram, pa_ram_counters *out)
-{
-    for (uint32_t i = 0; i < ram->count_groups; i++) {
-        const lru *l = ram->groups[i].lists;
-        out->inactive_anon += l[LRU_INACTIVE_ANON].count;
-        out->active_anon += l[LRU_ACTIVE_ANON].count;
-        out->inactive_file += l[LRU_INACTIVE_FILE].count;
-        out->active_file += l[LRU_ACTIVE_FILE].count;
-        out->unevictable += l[LRU_UNEVICTABLE].count;
-    }
-}
-
-void pa_ram_read(const pa_ram *ram, pa_ram_counters *out)
-{
-    *out = ram->events;
-    int64_t free_frames = ram_available(ram);
-    out->free = free_frames > 0 ? (uint64_t)free_frames : 0;
-    out->reserved = ram->settings.count_reserved;
-    out->tables = ram->tables;
-    out->kernel = ram->kernel;
-    out->anon_mapped = ram->count_anon;
-    out->shmem = ram->count_shmem;
-    out->file = ram->count_file;
-    out->dirty = ram->count_dirty;
-    out->swap_cached = ram->count_cached;
-    out->slots = ram->settings.count_slots;
-    out->slots_free = ram->slots.count_free;
-    for (uint32_t i = 0; i < ram->count_mms; i++)
-        out->file_mapped += ram->mms[i] ? ram->mms[i]->file + ram->mms[i]->shmem : 0;
-    out->writing = ram->disk.count_pages;
-    read_lists(ram, out);
-}
-
-uint64_t pa_ram_time(const pa_ram *ram)
-{
-    return ram->disk.now;
-}
-
-uint64_t pa_ram_work(const pa_ram *ram)
-{
-    return ram->disk.cpu;
-}
-
-void pa_ram_pass(pa_ram *ram, uint64_t ns, uint64_t work)
-{
-    ram->disk.now += ns;
-    ram->disk.cpu += work;
-    ram_settle(ram);
-}
-
-static bool check_list(const pa_ram *ram, const lru *list, uint32_t group_id, unsigned which)
-{
-    uint64_t n = 0;
-    uint32_t newer = NO_FRAME;
-    for (uint32_t f = list->newest; f != NO_FRAME; f = ram->frame[f].older) {
-        uint64_t owner = ram->frame[f].owner;
-        if (ram->frame[f].newer != newer || !bitmap_is_taken(&ram->frames, f) ||
-            owner_group(owner) != group_id || ram_list_of(ram, owner) != (lru_list)which)
-            return false;
-        newer = f;
-        n++;
-    }
-    return n == list->count && list->oldest == newer;
-}
-
-static bool check_lists(const pa_ram *ram, uint64_t *listed)
-{
-    for (uint32_t g = 0; g < ram->count_groups; g++) {
-        for (unsigned i = 0; i < LRU_LISTS; i++) {
-            if (!check_list(ram, &ram->groups[g].lists[i], g, i))
-                return false;
-            *listed += ram->groups[g].lists[i].count;
-        }
-    }
-    return true;
-}
-
-/* Every entry of every page table, against the frames' counters. */
-static bool check_tables(pa_ram *ram)
-{
-    uint64_t anon = 0, tables = 0, mappers = 0, listed = 0;
-    for (uint32_t i = 0; i < ram->count_mms; i++) {
-        pa_mm *mm = ram->mms[i];
-        if (!mm)
-            continue;
-        pa_range_counters in;
-        pa_mm_read_range(mm, 0, pt_table_end(&mm->table), &in);
-        if (in.anon != mm->anon || in.swap != mm->swap || in.shmem != mm->shmem)
-            return false;
-        mappers += in.anon;
-        tables += pt_table_total(&mm->table);
-    }
-    for (uint64_t f = 0; f < ram->frames.high; f++) {
-        uint64_t owner = ram->frame[f].owner;
-        listed += bitmap_is_taken(&ram->frames, f);
-        anon += owner_kind(owner) == KIND_ANON ? 1u + ram->maps[f] : 0;
-        uint64_t slot = ram->slot_of[f];
-        if (slot && (owner_kind(owner) == KIND_FREE || ram->slot_frame[slot - 1] != f + 1))
-            return false;
-    }
-    return anon == mappers && tables == ram->tables &&
-           listed + ram->frames.count_free == ram->frames.count;
-}
-
-/* Slots taken, run by run; and writes under way are of frames in use. */
-static bool check_swap(const pa_ram *ram)
-{
-    uint64_t run = swap_run(ram);
-    for (uint64_t first = 0; first < ram->slots.high; first += run) {
-        uint64_t used = 0;
-        for (uint64_t s = first; s < first + run && s < ram->slots.count; s++)
-            used += bitmap_is_taken(&ram->slots, s);
-        bool whole = first + run <= ram->slots.count;
-        if (used != ram->cluster_used[first / run] ||
-            (whole && bitmap_is_taken(&ram->clusters, first / run) != (used > 0)))
-            return false;
-    }
-    for (uint64_t f = 0; f < ram->frames.high; f++) {
-        if (!bitmap_is_taken(&ram->frames, f) &&
-            (device_is_writing(&ram->disk, (uint32_t)f) || ram->state[f]))
-            return false;
-    }
-    return true;
-}
-
-int pa_ram_check(pa_ram *ram)
-{
-    uint64_t listed = 0;
-    bool fine = check_lists(ram, &listed) && check_swap(ram) && check_tables(ram) &&
-                listed + ram->frames.count_free == ram->frames.count &&
-                ram->groups[0].usage == listed + ram->tables + ram->kernel &&
-                ram->count_anon + ram->count_file + ram->count_shmem + ram->count_cached == listed;
-    return fine ? PA_OK : PA_ERR_CORRUPT;
 }

@@ -85,6 +85,8 @@ typedef struct group {
     uint64_t age;          /* evictions and activations so far (nonresident_age)          */
     uint64_t restored[2];  /* refaults that were activated at once: anonymous, of files   */
     uint64_t restored_seen[2]; /* the same at the end of the last reclaim                     */
+    uint64_t high, high_hits;  /* memory.high                                            */
+    uint64_t over, throttled;  /* pages taken beyond it, not yet paid for; ms of waiting */
     uint32_t parent, cursor; /* cursor: where the next reclaim of this subtree begins       */
     int prev_priority; /* 2.6: how hard the last sweep had to try */
 } group;
@@ -107,6 +109,7 @@ typedef struct object {
     hint_list hints;
     uint8_t order; /* of the largest folio it ever had */
     bool used, shmem;
+    bool promised; /* its pages count as promised one by one */
 } object;
 
 /* One open file: what was read of it last (file_ra_state). */
@@ -151,6 +154,7 @@ struct pa_ram {
     hint_list moves; /* of anonymous pages */
     uint32_t count_groups, count_mms, count_objects;
     uint64_t tables, kernel;
+    uint64_t promised, most_promised; /* pages of shared memory that are promised as they come */
     uint64_t count_anon, count_shmem, count_file, count_dirty, count_cached;
     pa_ram_counters events; /* only the fields that count events */
     uint32_t fruitless; /* how often kswapd found nothing, one after another */
@@ -237,6 +241,13 @@ int64_t ram_available(const pa_ram *ram);
 uint64_t ram_room(const pa_ram *ram, uint32_t group_id);
 bool ram_is_below(const pa_ram *ram, uint32_t group_id, uint32_t ancestor);
 
+/* ---- memory.high (throttle.c) ----------------------------------------------------------------- */
+
+/* How many pages the group may take at once. */
+uint64_t throttle_room(const pa_ram *ram, uint32_t group_id);
+/* `count` pages were charged to the group: if it is over its limit, pay. */
+void throttle(pa_ram *ram, uint32_t group_id, uint64_t count);
+
 /* ---- lists (ram.c) ---------------------------------------------------------------------------- */
 
 void lru_add(pa_ram *ram, lru *list, uint32_t f);
@@ -322,6 +333,8 @@ uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index
 /* A page that was nowhere, put into the cache; of a file its data is still to be read. */
 uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index);
 /* The entry of a page, or NULL. */
+/* Whether a page that is not there yet must not be made: no more may be promised. */
+bool object_refuses(pa_ram *ram, uint32_t id, uint64_t index);
 uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
 /* How many pages the folio of page `index` has, and which is its first: 1 unless it was made
  * larger and is still whole. */

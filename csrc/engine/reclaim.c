@@ -54,6 +54,7 @@ static uint64_t shrink_page(sweep *s, uint32_t f)
     if (what == FATE_FREED) {
         s->g->stolen++;
         ram->events.stolen++;
+        ram->events.stolen_background += ram->disk.background;
         s->freed++;
         return 0;
     }
@@ -81,6 +82,7 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
         uint32_t f = list->oldest;
         s->g->scanned++;
         ram->events.scanned++;
+        ram->events.scanned_background += ram->disk.background;
         ram_work(ram, ram->settings.costs.scan, 1);
         if (device_is_writing(&ram->disk, f)) {
             if (ram->disk.background)

@@ -186,7 +186,7 @@ static pa_status fault_entry(const access *a, bool major)
             return PA_OK;
         }
     }
-    if (a->index >= a->o->count_pages)
+    if (a->index >= a->o->count_pages || object_refuses(mm->ram, a->view->object, a->index))
         return PA_ERR_INVALID;
     if (!mm_leaf_for(mm, a->vpn, &status))
         return status;
@@ -208,7 +208,8 @@ static pa_status fault_big(const access *a, bool *major, bool *served)
     pa_status status = PA_OK;
     *served = false;
     *major = false;
-    if (a->index >= a->o->count_pages || (a->write && !a->view->shared))
+    if (a->index >= a->o->count_pages || (a->write && !a->view->shared) ||
+        object_refuses(mm->ram, a->view->object, a->index))
         return PA_OK;
     if (object_page(mm->ram, mm->group, a->view->object, a->index, major) == NO_FRAME)
         return PA_EXHAUSTED;

@@ -188,6 +188,7 @@ static void anything_goes(uint32_t rules, bool slow)
         w.mm[i] = pa_mm_new(w.ram, 0);
     w.file = (uint32_t)pa_ram_add_object(w.ram, 256, false);
     w.shmem = (uint32_t)pa_ram_add_object(w.ram, 256, true);
+    pa_ram_promise_object(w.ram, w.shmem);
     for (int i = 0; i < STEPS; i++) {
         random_step(&w);
         if (i % 20 == 0)
@@ -205,8 +206,59 @@ static void anything_goes(uint32_t rules, bool slow)
     pa_ram_drop(w.ram);
 }
 
+static void free_blocks(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    uint64_t blocks[PA_BUDDY_ORDERS], count = 0;
+    CHECK(pa_ram_free_blocks(ram, 0, 13, 0, blocks) == 0);
+    CHECK(blocks[3] == 1 && blocks[2] == 1 && blocks[0] == 1 && blocks[1] == 0);
+    CHECK(pa_ram_free_blocks(ram, 0, small.count_frames, 5, blocks) == 5);
+    for (unsigned k = 0; k < PA_BUDDY_ORDERS; k++)
+        count += blocks[k] << k;
+    CHECK(count == small.count_frames - 5);
+    pa_ram_drop(ram);
+}
+
+static void promised_page_by_page(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    uint32_t id = (uint32_t)pa_ram_add_object(ram, 16, true);
+    uint64_t done;
+    pa_ram_promise_object(ram, id);
+    pa_ram_limit_promised(ram, 3);
+    CHECK(pa_ram_access_object(ram, 0, id, 0, 16, true, 0, &done) == PA_OK && done == 3);
+    CHECK(pa_ram_access_object(ram, 0, id, 0, 16, true, 0, &done) == PA_OK && done == 3);
+    pa_ram_resize_object(ram, id, 1);
+    CHECK(pa_ram_promised(ram) == 1 && pa_ram_check(ram) == PA_OK);
+    pa_ram_drop_object(ram, id);
+    CHECK(pa_ram_promised(ram) == 0);
+    pa_ram_drop(ram);
+}
+
+static void held_back(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    uint32_t group = (uint32_t)pa_ram_add_group(ram, 0, UINT64_MAX, 0);
+    CHECK(pa_ram_throttle_group(ram, group, 100) == PA_OK);
+    pa_mm *mm = pa_mm_new(ram, group);
+    uint64_t done, before = pa_ram_time(ram);
+    pa_group_counters c;
+    CHECK(pa_mm_touch_anon(mm, 4096, 90, true, &done) == PA_OK);
+    pa_ram_read_group(ram, group, &c);
+    CHECK(c.high_hits == 0 && pa_ram_time(ram) == before);
+    CHECK(pa_mm_touch_anon(mm, 4186, 138, true, &done) == PA_OK && done == 138);
+    pa_ram_read_group(ram, group, &c);
+    CHECK(c.high == 100 && c.high_hits > 0 && c.throttled_ms > 10);
+    CHECK(pa_ram_time(ram) == before + c.throttled_ms * 1000000);
+    pa_mm_drop(mm);
+    pa_ram_drop(ram);
+}
+
 int main(void)
 {
+    held_back();
+    free_blocks();
+    promised_page_by_page();
     first_touch();
     fork_and_write();
     to_swap_and_back();

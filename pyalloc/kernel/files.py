@@ -51,8 +51,10 @@ class FreeCommit:
 class Inode:
     """An object with pages of its own; ``bytes_size`` decides where SIGBUS begins.
 
-    ``areas`` counts the areas that map it, over all processes.  ``charged`` pages are promised by
-    ``commit`` until the last of them goes; only shared-anonymous objects are charged so.
+    ``areas`` counts the areas that map it, over all processes, and ``opened`` the descriptors.
+    ``charged`` pages are promised by ``commit`` until the last area goes; only shared-anonymous
+    objects are charged so.  ``promised`` says that its pages are promised one by one, as they come
+    to be: those of tmpfs and memfd, and shared-anonymous ones of MAP_NORESERVE.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Inode:
     shmem: bool = False
     deleted: bool = False
     areas: int = 0
+    opened: int = 0
+    promised: bool = False
     charged: int = 0
     commit: Commit | None = None
 
@@ -80,6 +84,11 @@ class Inode:
     def holds(first: int, length: int) -> bool:
         """Return whether any file can be mapped from page ``first`` on (``file_mmap_ok``)."""
         return length <= MAX_LFS_FILESIZE and first <= (MAX_LFS_FILESIZE - length) // PAGE
+
+    @property
+    def unused(self) -> bool:
+        """Whether it is shared memory that nobody can reach any more."""
+        return self.shmem and self.deleted and not self.areas and not self.opened
 
     @property
     def path(self) -> str:
@@ -125,6 +134,7 @@ def shared_anonymous(length: int, commit: Commit, number: int, *, charged: bool)
         shmem=True,
         deleted=True,
         charged=pages if charged else 0,
+        promised=not charged,
         commit=commit if charged else None,
     )
     return OpenFile(inode, writable=True)

@@ -6,6 +6,7 @@ Sources: ``fs/proc/meminfo.c`` and ``mm/show_mem.c`` of Linux 6.12, ``fs/proc/pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +91,20 @@ def meminfo(profile: KernelProfile, pages: MemoryPages) -> ProcText[int]:
         f"{name + ':':{16}}{value:{8 if profile.modern else 6}} kB\n" for name, value in tail
     )
     return ProcText(text, dict(rows + counts + tail))
+
+
+def free_virtual_memory(fields: Mapping[str, int]) -> int:
+    """Return free virtual memory in kB as the article defines it, from the fields of a meminfo.
+
+    It is MemFree + Buffers + Cached + SwapFree.  Of that, what is mapped, shared or dirty cannot
+    simply be had: ``MemAvailable`` says what can, without swapping.
+
+    >>> free_virtual_memory(
+    ...     {"MemFree": 3668, "Buffers": 13640, "Cached": 171788, "SwapFree": 909676}
+    ... )
+    1098772
+    """
+    return sum(fields[name] for name in ("MemFree", "Buffers", "Cached", "SwapFree"))
 
 
 def _in_kb(rows: dict[str, int]) -> list[tuple[str, int]]:

@@ -89,16 +89,31 @@ PAGING: Final[Mapping[str, PagingRules]] = {
 }
 
 
-def watermarks(pages: int, rules: PagingRules) -> Watermarks:
-    """Return the watermarks of a machine whose ``pages`` are one zone (``init_per_zone_wmark``).
+def min_free_kbytes(pages: int, rules: PagingRules) -> int:
+    """Return ``vm.min_free_kbytes`` after the boot, for ``pages`` that are not high memory.
+
+    >>> min_free_kbytes(65520, PAGING["2.6.18"])
+    2047
+    """
+    return min(max(math.isqrt(pages * 4 * 16), 128), rules.most_min_free)
+
+
+def watermarks(
+    pages: int, rules: PagingRules, min_free: int | None = None, scale: int = 10
+) -> Watermarks:
+    """Return the watermarks of a machine whose ``pages`` are one zone.
+
+    ``min_free`` is ``vm.min_free_kbytes``, by default that of the boot, and ``scale``
+    ``vm.watermark_scale_factor``.
 
     >>> watermarks(63986, PAGING["6.12"])
     Watermarks(least=505, low=631, high=757)
     """
-    min_free = min(max(math.isqrt(pages * 4 * 16), 128), rules.most_min_free)
+    if min_free is None:
+        min_free = min_free_kbytes(pages, rules)
     least = min(min_free // 4, pages // 4)
     steps = [least * share // 4 for share in rules.low_share]
     if rules.scaled:
-        step = max(least // 4, pages * 10 // 10000)
+        step = max(least // 4, pages * scale // 10000)
         steps = [step, 2 * step]
     return Watermarks(least, least + steps[0], least + steps[1])

@@ -17,23 +17,20 @@ from pyalloc.kernel.costs import Costs, costs_of
 from pyalloc.kernel.files import Inode
 from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps
 from pyalloc.kernel.limits import Limits
-from pyalloc.kernel.meminfo import MemoryPages, meminfo
+from pyalloc.kernel.meminfo import MemoryPages, free_virtual_memory, meminfo
 from pyalloc.kernel.oom import OomPolicy, oom_policy
-from pyalloc.kernel.overcommit import (
-    ALWAYS,
-    GUESS,
-    MemoryCounts,
-    OvercommitSettings,
-    commit_limit,
-    overcommit_policy,
-)
 from pyalloc.kernel.paging import PAGING, watermarks
 from pyalloc.kernel.proctext import ProcText
 from pyalloc.kernel.profiles import kernel_profile
+from pyalloc.kernel.zones import Zone, low_pages, zones
+from pyalloc.machine import reading
 from pyalloc.machine.cgroup import Cgroup, pages_of_limit
 from pyalloc.machine.files import File, folio_order
 from pyalloc.machine.oom import OomEvent
 from pyalloc.machine.process import Process
+from pyalloc.machine.promises import Promises
+from pyalloc.machine.ratelimit import RateLimit
+from pyalloc.machine.sysctl import Sysctl
 from pyalloc.units import PAGE, nanoseconds, parse_size
 
 DEFAULT_ALLOCATORS = {"2.6.11": "glibc-2.3.3", "2.6.18": "glibc-2.3.3"}
@@ -54,7 +51,8 @@ class Machine:
         Processors; an allocator limits its arenas by them.
     overcommit_memory, overcommit_ratio, overcommit_kbytes, admin_reserve_kbytes, \
 user_reserve_kbytes
-        The sysctls under ``vm.``.
+        The sysctls under ``vm.``; the reserves are by default what the kernel sets at boot, 1/32 of
+        memory up to 8 and 128 MB.
     reserved
         Bytes of RAM that the kernel and everybody else hold, beyond reclaim.
     swappiness, page_cluster
@@ -71,6 +69,9 @@ user_reserve_kbytes
     read_ahead
         Bytes that are read ahead of a file at most (``read_ahead_kb`` of its disk): by default 1M
         for 6.x, as on the machine its recordings come from, and 128K for 2.6, as the kernel has it.
+    sysctl
+        More of them, by their names: ``{"vm.panic_on_oom": 1}``; :attr:`Machine.sysctl` has all of
+        them, to be read and written at any time.
     seed
         Kept for workloads; the machine itself uses no chance.
 
@@ -90,8 +91,8 @@ user_reserve_kbytes
         overcommit_memory: int = 0,
         overcommit_ratio: int = 50,
         overcommit_kbytes: int = 0,
-        admin_reserve_kbytes: int = 8192,
-        user_reserve_kbytes: int = 131072,
+        admin_reserve_kbytes: int | None = None,
+        user_reserve_kbytes: int | None = None,
         reserved: int | str = 0,
         swappiness: int = 60,
         page_cluster: int = 3,
@@ -99,6 +100,7 @@ user_reserve_kbytes
         policy: str | OomPolicy | None = None,
         disk: str | Costs | None = None,
         read_ahead: int | str | None = None,
+        sysctl: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
         if cpus < 1:
@@ -112,14 +114,6 @@ user_reserve_kbytes
         window = read_ahead if read_ahead is not None else self.paging.read_ahead
         self.read_ahead = parse_size(window, "read_ahead") // PAGE
         self.costs = costs_of(disk or ("ssd" if self.profile.modern else "hdd"))
-        self.overcommit = OvercommitSettings(
-            overcommit_memory=overcommit_memory,
-            overcommit_ratio=overcommit_ratio,
-            overcommit_kbytes=overcommit_kbytes,
-            admin_reserve_kbytes=admin_reserve_kbytes,
-            user_reserve_kbytes=user_reserve_kbytes,
-        )
-        self._overcommit_policy = overcommit_policy(kernel)
         self.oom_policy: OomPolicy = (
             oom_policy(policy or kernel) if isinstance(policy, str | None) else policy
         )
@@ -132,7 +126,22 @@ user_reserve_kbytes
                 page_cluster,
             )
         )
-        self.committed = 0
+        self.sysctl = Sysctl(self)
+        self.zones: tuple[Zone, ...] = ()
+        self._set_up(
+            {
+                "vm.overcommit_memory": overcommit_memory,
+                "vm.overcommit_ratio": 0 if overcommit_kbytes else overcommit_ratio,
+                "vm.overcommit_kbytes": overcommit_kbytes,
+                "vm.admin_reserve_kbytes": admin_reserve_kbytes,
+                "vm.user_reserve_kbytes": user_reserve_kbytes,
+                "vm.swappiness": swappiness,
+                "vm.page-cluster": page_cluster,
+            },
+            sysctl or {},
+        )
+        self.promises = Promises(self)
+        self.oom_reports = RateLimit("oom_kill_process")
         self.processes: dict[int, Process] = {}
         self.ended: list[Process] = []
         self.cgroups: dict[str, Cgroup] = {}
@@ -143,6 +152,29 @@ user_reserve_kbytes
         self._log: list[str] = []
         self._next_pid = 1000
         self._next_inode = 100
+
+    def _set_up(self, given: Mapping[str, int | None], more: Mapping[str, int]) -> None:
+        """Start the sysctls."""
+        self.sysctl.start(low_pages(self.profile, self.total_ram))
+        for name, value in given.items():
+            if value is not None:
+                self.sysctl.put(name, value)
+        self.overcommit = self.sysctl.overcommit()
+        self.lay_out_zones()
+        for name, value in more.items():
+            self.sysctl[name] = value
+
+    def lay_out_zones(self) -> None:
+        """Work out zones and their watermarks."""
+        settings = self.ram.settings
+        self.zones = zones(
+            self.profile,
+            self.paging,
+            settings.count_frames,
+            settings.count_reserved,
+            self.sysctl["vm.min_free_kbytes"],
+            self.sysctl.flag("vm.watermark_scale_factor"),
+        )
 
     def _settings(
         self, frames: int, slots: int, reserved: int, swappiness: int, page_cluster: int
@@ -292,18 +324,23 @@ user_reserve_kbytes
             ``folio`` is no such power of two.
         """
         order = folio_order(parse_size(folio, "folio"))
-        self._next_inode += 1
         inode = Inode(
             name if name.startswith("/") else f"/{name}",
-            number=self._next_inode,
+            number=self.take_inode(),
             major=0 if tmpfs else 8,
             minor=1,
             bytes_size=parse_size(size, "size"),
             shmem=tmpfs,
+            promised=tmpfs,
         )
         if cached or tmpfs:
             self.ram.load_object(0, self.object_of(inode), 0, inode.pages, order)
         return File(self, inode)
+
+    def take_inode(self) -> int:
+        """Return the next free inode number."""
+        self._next_inode += 1
+        return self._next_inode
 
     def drop_caches(self) -> None:
         """Forget every clean file page that nobody maps (``echo 1 > drop_caches``)."""
@@ -315,6 +352,8 @@ user_reserve_kbytes
         number = self._objects.get(inode)
         if number is None:
             number = self._objects[inode] = self.ram.add_object(inode.pages, shmem=inode.shmem)
+            if inode.promised:
+                self.ram.promise_object(number)
         return number
 
     def vdso_object(self) -> int:
@@ -330,7 +369,7 @@ user_reserve_kbytes
         if not self.objects_changed:
             return
         self.objects_changed = False
-        for inode in [i for i in self._objects if i.shmem and i.deleted and not i.areas]:
+        for inode in [inode for inode in self._objects if inode.unused]:
             self.ram.drop_object(self._objects.pop(inode))
 
     # --- promises -----------------------------------------------------------------------
@@ -349,49 +388,24 @@ user_reserve_kbytes
     @property
     def swappiness(self) -> int:
         """``vm.swappiness``."""
-        return self.ram.settings.swappiness
+        return self.sysctl["vm.swappiness"]
+
+    @property
+    def committed(self) -> int:
+        """``Committed_AS`` in pages."""
+        return self.promises.committed
 
     def commit_limit(self) -> int:
         """``CommitLimit`` in pages."""
-        return commit_limit(self.overcommit, self.total_ram, self.total_swap)
+        return self.promises.limit
 
     def may_promise(self, process: Process, pages: int, more_vm: int = 0) -> bool:
         """Return whether the overcommit policy lets ``process`` have ``pages`` more."""
-        if self.overcommit.overcommit_memory == ALWAYS:
-            return True
-        space = getattr(process, "space", None)
-        counts = MemoryCounts(
-            total_ram=self.total_ram,
-            total_swap=self.total_swap,
-            committed=self.committed,
-            total_vm=(space.total_vm if space else 0) + more_vm,
-        )
-        if self.overcommit.overcommit_memory == GUESS and not self.profile.modern:
-            counters = self.ram.counters()
-            counts = replace(
-                counts,
-                page_cache=counters["file"] + counters["shmem"] + counters["swap_cached"],
-                free_ram=counters["free"],
-                free_swap=counters["slots_free"],
-                total_reserve=self.ram.settings.watermark_high,
-            )
-        root = process.uid == 0
-        return self._overcommit_policy.allows(self.overcommit, counts, pages, root=root)
+        return self.promises.allows(process, pages, more_vm)
 
     def promise_room(self, process: Process, pages: int) -> int:
         """Return how many of ``pages`` could be promised one by one without a question."""
-        if self.overcommit.overcommit_memory == ALWAYS:
-            return pages
-        if self.overcommit.overcommit_memory == GUESS:
-            return min(pages, self.total_ram + self.total_swap) if self.profile.modern else 0
-        low, high = 0, pages
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.may_promise(process, middle, middle):
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return self.promises.room(process, pages)
 
     # --- looking ------------------------------------------------------------------------
 
@@ -400,70 +414,53 @@ user_reserve_kbytes
         self._log.extend(text.splitlines())
 
     def dmesg(self) -> str:
-        """Return the kernel's log."""
+        """Return the kernel's log, from the boot on."""
         return "".join(line + "\n" for line in self._log)
 
     def memory_pages(self) -> MemoryPages:
         """Return what memory holds, in pages."""
-        c = self.ram.counters()
-        marks = self.ram.settings
-        return MemoryPages(
-            total=self.total_ram,
-            free=c["free"],
-            cached=c["file"] + c["shmem"],
-            swap_cached=c["swap_cached"],
-            active_anon=c["active_anon"],
-            inactive_anon=c["inactive_anon"],
-            active_file=c["active_file"],
-            inactive_file=c["inactive_file"],
-            unevictable=c["unevictable"],
-            mlocked=c["unevictable"],
-            swap_total=c["slots"],
-            swap_free=c["slots_free"],
-            dirty=c["dirty"],
-            anon=c["anon_mapped"],
-            mapped=c["file_mapped"],
-            shmem=c["shmem"],
-            page_tables=c["tables"],
-            commit_limit=self.commit_limit(),
-            committed=self.committed,
-            low_watermarks=marks.watermark_low,
-            total_reserve=marks.watermark_high,
-        )
+        return reading.memory_pages(self)
 
     def meminfo(self) -> ProcText[int]:
         """Return ``/proc/meminfo``: its text, and a mapping of fields to kB."""
         self._catch_up()
         return meminfo(self.profile, self.memory_pages())
 
+    def free_virtual_memory(self) -> int:
+        """Return free virtual memory in kB as the article counts it.
+
+        That is MemFree + Buffers + Cached + SwapFree: more than can really be had, see
+        :meth:`free_memory`.
+        """
+        return free_virtual_memory(self.meminfo())
+
+    def free_memory(self) -> ProcText[int]:
+        """Return the answers to "how much is free?" side by side, in kB.
+
+        ``free virtual memory`` is the article's sum, ``MemAvailable`` the kernel's estimate of what
+        can be had without swapping (6.x), ``AVPHYS`` what ``sysconf(_SC_AVPHYS_PAGES)`` says: pages
+        that nobody uses at all.
+        """
+        return reading.free_memory(self)
+
     def vmstat(self) -> ProcText[int]:
         """Return the lines of ``/proc/vmstat`` that the machine knows, by their names."""
-        c = self.ram.counters()
-        fields = {
-            "nr_free_pages": c["free"],
-            "nr_inactive_anon": c["inactive_anon"],
-            "nr_active_anon": c["active_anon"],
-            "nr_inactive_file": c["inactive_file"],
-            "nr_active_file": c["active_file"],
-            "nr_unevictable": c["unevictable"],
-            "nr_anon_pages": c["anon_mapped"],
-            "nr_file_pages": c["file"] + c["shmem"] + c["swap_cached"],
-            "nr_dirty": c["dirty"],
-            "nr_shmem": c["shmem"],
-            "nr_page_table_pages": c["tables"],
-            "pgpgin": (c["file_read"] + c["swapped_in"]) * PAGE // 1024,
-            "pgpgout": (c["file_written"] + c["swapped_out"]) * PAGE // 1024,
-            "pswpin": c["swapped_in"],
-            "pswpout": c["swapped_out"],
-            "pgfault": c["faults"],
-            "pgmajfault": c["major_faults"],
-            "pgscan": c["scanned"],
-            "pgsteal": c["stolen"],
-            "pgactivate": c["activated"],
-            "pgdeactivate": c["deactivated"],
-            "oom_kill": sum(event.victim is not None for event in self.oom_events),
-        }
-        return ProcText("".join(f"{k} {v}\n" for k, v in fields.items()), fields)
+        self._catch_up()
+        return reading.vmstat(self)
+
+    def swaps(self) -> ProcText[tuple[int, int]]:
+        """Return ``/proc/swaps``: its text, and of each area its size and what is used, in kB."""
+        return reading.swaps(self)
+
+    def buddyinfo(self) -> ProcText[list[int]]:
+        """Return ``/proc/buddyinfo``: its text, and of each zone the free blocks of each order."""
+        self._catch_up()
+        return reading.buddyinfo(self)
+
+    def zoneinfo(self) -> ProcText[dict[str, int]]:
+        """Return ``/proc/zoneinfo``: free pages, watermarks and sizes of each zone."""
+        self._catch_up()
+        return reading.zoneinfo(self)
 
     def ps(self) -> ProcText[str]:
         """Return a table of the processes that are alive, as ``ps -o pid,vsz,rss,stat,args``."""
@@ -503,7 +500,7 @@ user_reserve_kbytes
         """Return an identical machine; what happens on one does not show on the other."""
         ram = self.ram.copy()
         memo: dict[int, Any] = {id(self.ram): ram, id(self.oom_policy): self.oom_policy}
-        for value in (self.profile, self.paging, self._overcommit_policy, self.overcommit):
+        for value in (self.profile, self.paging, self.promises.policy, self.overcommit, self.zones):
             memo[id(value)] = value
         for process in self.processes.values():
             table, heap = process.pages.table, process.heap.heap

@@ -48,14 +48,11 @@ class Account:
 
     def charge(self, pages: int) -> bool:
         """Promise ``pages`` more if the policy allows."""
-        if not self.machine.may_promise(self.process, pages):
-            return False
-        self.machine.committed += pages
-        return True
+        return self.machine.promises.charge(self.process, pages)
 
     def uncharge(self, pages: int) -> None:
         """Take a promise back."""
-        self.machine.committed -= pages
+        self.machine.promises.areas -= pages
 
 
 class ProcessPages:
@@ -128,13 +125,14 @@ class ProcessPages:
         Raises
         ------
         MemoryFault
-            SIGBUS past the end of an object.
+            SIGBUS past the end of an object, and where no more shared memory may be promised.
         ProcessKilled
             The OOM killer chose this process.
         """
         if vma.flags & VM_PFNMAP:
             return  # the kernel's data are no pages of anybody's
         view = self._view(vma)
+        self._watch(vma, count)
         while count:
             done, dry, past = self._touch(vma, view, vpn, count, write=write)
             if vma.flags & VM_LOCKED:
@@ -156,6 +154,7 @@ class ProcessPages:
             As :meth:`access`.
         """
         view = self._view(vma)
+        self._watch(vma, len(index))
         while len(index):
             done, dry, past = self.table.touch_list(view, vpn, index, write=write)
             index = index[done:]
@@ -189,6 +188,10 @@ class ProcessPages:
             low, high = vma.start // PAGE, vma.end // PAGE
             return (*self.table.touch_huge(low, high, vpn, count, write=write), False)
         return (*self.table.touch_anon(vpn, count, write=write), False)
+
+    def _watch(self, vma: Vma, pages: int) -> None:
+        if vma.file is not None and vma.file.inode.promised:
+            self.process.machine.promises.watch_shared(self.process, pages)
 
     def _view(self, vma: Vma) -> engine.View | None:
         """Return what object an area shows; the kernel's code is one, without a name."""

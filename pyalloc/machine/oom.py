@@ -158,7 +158,7 @@ def _mem_info(machine: Machine) -> Iterator[str]:
         f"active_anon:{c['active_anon']} inactive_anon:{c['inactive_anon']} isolated_anon:0\n"
         f" active_file:{c['active_file']} inactive_file:{c['inactive_file']} isolated_file:0\n"
         f" unevictable:{c['unevictable']} dirty:{c['dirty']} writeback:0\n"
-        f" mapped:{c['file_mapped']} shmem:{c['shmem']} pagetables:{c['tables']}\n"
+        f" mapped:{machine.ram.mapped()} shmem:{c['shmem']} pagetables:{c['tables']}\n"
         f" free:{c['free']}"
     )
     yield f"{c['file'] + c['shmem']} total pagecache pages"
@@ -214,7 +214,7 @@ def _report_26(machine: Machine, verdict: Verdict) -> Iterator[str]:
     yield (
         f"Active:{c['active_anon'] + c['active_file']}"
         f" inactive:{c['inactive_anon'] + c['inactive_file']} dirty:{c['dirty']} writeback:0"
-        f" unstable:0 free:{c['free']} slab:0 mapped:{c['anon_mapped'] + c['file_mapped']}"
+        f" unstable:0 free:{c['free']} slab:0 mapped:{c['anon_mapped'] + machine.ram.mapped()}"
         f" pagetables:{c['tables']}"
     )
     yield f"Free swap:       {c['slots_free'] * _KB:6d}kB"

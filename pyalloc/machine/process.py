@@ -20,7 +20,6 @@ from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled
 from pyalloc.kernel import procfs
 from pyalloc.kernel.abi import VM_GROWSDOWN, VM_PFNMAP, VM_WIPEONFORK
 from pyalloc.kernel.area import Vma
-from pyalloc.kernel.files import OpenFile
 from pyalloc.kernel.layout import Layout
 from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import oom_score
@@ -30,8 +29,9 @@ from pyalloc.machine.cgroup import Cgroup
 from pyalloc.machine.heap import ProcessHeap
 from pyalloc.machine.memory import Account, ProcessPages
 from pyalloc.machine.oom import run_oom_killer, task_of
+from pyalloc.machine.registers import registers
 from pyalloc.machine.replay import Playback, Replay, TraceColumns, run_replay
-from pyalloc.machine.syscalls import SystemCalls, registers
+from pyalloc.machine.syscalls import SystemCalls
 from pyalloc.units import PAGE, nanoseconds
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Process(SystemCalls):
         self.huge_advice = False
         self.parent: Process | None = None
         self.children: list[Process] = []
-        self.files: dict[int, OpenFile] = {}
+        self.files = {}
 
     def bind(self) -> None:
         """Tie the three hottest calls to the engine."""
@@ -282,7 +282,7 @@ class Process(SystemCalls):
         for name in ("nice", "oom_score_adj", "oom_adj", "allocator", "huge_advice"):
             setattr(child, name, getattr(self, name))
         child.parent = self
-        child.files = dict(self.files)
+        child.files = self.inherited()
         table = machine.ram.new_pages(self.cgroup.number if self.cgroup else 0)
         child.pages = ProcessPages(child, table)
         child.space = self.space  # for the account, until its own is made
@@ -446,6 +446,7 @@ class Process(SystemCalls):
         self.pages.table.drop()
         group = self.cgroup.number if self.cgroup else 0
         self.machine.ram.charge_kernel(group, -self._kernel_pages)
+        self.close_all()
         self.alive = False
         self.bind()
         self.machine.drop_dead_objects()

@@ -8,70 +8,33 @@ errno; what cannot be in a register at all is :class:`~pyalloc.errors.WrongType`
 from __future__ import annotations
 
 import errno
-import operator
 from typing import TYPE_CHECKING, Final
 
-from pyalloc.errors import WrongType
 from pyalloc.kernel import syncing
 from pyalloc.kernel.abi import MADV, MAP, fail
-from pyalloc.kernel.files import OpenFile
 from pyalloc.kernel.vma import AddressSpace
-from pyalloc.machine.files import File, open_file
+from pyalloc.machine.descriptors import FileCalls
+from pyalloc.machine.registers import registers
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
-    from pyalloc.machine.cgroup import Cgroup
     from pyalloc.machine.heap import ProcessHeap
-    from pyalloc.machine.machine import Machine
 
 _ANONYMOUS: Final = int(MAP.ANONYMOUS)
 _HUGEPAGE: Final = int(MADV.HUGEPAGE)
 _OFFSET_32: Final = (1 << 44) - 1
 """What of an offset fits into the page number that a 32-bit program passes."""
-_MOST_BYTES: Final = 0x7FFFF000
-"""What one read or write moves at most (MAX_RW_COUNT)."""
 
 _cut = int.__and__
 """Cuts an int to a mask; of an IntFlag, too, makes a plain int, and quickly."""
 
 
-def registers(mask: int, **values: object) -> tuple[int, ...]:
-    """Return values as registers hold them.
-
-    Raises
-    ------
-    WrongType
-        One is no whole number; the text names it.
-    """
-    found = []
-    for name, value in values.items():
-        try:
-            found.append(operator.index(value) & mask)  # type: ignore[arg-type]  # it may be anything
-        except TypeError:
-            message = f"{name} must be an int (got {value!r}, a {type(value).__name__})"
-            raise WrongType(message) from None
-    return tuple(found)
-
-
-class SystemCalls:
+class SystemCalls(FileCalls):
     """What a process asks the kernel for; the process itself is the subclass."""
 
-    machine: Machine
     space: AddressSpace
     heap: ProcessHeap
-    cgroup: Cgroup | None
-    files: dict[int, OpenFile]
-    mask: int
-    """The largest number a register holds."""
     huge_advice: bool
-
-    def require_alive(self) -> None:
-        """Raise ProcessKilled if the process has ended."""
-        raise NotImplementedError
-
-    def out_of_memory(self) -> None:
-        """Let the OOM killer make room for this process."""
-        raise NotImplementedError
 
     def _space(self) -> AddressSpace:
         """Return the address space, with what the heap has done since."""
@@ -85,85 +48,6 @@ class SystemCalls:
         self.machine.ram.pass_time(cost, cost)
         self.heap.lease()
         self.machine.drop_dead_objects()
-
-    # --- files --------------------------------------------------------------------------
-
-    def open(self, file: File, mode: str = "rw") -> int:
-        """Open ``file`` for ``"r"``, ``"w"`` or ``"rw"`` and return the lowest free descriptor."""
-        self.require_alive()
-        fd = next(n for n in range(3, len(self.files) + 4) if n not in self.files)
-        self.files[fd] = open_file(file, mode)
-        return fd
-
-    def close(self, fd: int) -> None:
-        """Close a descriptor; mappings of it stay."""
-        self._file(fd)
-        del self.files[fd]
-
-    def _file(self, fd: int) -> OpenFile:
-        self.require_alive()
-        if fd not in self.files:
-            registers(0, fd=fd)
-            fail(errno.EBADF)
-        return self.files[fd]
-
-    def read(self, fd: int, length: int, offset: int = 0) -> int:
-        """Read bytes through the page cache, as ``pread``; return how many there were.
-
-        Raises
-        ------
-        OSError
-            EBADF: not open for reading; EINVAL: a negative offset.
-        """
-        file = self._file(fd)
-        if not file.readable:
-            fail(errno.EBADF)
-        length, offset = self._extent(length, offset)
-        length = max(min(length, file.inode.bytes_size - offset), 0)
-        self._access_file(file, offset, length, write=False)
-        return length
-
-    def write(self, fd: int, length: int, offset: int = 0) -> int:
-        """Write bytes into the page cache, as ``pwrite``; the file grows if need be.
-
-        Raises
-        ------
-        OSError
-            EBADF: not open for writing; EINVAL: a negative offset; EFBIG: past the largest size.
-        """
-        file = self._file(fd)
-        if not file.writable:
-            fail(errno.EBADF)
-        length, offset = self._extent(length, offset)
-        if length and offset >= file.inode.most_bytes:
-            fail(errno.EFBIG)
-        length = min(length, file.inode.most_bytes - offset)
-        if length and offset + length > file.inode.bytes_size:
-            file.inode.bytes_size = offset + length
-            number = self.machine.object_of(file.inode)
-            self.machine.ram.resize_object(number, file.inode.pages)
-        self._access_file(file, offset, length, write=True)
-        return length
-
-    def _extent(self, length: int, offset: int) -> tuple[int, int]:
-        length, offset = registers((1 << 64) - 1, length=length, offset=offset)
-        if offset >> 63 or (length & self.mask) >> (self.mask.bit_length() - 1):
-            fail(errno.EINVAL)
-        return min(length & self.mask, _MOST_BYTES), offset
-
-    def _access_file(self, file: OpenFile, offset: int, length: int, *, write: bool) -> None:
-        if not length:
-            return
-        number = self.machine.object_of(file.inode)
-        first, end = offset // PAGE, -(-(offset + length) // PAGE)
-        group = self.cgroup.number if self.cgroup else 0
-        while first < end:
-            done, dry = self.machine.ram.access_object(
-                group, number, first, end - first, write=write, stream=file.stream
-            )
-            first += done
-            if dry:
-                self.out_of_memory()
 
     # --- mappings -----------------------------------------------------------------------
 

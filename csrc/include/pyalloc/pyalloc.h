@@ -122,10 +122,11 @@ typedef struct pa_ram_settings {
 typedef struct pa_ram_counters {
     uint64_t free, reserved, tables, kernel;
     uint64_t active_anon, inactive_anon, active_file, inactive_file, unevictable;
-    uint64_t anon_mapped, file_mapped, shmem, file, dirty, swap_cached;
+    uint64_t anon_mapped, shmem, file, dirty, swap_cached;
     uint64_t slots, slots_free;
     uint64_t faults, major_faults, swapped_in, swapped_out, file_read, file_written;
     uint64_t scanned, stolen, activated, deactivated;
+    uint64_t scanned_background, stolen_background; /* by kswapd */
     uint64_t refault_anon, refault_file, restored_anon, restored_file;
     uint64_t swap_ahead, swap_ahead_hits, writing;
 } pa_ram_counters;
@@ -135,6 +136,7 @@ typedef struct pa_group_counters {
     uint64_t limit, swap_limit;
     uint64_t usage, usage_peak, usage_swap, tables, anon, file;
     uint64_t limit_hits, scanned, stolen;
+    uint64_t high, high_hits, throttled_ms; /* memory.high */
 } pa_group_counters;
 
 /* NULL: settings outside their domain, or no memory on the host. */
@@ -145,6 +147,17 @@ void pa_ram_read_settings(const pa_ram *ram, pa_ram_settings *out);
 /* Everything but frames, slots and shape can be changed. */
 int pa_ram_configure(pa_ram *ram, const pa_ram_settings *settings);
 void pa_ram_read(const pa_ram *ram, pa_ram_counters *out);
+/* Pages of files and of shared memory that somebody maps; looks at every frame. */
+uint64_t pa_ram_mapped(const pa_ram *ram);
+/* Blocks of 4 kB to 4 MB. */
+enum { PA_BUDDY_ORDERS = 11 };
+
+/* Free blocks of 1 << k pages among `count` frames, as /proc/buddyinfo counts them, in blocks[k],
+ * k < PA_BUDDY_ORDERS.
+ * The first `skip` free ones are left out: they stand for memory that is taken but has no place of
+ * its own.  Returns how many were. */
+uint64_t pa_ram_free_blocks(const pa_ram *ram, uint64_t first, uint64_t count, uint64_t skip,
+                            uint64_t *blocks);
 /* Simulated time in nanoseconds, and how much of it processors worked. */
 uint64_t pa_ram_time(const pa_ram *ram);
 uint64_t pa_ram_work(const pa_ram *ram);
@@ -156,6 +169,9 @@ int pa_ram_check(pa_ram *ram);
 int pa_ram_add_group(pa_ram *ram, uint32_t parent, uint64_t pages, uint64_t pages_swap);
 /* PA_EXHAUSTED: reclaim cannot bring the group below its new limit; the limit stands. */
 int pa_ram_limit_group(pa_ram *ram, uint32_t group, uint64_t pages, uint64_t pages_swap);
+/* memory.high: beyond it whoever takes pages must reclaim, and wait; what is over it now is
+ * reclaimed as far as that goes. */
+int pa_ram_throttle_group(pa_ram *ram, uint32_t group, uint64_t pages);
 void pa_ram_read_group(const pa_ram *ram, uint32_t group, pa_group_counters *out);
 /* Memory of the kernel itself, charged to a group; pages < 0 gives back. */
 int pa_ram_charge_kernel(pa_ram *ram, uint32_t group, int64_t pages);
@@ -164,7 +180,13 @@ int pa_ram_charge_kernel(pa_ram *ram, uint32_t group, int64_t pages);
 int pa_ram_add_object(pa_ram *ram, uint64_t pages, bool shmem);
 void pa_ram_resize_object(pa_ram *ram, uint32_t object, uint64_t pages);
 void pa_ram_drop_object(pa_ram *ram, uint32_t object);
-/* read() or write() of whole pages by a process of `group`; *done of them were served. */
+/* Promise shared memory page by page, as pages come to be, instead of all at once: they are counted
+ * by pa_ram_promised(), and refused beyond what pa_ram_limit_promised() allows. */
+void pa_ram_promise_object(pa_ram *ram, uint32_t object);
+void pa_ram_limit_promised(pa_ram *ram, uint64_t most);
+uint64_t pa_ram_promised(const pa_ram *ram);
+/* read() or write() of whole pages by a process of `group`; *done of them were served: fewer than
+ * `count` at the object's end, or if no more may be promised. */
 int pa_ram_access_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t first,
                          uint64_t count, bool write, uint32_t stream, uint64_t *done);
 /* An open file, whose reads are read ahead in windows of up to `pages`; its number, 0: no memory on

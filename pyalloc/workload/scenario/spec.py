@@ -84,11 +84,19 @@ class MachineSpec(Spec, frozen=True, kw_only=True):
         int, Meta(ge=0, description="vm.overcommit_kbytes; beats the ratio unless 0.")
     ] = 0
     admin_reserve_kbytes: Annotated[
-        int, Meta(ge=0, description="vm.admin_reserve_kbytes, kept for root in mode 2.")
-    ] = 8192
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="vm.admin_reserve_kbytes, kept for root in mode 2; by default 1/32 of RAM,"
+            " at most 8 MB."
+        ),
+    ] = None
     user_reserve_kbytes: Annotated[
-        int, Meta(ge=0, description="vm.user_reserve_kbytes, kept for a user's shell in mode 2.")
-    ] = 131072
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="vm.user_reserve_kbytes, kept for a user's shell in mode 2; by default 1/32"
+            " of RAM, at most 128 MB."
+        ),
+    ] = None
     swappiness: Annotated[int, Meta(ge=0, le=200, description="vm.swappiness.")] = 60
     page_cluster: Annotated[
         int, Meta(ge=0, le=10, description="vm.page-cluster: swap is read 2 to its power pages.")
@@ -110,6 +118,10 @@ class MachineSpec(Spec, frozen=True, kw_only=True):
             " for 2.6."
         ),
     ] = None
+    sysctl: Annotated[
+        dict[str, int],
+        Meta(description='More sysctls by name, such as { "vm.panic_on_oom" = 1 }.'),
+    ] = {}
     oom_policy: Annotated[
         str, Meta(description="Who chooses the victim; by default the kernel itself.")
     ] = ""
