@@ -52,8 +52,7 @@ def order(
     Parameters
     ----------
     order
-        Try this one alone (--list has the names; A+B is one after the other), or the row numbers
-        in this file; may be repeated.
+        Only this one: a name of --list, A+B for both, or a file of row numbers; may be repeated.
     by
         What is to be small: bytes held at the peak or at the end, resident ones, or their mean.
     window
