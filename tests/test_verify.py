@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from test_host import can_build, needs_cc
 
 from pyalloc.cli import main
-from pyalloc.lab.verify.malloc import Setting, profile_for, random_streams, verify_malloc
+from pyalloc.errors import TraceError
+from pyalloc.host import glibc
+from pyalloc.lab.verify.malloc import (
+    Setting,
+    profile_for,
+    random_streams,
+    run_both,
+    trace_of,
+    verify_malloc,
+)
+from pyalloc.lab.verify.malloccase import Case, read_case, verify_case
 from pyalloc.trace import Op
 
+CASES = sorted(Path(__file__).with_name("data").joinpath("verify").glob("*.json"))
 WORDS = [
     pytest.param(64, marks=needs_cc),
     pytest.param(32, marks=pytest.mark.skipif(not can_build(4), reason="no 32-bit libc")),
@@ -25,13 +37,84 @@ def test_no_stream_differs_from_the_library_of_this_host(word: int) -> None:
     assert verdict.equal_calls == verdict.calls >= 20 * 1500
 
 
+@pytest.mark.parametrize("word", WORDS)
+def test_no_storm_differs_from_the_library_of_this_host(word: int) -> None:
+    """Every call, at every border, with settings that change and a break that others move."""
+    specs = random_streams(12, calls=2000, kinds=["storm"], seed=11, word=word)
+    verdict = verify_malloc(specs, Setting(word, {"tcache_count": 3}, "write"))
+    assert verdict.agrees, verdict.to_dict()
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_what_differed_once_does_not_differ_again(path: Path) -> None:
+    """In each of these the library of this generation stops at an assertion of its own."""
+    case = read_case(path)
+    if not can_build(case.setting.word // 8) or glibc.version(case.setting.word // 8) != "2.36":
+        pytest.skip("needs glibc 2.36 of that word size")
+    assert verify_case(case).agrees
+    real, model = run_both(trace_of(case.calls), case.setting, "glibc-2.36")
+    assert real.signal == 6
+    assert model.errors[0].message == real.message
+
+
+@needs_cc
+def test_a_finding_is_saved_and_run_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Under the model that found it the case differs; under the right one it does not."""
+    specs = random_streams(5, calls=500, kinds=["random"], sizes=["mixed"], seed=1)
+    found = verify_malloc(specs, planted={"mmap_threshold": 60_000}).finding
+    assert found is not None
+    path = tmp_path / "case.json"
+    Case.of(found).write(path)
+    assert read_case(path).calls == found.shortest
+    assert verify_case(read_case(path), "glibc-2.3.3").finding is not None
+    assert main(["verify", "malloc", "--case", str(path)]) == 0
+    assert f"1 streams, {len(found.shortest)} calls" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tunable", "mmap_treshold=3"], "did you mean mmap_threshold"),
+        (["--tunable", "mmap_threshold=x"], "takes a number"),
+        (["--tunable", f"top_pad={1 << 64}"], "takes a number of 64 bits"),
+        (["--kind", "strom"], "did you mean storm?"),
+        (["--case", "/nowhere"], "No such file"),
+        (["--case", __file__], "not a case of pyalloc verify malloc"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(
+    arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "malloc", *arguments]) == 2
+    error = capfd.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_case_of_another_shape_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    good = Case(Setting(), (), "none").to_dict()
+    for wrong in (
+        {"format": "another"},
+        {"calls": [["MALOC", 0, 1, 0]]},
+        {"calls": [["MALLOC", 0, -1, 0]]},
+        {"calls": 3},
+        {"setting": {"word": 16}},
+    ):
+        path.write_text(json.dumps(good | wrong), encoding="utf-8")
+        with pytest.raises(TraceError, match=r"case\.json"):
+            read_case(path)
+
+
 @needs_cc
 def test_a_planted_difference_is_found_and_shrunk() -> None:
     """With another mmap threshold, one block too large for the first 132 KB is enough.
 
     The first call makes the heap that the second, smaller than the real threshold, does not fit in.
     """
-    specs = random_streams(5, calls=3000, sizes=["mixed"], seed=1)
+    specs = random_streams(5, calls=3000, kinds=["random", "fifo"], sizes=["mixed"], seed=1)
     verdict = verify_malloc(specs, planted={"mmap_threshold": 100_000})
     assert verdict.finding is not None
     shortest = verdict.finding.shortest

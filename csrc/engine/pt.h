@@ -254,7 +254,7 @@ typedef struct pt {
     pt_held held;
     uint64_t largest_asked, top_kept, top_trimmed, count_threshold_moves; /* bytes; statistics */
     uint32_t tuned; /* a bit for each setting that a tunable has set */
-    char last_words[192];
+    char last_words[256];
 } pt;
 
 #include "pt_chunk.h"

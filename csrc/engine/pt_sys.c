@@ -8,6 +8,8 @@
  */
 #include "pt.h"
 
+#include <stdio.h>
+
 static pa_unit begin_break(pt *h);
 static pa_unit begin_fallback(pt *h);
 
@@ -38,6 +40,22 @@ static pa_unit give_up(pt *h, pa_status error)
 {
     h->base.error = error;
     return 0;
+}
+
+/* Up to 2.9 assertions were not compiled in. */
+static bool has_assertions(const pt *h)
+{
+    return h->pf->version >= 210;
+}
+
+/* The whole of the words is that of 2.36; elsewhere there are line numbers in them. */
+static pa_unit assertion_fails(pt *h, const char *what)
+{
+    const char *before = "Fatal glibc error: malloc assertion failure in sysmalloc: ";
+    snprintf(h->last_words, sizeof h->last_words, "%s%s", h->pf->version == 236 ? before : "",
+             what);
+    heap_abort(&h->base, h->last_words);
+    return REF_PENDING;
 }
 
 /* ---- a mapping of its own ----------------------------------------------------------------------- */
@@ -133,6 +151,13 @@ static pa_unit new_top(pt *h, uint64_t from, uint64_t to)
     return pt_from_top(h);
 }
 
+/* Memory behind somebody else's odd break, for an arena that is in pieces already, is aligned as any
+ * other; but where two words are the alignment the library insists on finding it so. */
+static bool takes_odd_break(const pt *h)
+{
+    return h->pf->align != 2 * h->pf->word || !has_assertions(h);
+}
+
 /* The break moved by `size`; the pieces do not join: ask for what alignment still needs. */
 static pa_unit begin_correction(pt *h, uint64_t brk, uint64_t old_end)
 {
@@ -141,6 +166,8 @@ static pa_unit begin_correction(pt *h, uint64_t brk, uint64_t old_end)
     uint64_t skip = misaligned ? h->pf->align - misaligned : 0;
     h->sys.brk = brk + skip;
     if (!a->contiguous) {
+        if (skip && !takes_odd_break(h))
+            return assertion_fails(h, "((unsigned long) chunk2mem (brk) & MALLOC_ALIGN_MASK) == 0");
         h->sys.correction = 0;
         return new_top(h, h->sys.brk, h->base.brk);
     }
@@ -195,9 +222,22 @@ static pa_unit end_break(pt *h)
     return begin_correction(h, brk, old_end);
 }
 
+/* The old top ends inside a page: somebody moved the break while the arena was in pieces. */
+static bool is_torn(const pt *h)
+{
+    const pt_arena *a = &h->arenas[h->sys.arena];
+    uint64_t end = a->top ? address_of(h, a->top) + bytes_of(h, h->sys.old_size) : 0;
+    return end & (PAGE_BYTES - 1);
+}
+
 static pa_unit begin_break(pt *h)
 {
     pt_arena *a = arena(h);
+    if (has_assertions(h) && is_torn(h))
+        return assertion_fails(h,
+                               "(old_top == initial_top (av) && old_size == 0) || "
+                               "((unsigned long) (old_size) >= MINSIZE && prev_inuse (old_top) && "
+                               "((unsigned long) old_end & (pagesize - 1)) == 0)");
     uint64_t mask = size_mask(h);
     uint64_t size = (bytes_of(h, h->sys.nb) + h->mp.top_pad + bytes_of(h, MIN_UNITS)) & mask;
     if (a->contiguous)

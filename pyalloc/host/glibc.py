@@ -22,6 +22,7 @@ import numpy as np
 from pyalloc.errors import ArgumentError
 from pyalloc.host import compile as _compile
 from pyalloc.host.compile import HostError
+from pyalloc.machine.tunables import TUNABLES, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,23 +36,6 @@ RECORDS: Final = ("address", "brk", "usable")
 
 TOUCHES: Final = ("none", "write", "recorded")
 """Whether blocks are written: never, whole when they are allocated, or where TOUCH rows say."""
-
-TUNABLES: Final = (
-    "arena_max",
-    "arena_test",
-    "check",
-    "hugetlb",
-    "mmap_max",
-    "mmap_threshold",
-    "mxfast",
-    "perturb",
-    "tcache_count",
-    "tcache_max",
-    "tcache_unsorted_limit",
-    "top_pad",
-    "trim_threshold",
-)
-"""Names after ``glibc.malloc.`` (the manual's "Memory Allocation Tunables")."""
 
 _MAGIC: Final = 0x70610001
 _IN: Final = struct.Struct("9Q")
@@ -254,7 +238,7 @@ def _environment(tunables: Mapping[str, int]) -> dict[str, str]:
     """Return all of the program's environment: nothing of ours may steer the library."""
     for name in tunables:
         if name not in TUNABLES:
-            message = f"no tunable {name!r}; known are {', '.join(TUNABLES)}"
+            message = f"no tunable {name!r}{unknown(name)}"
             raise ArgumentError(message)
     variables = {"LIBC_FATAL_STDERR_": "1"}
     if tunables:

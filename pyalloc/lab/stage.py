@@ -22,9 +22,9 @@ from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps, page
 from pyalloc.kernel.profiles import KernelProfile
 from pyalloc.lab.replay import big_machine
 from pyalloc.machine import Machine, ReplayError, ReplaySummary
-from pyalloc.machine.heap import tune
 from pyalloc.machine.metrics import summarise
 from pyalloc.machine.replay import columns_of
+from pyalloc.machine.tunables import tune
 from pyalloc.trace import Trace
 
 Columns = Mapping[str, npt.NDArray[Any]]

@@ -6,19 +6,19 @@ areas are brought up to date (:meth:`ProcessHeap.sync`) before anybody looks at 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from pyalloc import engine
-from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault
+from pyalloc.errors import HeapAbort, MemoryFault
 from pyalloc.kernel.abi import MAP, MREMAP, VM_WRITE
 from pyalloc.kernel.faulting import SIGSEGV
 from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.placement import guarded_start
 from pyalloc.machine.heapview import HeapView
-from pyalloc.units import PAGE, parse_size
+from pyalloc.machine.tunables import tune
+from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
     from pyalloc.machine.process import Process
@@ -26,31 +26,6 @@ if TYPE_CHECKING:
 SIGABRT: Final = 6
 _PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
 _MOST_LEASED: Final = 1 << 34
-
-
-def tune(heap: engine.Heap, tunables: Mapping[str, int | str]) -> None:
-    """Set what ``tunables`` name; text is a number as in C, or a size such as ``"64K"``.
-
-    Raises
-    ------
-    ArgumentError
-        The allocator has no such setting, or refuses the value.
-    """
-    for name, value in tunables.items():
-        number = _number(value)
-        if number < 0 or not heap.tunable(name.removeprefix("glibc.malloc."), number):
-            message = f"the allocator has no tunable {name!r}, or refuses {value!r} for it"
-            raise ArgumentError(message)
-
-
-def _number(value: int | str) -> int:
-    if not isinstance(value, str):
-        return int(value)
-    with contextlib.suppress(ValueError):
-        return int(value, 0)
-    with contextlib.suppress(ArgumentError):
-        return parse_size(value)
-    return -1
 
 
 class ProcessHeap(HeapView):

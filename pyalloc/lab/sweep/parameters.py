@@ -27,8 +27,8 @@ from functools import cache
 from typing import Any, Final
 
 from pyalloc.errors import ArgumentError
-from pyalloc.host.glibc import TUNABLES
 from pyalloc.machine import Machine
+from pyalloc.machine.tunables import TUNABLES
 from pyalloc.units import parse_size
 from pyalloc.workload.catalogue import Workload
 

@@ -19,7 +19,12 @@ from pyalloc.lab.verify.twin import twin_machine
 from pyalloc.machine import Replay
 from pyalloc.trace import NULL_BLOCK, Op, Trace
 from pyalloc.trace.ops import ALLOCATES
+from pyalloc.workload.storm import ORDERS, StormSpec
 from pyalloc.workload.streams import KINDS, SIZES, StreamSpec
+from pyalloc.workload.words import nearest
+
+Spec = StreamSpec | StormSpec
+"""A stream that can be made."""
 
 COMPARED: Final = ("address", "brk", "usable")
 """What is compared of every call: the pointer, the break after it, malloc_usable_size."""
@@ -199,7 +204,7 @@ def run_both(
 
 
 def verify_malloc(
-    specs: Iterable[StreamSpec],
+    specs: Iterable[Spec],
     setting: Setting | None = None,
     *,
     total: int = 0,
@@ -266,7 +271,10 @@ class _Shrinking:
 
     def finding(self, name: str, trace: Trace, difference: Difference) -> Finding:
         """Shrink to the fewest calls that differ in any way."""
-        calls = calls_of(trace)[: difference.row + 1]
+        whole = calls_of(trace)
+        calls = whole[: difference.row + 1]
+        if self.difference(calls) is None:  # it takes what comes after it, too
+            calls = whole
 
         def shows(part: Sequence[Call]) -> bool:
             return self.difference(part) is not None
@@ -318,6 +326,13 @@ def trace_of(calls: Sequence[Call]) -> Trace:
     return Trace.from_arrays(*(list(column) for column in columns))
 
 
+STORM: Final = "storm"
+"""The kind of stream that makes every call, at every border; see :mod:`pyalloc.workload.storm`."""
+
+_STORMS: Final = 0.25
+_ALL_CALLS: Final = 0.8
+
+
 def random_streams(
     count: int,
     *,
@@ -325,22 +340,44 @@ def random_streams(
     kinds: Sequence[str] = (),
     sizes: Sequence[str] = (),
     seed: int = 0,
-) -> Iterator[StreamSpec]:
+    word: int = 64,
+) -> Iterator[Spec]:
     """Yield ``count`` streams: lifetimes, size laws and blocks alive drawn from ``seed``.
 
-    ``kinds`` and ``sizes`` are what is drawn from, by default all of
-    :data:`~pyalloc.workload.streams.KINDS` and :data:`~pyalloc.workload.streams.SIZES`.
+    ``kinds`` and ``sizes`` are what is drawn from.  Kinds are those of
+    :data:`~pyalloc.workload.streams.KINDS` and :data:`STORM`, by default all of them, with a storm
+    for each fourth; sizes are by default all of :data:`~pyalloc.workload.streams.SIZES`.  ``word``
+    is the pointer's bits, which decide what storms take for larger than any memory.
     """
     if count < 1 or calls < 1:
         message = f"at least one stream of one call is needed (got {count} of {calls})"
         raise ArgumentError(message)
+    if strange := [kind for kind in kinds if kind not in {*KINDS, STORM}]:
+        message = f"no kind of stream {strange[0]!r}{nearest(strange[0], [*KINDS, STORM])}"
+        raise ArgumentError(message)
     rng = np.random.default_rng(seed)
     for number in range(count):
-        yield StreamSpec(
-            kind=str(rng.choice(list(kinds or KINDS))),
-            sizes=str(rng.choice(list(sizes or SIZES))),
-            count=calls,
-            live=int(rng.choice([10, 100, 1000])),
-            seed=seed + number,
-            calls="all" if rng.random() < 0.8 else "plain",
-        )
+        kind = str(rng.choice(list(kinds or KINDS)))
+        if not kinds and rng.random() < _STORMS:
+            kind = STORM
+        law, live = str(rng.choice(list(sizes or SIZES))), int(rng.choice([10, 100, 1000]))
+        plain = rng.random() >= _ALL_CALLS
+        if kind == STORM:
+            yield StormSpec(
+                order=str(rng.choice(ORDERS)),
+                sizes=law,
+                count=calls,
+                live=live,
+                seed=seed + number,
+                word=word // 8,
+                tuning=not plain,
+            )
+        else:
+            yield StreamSpec(
+                kind=kind,
+                sizes=law,
+                count=calls,
+                live=live,
+                seed=seed + number,
+                calls="plain" if plain else "all",
+            )
