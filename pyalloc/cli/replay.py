@@ -34,6 +34,7 @@ def replay(
     tunable: Annotated[list[str] | None, Parameter(negative="")] = None,
     format: str | None = None,  # noqa: A002
     sites: int = 10,
+    strict: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Replay a recorded trace on a simulated machine and report where the memory went.
@@ -52,6 +53,9 @@ def replay(
         The format of the file, if it cannot be found out.
     sites
         How many call sites to show.
+    strict
+        Tell what the C library does not notice, too: blocks used or freed after they were freed,
+        accesses past their end, blocks never freed. The exit code is 1 if there are any.
     json
         Print JSON.
     """
@@ -62,9 +66,10 @@ def replay(
             touch=touch,
             tunables=settings(tunable),
             sites=sites,
+            strict=strict,
         )
     if json:
         print_json(found.to_dict())
     else:
         print_report(console(), found)
-    return 0
+    return 1 if strict and found.replay.errors else 0

@@ -141,16 +141,24 @@ def examine(
     touch: str = "write",
     sites: int = 10,
     samples: int = 1000,
+    strict: bool = False,
 ) -> Examination:
     """Replay ``trace`` and look at where the memory was.
 
     ``touch`` is as in :func:`pyalloc.replay`: by default every block is taken to be written.
-    ``allocator`` is by default the C library the trace was recorded on, if it is known.
+    ``allocator`` is by default the C library the trace was recorded on, if it is known; ``strict``
+    has its errors tell what the library does not notice.
     """
     allocator = allocator or allocator_of(trace)
     before = machine.copy() if machine is not None else None
     result = replay(
-        trace, allocator, machine=machine, tunables=tunables, touch=touch, samples=samples
+        trace,
+        allocator,
+        machine=machine,
+        tunables=tunables,
+        touch=touch,
+        samples=samples,
+        strict=strict,
     )
 
     def replay_to(row: int) -> Replay:

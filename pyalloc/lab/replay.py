@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.layout import layout_from_maps
+from pyalloc.lab.strict import missed
 from pyalloc.machine import Machine, Process, Replay
 from pyalloc.trace import Op, Trace
 
@@ -63,6 +64,8 @@ def replay(
     touch: str = "none",
     record: Sequence[str] = ("address",),
     samples: int = 1000,
+    *,
+    strict: bool = False,
 ) -> Replay:
     """Make every call of ``trace`` on a simulated process.
 
@@ -88,6 +91,9 @@ def replay(
         Columns to keep, one value a call: ``"address"``, ``"usable"``, ``"brk"``.
     samples
         Rows of the timeline.
+    strict
+        Let ``errors`` tell, too, what the library does not notice: blocks that are used or freed
+        after they were freed, TOUCH rows past the end of their block, blocks that are never freed.
 
     Returns
     -------
@@ -103,7 +109,14 @@ def replay(
     process = process_for(
         trace, machine, allocator=allocator, maps=maps, brk=brk, tunables=tunables
     )
-    return process.replay(trace, touch=touch, record=record, samples=samples)
+    if strict and "address" not in record:
+        record = (*record, "address")
+    result = process.replay(trace, touch=touch, record=record, samples=samples)
+    if strict:
+        ended = result.errors
+        unnoticed = missed(trace, result.address, result.summary.calls, ended=bool(ended))
+        result.errors = (*unnoticed, *ended)
+    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,15 +43,21 @@ class TraceColumns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReplayError:
-    """Something that ended a replay before its last row.
+    """Something that ended a replay before its last row, or that a strict one found wrong.
 
     ``kind`` is ``"abort"`` (the C library noticed an error), ``"fault"`` (a signal) or
-    ``"killed"`` (the OOM killer); ``message`` is the library's own, or the kernel's.
+    ``"killed"`` (the OOM killer); ``message`` is the library's own, or the kernel's.  A strict
+    replay adds ``"use-after-free"``, ``"double-free"``, ``"out-of-bounds"`` and ``"leak"``.
     """
 
     row: int
     kind: str
     message: str
+
+    @property
+    def ends(self) -> bool:
+        """Whether the replay ended there."""
+        return self.kind in {"abort", "fault", "killed"}
 
 
 class Replay:

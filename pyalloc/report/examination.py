@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pyalloc.lab.examine import Examination
-from pyalloc.machine import Breakdown
+from pyalloc.machine import Breakdown, ReplayError
 from pyalloc.report.listing import one_line
 from pyalloc.report.metrics import fragmentation
 from pyalloc.units import format_size
 
+_SHOWN_OF_A_KIND = 5
 _KINDS = (
     ("headers", "header", "the size field of each block"),
     ("alignment", "alignment", "what rounding adds to them"),
@@ -42,8 +44,8 @@ def print_report(console: Console, found: Examination) -> None:
 def _parts(found: Examination) -> Iterator[RenderableType]:
     yield Text(_title(found), style="bold", overflow="ellipsis", no_wrap=True)
     yield Text(agreement_words(found))
-    for error in found.replay.errors:
-        yield Text(f"stopped at call {error.row}: {error.message}", style="red")
+    for line in error_lines(found.replay.errors):
+        yield Text(line, style="red")
     if found.trace.info.truncated:
         yield Text(f"the recording is cut short: {found.trace.info.truncated}", style="yellow")
     yield Text("")
@@ -57,6 +59,28 @@ def _parts(found: Examination) -> Iterator[RenderableType]:
         yield _sites(found)
     yield Text("")
     yield Text(verdict(found))
+
+
+def error_lines(errors: Sequence[ReplayError]) -> Iterator[str]:
+    """Yield what ended the run, and the first of what a strict one found."""
+    missed = [error for error in errors if not error.ends]
+    if missed:
+        kinds = Counter(error.kind for error in missed)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        yield f"unnoticed by the library: {counts}"
+    for error in _first_of_each_kind(missed):
+        yield f"  call {error.row}: {error.message}"
+    for error in errors:
+        if error.ends:
+            yield f"stopped at call {error.row}: {error.message}"
+
+
+def _first_of_each_kind(errors: Sequence[ReplayError]) -> Iterator[ReplayError]:
+    seen: Counter[str] = Counter()
+    for error in errors:
+        seen[error.kind] += 1
+        if seen[error.kind] <= _SHOWN_OF_A_KIND:
+            yield error
 
 
 def _title(found: Examination) -> str:
