@@ -240,6 +240,34 @@ THREADS = """
 
 
 @needs_cc
+def test_a_program_of_this_directory_is_found(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``./name``, and by its name alone where PATH says so."""
+    program = Path(build("here", "int main(void) { return 0; }"))
+    monkeypatch.chdir(program.parent)
+    assert record(["./here"], tmp_path / "t")[0].trace().info.exit_code == 0
+    monkeypatch.setenv("PATH", f".:{os.environ['PATH']}")
+    assert record(["here"], tmp_path / "u")[0].trace().info.exit_code == 0
+
+
+@needs_cc
+def test_statistics_of_many_arenas_are_the_real_library_s(
+    build: Build, tmp_path: Path, capfd: Capture
+) -> None:
+    """A program's own malloc_info and malloc_stats, after twelve threads, are its replay's."""
+    source = Path(__file__).with_name("programs").joinpath("talkers.c").read_text("utf-8")
+    trace = only(record([build("talkers", source, "-lpthread")], tmp_path / "t"))
+    said = capfd.readouterr()
+    if f"glibc-{trace.info.glibc}" not in {known.name for known in pa.allocators()}:
+        pytest.skip(f"no profile of glibc {trace.info.glibc}")
+    heap = pa.replay(trace, f"glibc-{trace.info.glibc}").heap
+    assert heap.malloc_info() == said.out
+    assert said.out.count("<heap nr=") > 4
+    assert heap.malloc_stats() == said.err
+
+
+@needs_cc
 def test_threads_are_recorded_in_true_order(build: Build, tmp_path: Path) -> None:
     """No address is handed out while it is in use, none is freed that is not; ends come last."""
     t = only(record([build("threads", THREADS, "-lpthread")], tmp_path / "t"))

@@ -257,8 +257,10 @@ def _leave_interrupts_to_the_command() -> Iterator[None]:
 
 def _run(command: Sequence[str], file: Path, env: dict[str, str]) -> tuple[int, int]:
     """Run the command to its end; return its process number and its wait status."""
+    # a path has lost its "./", and a bare name would be looked for in PATH
+    program = str(file) if "/" in str(file) else f"./{file}"
     try:
-        process = subprocess.Popen(list(command), executable=file, env=env)  # noqa: S603
+        process = subprocess.Popen(list(command), executable=program, env=env)  # noqa: S603
     except OSError as error:
         message = f"{command[0]}: {error.strerror}"
         code = _NOT_FOUND if error.errno == errno.ENOENT else _NOT_RUN
