@@ -59,6 +59,16 @@ def test_the_boot_line_is_the_article_s() -> None:
     )
 
 
+@pytest.mark.parametrize("kernel", ["2.6.11", "2.6.18", "6.12"])
+def test_the_log_begins_with_the_memory_there_is(kernel: str) -> None:
+    """The first line of dmesg() is the boot's, and what it calls available is near MemTotal."""
+    m = pa.Machine(ram="256M", kernel=kernel, arch="i386")
+    first = m.dmesg().splitlines()[0]
+    assert first.startswith("Memory: ")
+    available = int(first.split()[1].split("/")[0].rstrip("kK"))
+    assert 0 < m.meminfo()["MemTotal"] - available < 4096
+
+
 def test_pages_of_a_memfd_are_promised_as_they_come() -> None:
     """Committed_AS grows by each page touched, and strict overcommit ends it with SIGBUS."""
     m = pa.Machine(ram="64M", swap=0, kernel="6.12", arch="x86_64")
@@ -98,3 +108,92 @@ def test_a_sysctl_that_is_not_there_or_not_so_is_refused(name: str, value: int) 
     m = pa.Machine(ram="64M", swap=0, kernel="6.12", arch="x86_64")
     with pytest.raises(pa.PyallocError, match=r"vm\."):
         m.sysctl[name] = value
+
+
+def eater(m: pa.Machine, name: str, size: int, cgroup: pa.Cgroup | None = None) -> pa.Process:
+    p = m.spawn(name, cgroup=cgroup)
+    p.touch(p.mmap(0, size, RW, pa.MAP.PRIVATE | pa.MAP.ANONYMOUS), size)
+    return p
+
+
+def test_whoever_asks_dies_if_the_sysctl_says_so() -> None:
+    """vm.oom_kill_allocating_task kills the small process that asked, not the big one."""
+    m = pa.Machine(ram="64M", swap=0, kernel="6.12", sysctl={"vm.oom_kill_allocating_task": 1})
+    big = eater(m, "big", 50 << 20)
+    with pytest.raises(pa.ProcessKilled):
+        eater(m, "small", 20 << 20)
+    assert big.alive
+    assert "Out of memory (oom_kill_allocating_task): Killed process" in m.dmesg()
+
+
+@pytest.mark.parametrize(("value", "limited"), [(1, False), (2, False), (2, True)])
+def test_the_kernel_panics_if_it_shall(value: int, limited: bool) -> None:
+    """vm.panic_on_oom panics for the machine, and with 2 for a cgroup, too."""
+    m = pa.Machine(
+        ram="64M", swap=0, kernel="6.12", overcommit_memory=1, sysctl={"vm.panic_on_oom": value}
+    )
+    group = m.cgroup("g", "16M") if limited else None
+    with pytest.raises(pa.KernelPanic, match="panic_on_oom"):
+        eater(m, "a", 80 << 20, group)
+    assert "Kernel panic - not syncing: Out of memory: " in m.dmesg()
+
+
+def test_a_cgroup_s_limit_is_no_reason_to_panic() -> None:
+    """With vm.panic_on_oom = 1 a full cgroup still only loses its process."""
+    m = pa.Machine(
+        ram="64M", swap=0, kernel="6.12", overcommit_memory=1, sysctl={"vm.panic_on_oom": 1}
+    )
+    with pytest.raises(pa.ProcessKilled):
+        eater(m, "a", 80 << 20, m.cgroup("g", "16M"))
+
+
+def test_a_group_dies_as_one() -> None:
+    """memory.oom.group takes everybody of the cgroup but those exempt, and nobody else."""
+    m = pa.Machine(ram="256M", swap=0, kernel="6.12")
+    top = m.cgroup("top", "32M")
+    job, other = m.cgroup("job", parent=top, oom_group=True), m.cgroup("other", parent=top)
+    small, exempt = eater(m, "small", 1 << 20, job), eater(m, "exempt", 1 << 20, job)
+    exempt.oom_score_adj = -1000
+    bystander = eater(m, "bystander", 1 << 20, other)
+    with pytest.raises(pa.ProcessKilled):
+        eater(m, "big", 40 << 20, job)
+    assert not small.alive
+    assert exempt.alive
+    assert bystander.alive
+    assert len(m.oom_events[0].killed) == 2 == m.vmstat()["oom_kill"]
+    assert "Tasks in /top/job are going to be killed due to memory.oom.group set" in m.dmesg()
+
+
+def test_memory_high_slows_and_does_not_kill() -> None:
+    """Without swap, what is taken beyond memory.high costs time, more the further beyond."""
+    took = []
+    for high in ("max", "24M", "16M"):
+        m = pa.Machine(ram="256M", swap=0, kernel="6.12")
+        assert eater(m, "a", 32 << 20, m.cgroup("g", memory_high=high)).alive
+        took.append(m.clock)
+    assert took[0] * 10 < took[1] < took[2]
+
+
+@pytest.mark.parametrize("kernel", ["2.6.11", "2.6.18", "6.12"])
+def test_the_last_step_of_the_trail_is_the_score(kernel: str) -> None:
+    """Each candidate's steps end in the points it was judged by."""
+    tasks = [
+        pa.Task(
+            pid,
+            "t",
+            uid=pid % 3,
+            total_vm=pid * 97 % 1013,
+            rss=pid * 31 % 503,
+            swapents=pid % 7,
+            nice=pid % 5 - 2,
+            cpu_time=pid % 4 * 100.0,
+            run_time=pid % 6 * 5000.0,
+            oom_adj=pid % 9 - 4,
+            oom_score_adj=pid % 11 - 5,
+            children=(pid + 1,) if pid % 13 == 0 else (),
+        )
+        for pid in range(2, 300)
+    ]
+    verdict = pa.oom_policy(kernel).choose(tasks, 100000)
+    for pid, score in verdict.scores.items():
+        assert score == (verdict.terms[pid][-1].points if verdict.terms[pid] else None)

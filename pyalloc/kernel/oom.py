@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Final, Protocol
 
@@ -93,6 +94,25 @@ class Verdict:
     why: str = ""
 
 
+class _Trail(Mapping[int, tuple[Term, ...]]):
+    """The steps of each task's badness by pid, worked out when somebody looks."""
+
+    __slots__ = ("_steps", "_tasks")
+
+    def __init__(self, tasks: Mapping[int, Task], steps: Callable[[Task], Iterable[Term]]) -> None:
+        self._tasks = tasks
+        self._steps = steps
+
+    def __getitem__(self, pid: int) -> tuple[Term, ...]:
+        return tuple(self._steps(self._tasks[pid]))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+
 class OomPolicy(Protocol):
     """Chooses which process dies when memory is exhausted."""
 
@@ -118,25 +138,37 @@ class Badness26:
         """Return the highest score's oldest usable child, or the highest score itself."""
         by_pid = {task.pid: task for task in tasks}
         best: Task | None = None
+        best_points = 0
         scores: dict[int, int | None] = {}
-        terms: dict[int, tuple[Term, ...]] = {}
+        judged: dict[int, Task] = {}
+        terms = _Trail(judged, partial(self._terms, by_pid=by_pid))
         for task in tasks:
             if task.pid <= 1 or (self.disable is not None and task.oom_adj == self.disable):
                 scores[task.pid] = None
                 continue
             if task.dying:
                 return Verdict(None, None, scores, terms, f"{task.pid} is still exiting")
-            terms[task.pid] = tuple(self._terms(task, by_pid))
-            points = terms[task.pid][-1].points
-            scores[task.pid] = points
-            if best is None or points > (scores[best.pid] or 0):
-                best = task
+            judged[task.pid] = task
+            scores[task.pid] = points = self._points(task, by_pid)
+            if best is None or points > best_points:
+                best, best_points = task, points
         if best is None:
             return Verdict(None, None, scores, terms, "no killable process")
         child = next((c for c in _children(best, by_pid) if c.total_vm), None)
         if child is not None:
             return Verdict(child, best, scores, terms, f"first child of {best.pid}, the highest")
         return Verdict(best, best, scores, terms, "highest badness")
+
+    def _points(self, task: Task, by_pid: Mapping[int, Task]) -> int:
+        """Return the last of :meth:`_terms`."""
+        if task.kernel_thread or not task.total_vm:
+            return 0
+        if task.children or task.cpu_time or task.run_time or task.oom_adj:
+            return [term.points for term in self._terms(task, by_pid)][-1]
+        points = task.total_vm * 2 if task.nice > 0 else task.total_vm
+        if task.sys_admin:
+            points //= 4
+        return points // 4 if task.sys_rawio else points
 
     def _terms(self, task: Task, by_pid: Mapping[int, Task]) -> Iterable[Term]:
         if task.kernel_thread or not task.total_vm:
@@ -183,29 +215,31 @@ def _children(task: Task, by_pid: Mapping[int, Task]) -> Iterable[Task]:
 
 def badness(task: Task, totalpages: int) -> int | None:
     """Return ``oom_badness()`` of Linux 6.12 in pages, None for a task that cannot be chosen."""
-    terms = _terms_modern(task, totalpages)
-    return terms[-1].points if terms else None
-
-
-def _terms_modern(task: Task, totalpages: int) -> tuple[Term, ...]:
+    memory = task.rss + task.swapents + task.pgtables_bytes // PAGE
     if (
         task.pid == 1
         or task.kernel_thread
         or task.vfork
         or task.oom_score_adj == OOM_SCORE_ADJ_MIN
-        or not (task.total_vm or task.rss or task.swapents or task.pgtables_bytes)
+        or not (memory or task.total_vm)
     ):
-        return ()
-    points = task.rss
-    terms = [Term("rss", points)]
+        return None
+    return memory + task.oom_score_adj * (totalpages // 1000)
+
+
+def _terms_modern(task: Task, totalpages: int) -> Iterable[Term]:
+    """Yield how :func:`badness` comes about."""
+    if badness(task, totalpages) is None:
+        return
+    points = 0
     for what, pages in (
+        ("rss", task.rss),
         ("swap", task.swapents),
         ("page tables", task.pgtables_bytes // PAGE),
         (f"oom_score_adj {task.oom_score_adj}", task.oom_score_adj * (totalpages // 1000)),
     ):
         points += pages
-        terms.append(Term(what, points))
-    return tuple(terms)
+        yield Term(what, points)
 
 
 def oom_score(task: Task, totalpages: int) -> int:
@@ -224,15 +258,15 @@ class BadnessModern:
     def choose(self, tasks: Sequence[Task], totalpages: int) -> Verdict:
         """Return the highest score; of equals, the youngest."""
         scores: dict[int, int | None] = {}
-        terms: dict[int, tuple[Term, ...]] = {}
+        judged: dict[int, Task] = {}
+        terms = _Trail(judged, partial(_terms_modern, totalpages=totalpages))
         best: Task | None = None
         best_points = 0
         for task in tasks:
             if task.dying:
                 return Verdict(None, None, scores, terms, f"{task.pid} is still exiting")
-            terms[task.pid] = _terms_modern(task, totalpages)
-            points = terms[task.pid][-1].points if terms[task.pid] else None
-            scores[task.pid] = points
+            judged[task.pid] = task
+            scores[task.pid] = points = badness(task, totalpages)
             if points is not None and (best is None or points >= best_points):
                 best, best_points = task, points
         why = "highest badness" if best else "no killable process"

@@ -29,6 +29,8 @@ class Cgroup:
         self.name = name
         self.number = number
         self.parent = parent
+        self.oom_group = False
+        """``memory.oom.group``: whether the OOM killer ends all of it at once."""
 
     @property
     def path(self) -> str:
@@ -53,6 +55,16 @@ class Cgroup:
     def swap_current(self) -> int:
         """``memory.swap.current``: bytes of swap in use."""
         return self.counters()["usage_swap"] * PAGE
+
+    @property
+    def memory_high(self) -> int | None:
+        """``memory.high`` in bytes, None is max: beyond it one reclaims and waits."""
+        pages = self.counters()["high"]
+        return None if pages == engine.UNLIMITED else pages * PAGE
+
+    @memory_high.setter
+    def memory_high(self, value: int | str | None) -> None:
+        self.machine.ram.throttle_group(self.number, pages_of_limit(value, "memory_high"))
 
     def set_limits(
         self, *, memory_max: int | str | None = None, swap_max: int | str | None = None

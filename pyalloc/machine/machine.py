@@ -13,6 +13,7 @@ from typing import Any
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
+from pyalloc.kernel.boot import boot_lines
 from pyalloc.kernel.costs import Costs, costs_of
 from pyalloc.kernel.files import Inode
 from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps
@@ -152,6 +153,10 @@ user_reserve_kbytes
         self._log: list[str] = []
         self._next_pid = 1000
         self._next_inode = 100
+        self._log.extend(boot_lines(self.profile, self.total_ram, self._high_pages()))
+
+    def _high_pages(self) -> int:
+        return sum(zone.managed for zone in self.zones if zone.name == "HighMem")
 
     def _set_up(self, given: Mapping[str, int | None], more: Mapping[str, int]) -> None:
         """Start the sysctls."""
@@ -210,10 +215,15 @@ user_reserve_kbytes
         memory_max: int | str | None = None,
         swap_max: int | str | None = None,
         parent: Cgroup | None = None,
+        *,
+        memory_high: int | str | None = None,
+        oom_group: bool = False,
     ) -> Cgroup:
         """Make a memory cgroup; limits in bytes or text, None is no limit.
 
         ``memory.max`` counts page tables, too; ``swap_max`` is cgroup v2's ``memory.swap.max``.
+        Beyond ``memory_high`` whoever takes pages must reclaim, and wait; with ``oom_group`` the
+        OOM killer ends all of it at once.
         """
         number = self.ram.add_group(
             parent.number if parent else 0,
@@ -221,6 +231,9 @@ user_reserve_kbytes
             pages_of_limit(swap_max, "swap_max"),
         )
         group = Cgroup(self, name, number, parent)
+        group.oom_group = oom_group
+        if memory_high is not None:
+            group.memory_high = memory_high
         self.cgroups[group.path] = group
         return group
 

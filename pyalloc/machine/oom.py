@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyalloc.errors import KernelPanic
-from pyalloc.kernel.oom import Task, Verdict
+from pyalloc.kernel.oom import OOM_SCORE_ADJ_MIN, Task, Verdict, badness
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class OomEvent:
     ``invoker`` and ``victim`` are pids (no victim: None); ``cgroup`` is the path of the cgroup
     whose limit was hit, None for the whole machine; ``totalpages`` is what the score is measured
     against; ``tasks`` and ``verdict`` hold every candidate with its score and the steps to it.
+    ``killed`` are the pids of all that died: of a cgroup with ``memory.oom.group`` everybody.
     """
 
     invoker: int
@@ -38,6 +39,7 @@ class OomEvent:
     tasks: tuple[Task, ...]
     verdict: Verdict
     report: str
+    killed: tuple[int, ...] = ()
 
 
 def task_of(process: Process) -> Task:
@@ -74,18 +76,82 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
         process.catch_up()
     tasks = tuple(task_of(process) for process in candidates)
     total = _totalpages(machine, cgroup)
-    verdict = machine.oom_policy.choose(tasks, total)
+    verdict = _verdict(machine, invoker, cgroup, tasks, total)
+    group = _dies_as_one(machine, cgroup, verdict)
+    killed = tuple(_killed_with(candidates, group, verdict))
     report = "\n".join(_report(machine, invoker, cgroup, tasks, verdict))
+    if group is not None:
+        report += "\n" + "\n".join(_group_report(machine, cgroup, group, tasks, killed))
     victim = verdict.victim.pid if verdict.victim else None
     path = cgroup.path if cgroup else None
-    event = OomEvent(invoker.pid, victim, path, total, tasks, verdict, report)
+    event = OomEvent(invoker.pid, victim, path, total, tasks, verdict, report, killed)
     machine.oom_events.append(event)
     machine.log(report)
     if victim is None:
         message = f"out of memory and no killable processes ({verdict.why})"
         raise KernelPanic(message)
-    machine.processes[victim].kill("oom")
+    for pid in killed:
+        machine.processes[pid].kill("oom")
     return event
+
+
+def _verdict(
+    machine: Machine,
+    invoker: Process,
+    cgroup: Cgroup | None,
+    tasks: Sequence[Task],
+    total: int,
+) -> Verdict:
+    """Choose, unless a sysctl says that the kernel panics or that whoever asked dies.
+
+    Only ``vm.panic_on_oom = 2`` looks at the limits of cgroups, too.
+    """
+    panic = machine.sysctl.flag("vm.panic_on_oom")
+    if panic > (cgroup is not None):
+        kind = "compulsory" if panic > 1 else "system-wide"
+        return Verdict(None, None, {}, {}, f"{kind} panic_on_oom is enabled")
+    if cgroup is None and machine.sysctl.flag("vm.oom_kill_allocating_task"):
+        task = next(task for task in tasks if task.pid == invoker.pid)
+        points = badness(task, total)
+        if points is not None:
+            return Verdict(task, task, {task.pid: points}, {}, "oom_kill_allocating_task")
+    return machine.oom_policy.choose(tasks, total)
+
+
+def _dies_as_one(machine: Machine, full: Cgroup | None, verdict: Verdict) -> Cgroup | None:
+    """Return the outermost cgroup around the victim, up to ``full``, that dies as one."""
+    if verdict.victim is None:
+        return None
+    found, group = None, machine.processes[verdict.victim.pid].cgroup
+    while group is not None:
+        found = group if group.oom_group else found
+        group = None if group is full else group.parent
+    return found
+
+
+def _killed_with(
+    candidates: Sequence[Process], group: Cgroup | None, verdict: Verdict
+) -> Iterator[int]:
+    if verdict.victim is None:
+        return
+    yield verdict.victim.pid
+    for process in candidates if group is not None else ():
+        exempt = process.oom_score_adj == OOM_SCORE_ADJ_MIN
+        if _is_in(process, group) and process.pid != verdict.victim.pid and not exempt:
+            yield process.pid
+
+
+def _group_report(
+    machine: Machine,
+    cgroup: Cgroup | None,
+    group: Cgroup,
+    tasks: Sequence[Task],
+    killed: Sequence[int],
+) -> Iterator[str]:
+    yield f"Tasks in {group.path} are going to be killed due to memory.oom.group set"
+    for task in tasks:
+        if task.pid in killed[1:]:
+            yield _killed(machine, cgroup, task)
 
 
 def _full_cgroup(process: Process) -> Cgroup | None:
@@ -143,7 +209,11 @@ def _report(
         yield f"swap: usage {usage['usage_swap'] * _KB}kB, limit {limit * _KB}kB, failcnt 0"
     else:
         yield from _mem_info(machine)
-    yield from _task_table(machine, tasks)
+    if machine.sysctl.flag("vm.oom_dump_tasks"):
+        yield from _task_table(machine, tasks)
+    if verdict.victim is None and "panic_on_oom" in verdict.why:
+        yield f"Kernel panic - not syncing: Out of memory: {verdict.why}"
+        return
     if verdict.victim is None:
         yield "Out of memory and no killable processes..."
         return
@@ -199,6 +269,8 @@ def _constraint(machine: Machine, cgroup: Cgroup | None, victim: Task) -> str:
 def _killed(machine: Machine, cgroup: Cgroup | None, victim: Task) -> str:
     c = machine.processes[victim.pid].pages.table.counters()
     prefix = "Memory cgroup out of memory" if cgroup else "Out of memory"
+    if machine.sysctl.flag("vm.oom_kill_allocating_task") and cgroup is None:
+        prefix += " (oom_kill_allocating_task)"
     return (
         f"{prefix}: Killed process {victim.pid} ({victim.name}) total-vm:{victim.total_vm * _KB}kB,"
         f" anon-rss:{c['anon'] * _KB}kB, file-rss:{c['file'] * _KB}kB,"
@@ -218,6 +290,9 @@ def _report_26(machine: Machine, verdict: Verdict) -> Iterator[str]:
         f" pagetables:{c['tables']}"
     )
     yield f"Free swap:       {c['slots_free'] * _KB:6d}kB"
+    if verdict.victim is None and "panic_on_oom" in verdict.why:
+        yield "Kernel panic - not syncing: out of memory. panic_on_oom is selected"
+        return
     if verdict.victim is None:
         yield "Kernel panic - not syncing: Out of memory and no killable processes..."
         return

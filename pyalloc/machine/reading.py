@@ -178,7 +178,7 @@ def _modern(machine: Machine, c: Mapping[str, int]) -> dict[str, int]:
         **_traffic(c),
         **_events(c),
         **_by_whom(c),
-        "oom_kill": sum(event.victim is not None for event in machine.oom_events),
+        "oom_kill": sum(len(event.killed) for event in machine.oom_events),
         "swap_ra": c["swap_ahead"],
         "swap_ra_hit": c["swap_ahead_hits"],
     }
