@@ -106,7 +106,8 @@ class FlatKernel:
         if brk < self.brk_start or brk >= 1 << (47 if self.bits == 64 else 32):
             return self.brk
         room = min([b for b, _ in self.used if b >= self.brk_start], default=1 << 47)
-        if brk > self.brk and ((brk + PAGE - 1) & -PAGE) + PAGE > room:
+        end, held = ((at + PAGE - 1) & -PAGE for at in (brk, self.brk))
+        if end > held and end + PAGE > room:
             return self.brk
         self.brk = brk
         return brk
@@ -114,7 +115,7 @@ class FlatKernel:
     def lease(self, heap: engine.Heap) -> None:
         """Let the break move inside its gap, as policy does."""
         room = min([b for b, _ in self.used if b >= self.brk_start], default=1 << 47)
-        heap.lease(max(room - 2 * PAGE, heap.brk))
+        heap.lease(room - 2 * PAGE)
 
     def serve(self, heap: engine.Heap) -> None:
         """Answer the heap's question."""

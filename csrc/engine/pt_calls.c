@@ -610,7 +610,7 @@ static uint64_t realloc_chunk(pt *h, pa_unit c)
     uint64_t bytes = bytes_of(h, nb) - (h->pf->align - 1);
     h->op.inner = request_units(h, bytes);
     h->op.phase = PH_BLOCK;
-    return run(h, pt_int_malloc(h, a, h->op.inner));
+    return run(h, request_fits(h, bytes) ? pt_int_malloc(h, a, h->op.inner) : 0);
 }
 
 static uint64_t without_mremap(pt *h, const pt_mapped *m);
@@ -728,13 +728,17 @@ static uint64_t mallopt_call(pt *h, int32_t parameter, int32_t value)
     return result < 0 ? PENDING : done(h, (uint64_t)result);
 }
 
+/* sbrk(): where the kernel refuses to move the break down, the library takes it for a success. */
 static uint64_t sbrk_by_somebody(pt *h, uint64_t delta)
 {
     uint64_t mask = size_mask(h), old = h->base.brk;
     uint64_t wanted = (old + delta) & mask;
+    bool down = delta & (mask ^ mask >> 1);
+    if (down ? wanted > old : wanted < old)
+        return done(h, mask);
     h->op = (pt_op){.kind = PA_OP_SBRK, .thread = h->base.thread, .pointer = old};
     h->damaged |= wanted < old; /* there may have been chunks */
-    if (heap_move_break(&h->base, wanted))
+    if (wanted >= h->base.brk_start && heap_move_break(&h->base, wanted))
         return done(h, old);
     return heap_ask(&h->base, PA_STOP_BRK, wanted, delta, 0, 0);
 }
@@ -794,7 +798,7 @@ static uint64_t pt_resume(pa_heap *heap)
 {
     pt *h = (pt *)heap;
     if (h->op.kind == PA_OP_SBRK) {
-        bool moved = heap->stop.answer == heap->stop.address;
+        bool moved = heap->stop.answer >= heap->stop.address;
         return done(h, moved ? h->op.pointer : (h->pf->word == 8 ? UINT64_MAX : UINT32_MAX));
     }
     if (h->op.phase == PH_MREMAP)

@@ -154,7 +154,8 @@ class ProcessHeap(HeapView):
         room = self.process.machine.promise_room(self.process, room)
         before = space.areas.before(below)
         floor = before.end if before is not None else 0
-        self.heap.lease(top + room * PAGE, -(-floor // PAGE), ceiling // PAGE)
+        highest = min(top + room * PAGE, limit - PAGE)  # below top: it could not come back there
+        self.heap.lease(highest, -(-floor // PAGE), ceiling // PAGE)
 
     def _guarded(self, start: int) -> int:
         space = self.process.space

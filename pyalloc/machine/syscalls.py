@@ -234,6 +234,8 @@ class SystemCalls(FileCalls):
     def sbrk(self, increment: int) -> int:
         """Move the break by ``increment`` bytes and return the old one, as ``sbrk(3)``.
 
+        Below its start the break is not moved, which the library does not notice.
+
         Raises
         ------
         OSError
@@ -241,6 +243,8 @@ class SystemCalls(FileCalls):
         """
         (step,) = registers(self.mask, increment=increment)
         old = self._space().brk_value
-        if step and self.brk(old + step) != (old + step) & self.mask:
+        asked = (old + step) & self.mask
+        wraps = (asked < old) != (step > self.mask >> 1)
+        if step and (wraps or self.brk(asked) < asked):
             fail(errno.ENOMEM)
         return old
