@@ -42,11 +42,12 @@ class ProcessKilled(PyallocError, RuntimeError):
 class MemoryFault(PyallocError, RuntimeError):
     """An access the hardware refuses.
 
-    ``signal`` is SIGSEGV (11) or SIGBUS (7), ``address`` the first byte refused.
+    ``signal`` is SIGSEGV (11) or SIGBUS (7), ``address`` the first byte refused.  A SIGFPE (8) is
+    glibc 2.3.3's malloc_trim before any other call: it divides by zero.
     """
 
     def __init__(self, signal: int, address: int) -> None:
-        name = {7: "SIGBUS", 11: "SIGSEGV"}.get(signal, f"signal {signal}")
+        name = {7: "SIGBUS", 8: "SIGFPE", 11: "SIGSEGV"}.get(signal, f"signal {signal}")
         super().__init__(f"{name} at {address:#x}")
         self.signal = signal
         self.address = address

@@ -179,12 +179,19 @@ uint64_t heap_ask(pa_heap *heap, pa_reason reason, uint64_t address, uint64_t le
     return drain(heap);
 }
 
+uint64_t heap_signal(pa_heap *heap, uint32_t number)
+{
+    if (!heap->abort_text)
+        heap->abort_text = "";
+    heap->stop = (pa_stop){.reason = PA_STOP_ABORT, .answer = number};
+    heap->state = HEAP_DEAD;
+    return PENDING;
+}
+
 uint64_t heap_abort(pa_heap *heap, const char *text)
 {
     heap->abort_text = text ? text : "";
-    heap->stop = (pa_stop){.reason = PA_STOP_ABORT, .answer = text ? 6 : 11};
-    heap->state = HEAP_DEAD;
-    return PENDING;
+    return heap_signal(heap, text ? 6 : 11);
 }
 
 bool heap_move_break(pa_heap *heap, uint64_t brk)

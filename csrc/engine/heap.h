@@ -140,6 +140,9 @@ uint64_t heap_ask(pa_heap *heap, pa_reason reason, uint64_t address, uint64_t le
 /* The C library aborts (text) or faults (NULL); always returns PENDING. */
 uint64_t heap_abort(pa_heap *heap, const char *text);
 
+/* A signal ends the program; always returns PENDING. */
+uint64_t heap_signal(pa_heap *heap, uint32_t number);
+
 /* The break moves down, or up inside the lease: true.  False: it must be asked for. */
 bool heap_move_break(pa_heap *heap, uint64_t brk);
 

@@ -102,7 +102,7 @@ typedef struct pt_arena {
     pa_unit top, last_remainder, bins;
     pa_unit fast[FASTBINS];
     uint32_t binmap[4];
-    bool have_fast, contiguous;
+    bool have_fast, contiguous, corrupt;
     uint64_t system_mem, max_system_mem; /* bytes */
     uint64_t bytes_fast, count_fast;
     uint64_t units_in[3], count_in[3]; /* unsorted, small, large */
@@ -146,6 +146,7 @@ typedef struct pt_params {
     uint64_t tcache_limit; /* bytes */
     uint64_t huge_page; /* bytes the break moves by; 0: pages */
     uint32_t tcache_count, tcache_bins;
+    uint32_t check_action; /* up to 2.26: what is done about an error */
     bool no_dynamic;
     bool perturb; /* blocks are filled, so all their pages are touched */
 } pt_params;
@@ -248,6 +249,8 @@ typedef struct pt {
     uint32_t mapped_mask;
     uint32_t count_cpus;
     bool threaded;
+    bool main_ready; /* the main arena is initialised */
+    bool initialised; /* by a call that does so: only 2.3.3's malloc_trim minds */
     bool damaged; /* chunks may not be what they seem: a check of integrity may fail */
     pt_op op;
     pt_sys sys;
@@ -292,6 +295,11 @@ PT_PART bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal);
 PT_PART bool pt_merge_free(pt *h, pt_arena *a, pa_unit c);
 PT_PART bool pt_consolidate(pt *h, pt_arena *a);
 
+/* pt_contents.c */
+void pt_clear(pt *h, uint64_t address, uint64_t bytes);
+void pt_copy_contents(pt *h, uint64_t to, uint64_t from, uint64_t bytes);
+bool pt_is_memory(const pt *h, uint64_t address);
+
 /* pt_trim.c */
 bool pt_worth_trimming(pt *h, uint64_t top);
 bool pt_systrim(pt *h, uint64_t pad);
@@ -299,6 +307,7 @@ uint64_t pt_trim(pt *h, uint64_t pad);
 pa_trim pt_trim_run(const pa_heap *heap, const pa_run *run);
 
 /* pt_fail.c: always false */
+extern const char pt_fault[]; /* in place of a message: a plain fault */
 bool pt_fail(pt *h, const char *text, uint64_t address);
 
 /* pt_sys.c */
@@ -356,6 +365,7 @@ bool pt_run_loop_236(pa_replay *replay, size_t end);
 bool pt_run_loop_any(pa_replay *replay, size_t end);
 
 /* pt_calls.c */
+void pt_init_main(pt *h);
 uint64_t pt_finish_block(pt *h, pa_unit c);
 bool pt_is_calm(const pt *h);
 pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t count_cpus,

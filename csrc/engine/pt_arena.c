@@ -176,6 +176,19 @@ static uint64_t arena_limit(pt *h)
     return h->arena_limit ? h->arena_limit : UINT64_MAX;
 }
 
+/* reused_arena(): the next that has no error, -1: there is none. */
+static int32_t next_in_turn(pt *h)
+{
+    uint32_t found = h->next_to_use;
+    for (uint32_t i = 0; i < h->count_arenas; i++, found = h->arenas[found].next) {
+        if (h->arenas[found].corrupt)
+            continue;
+        h->next_to_use = h->arenas[found].next;
+        return (int32_t)found;
+    }
+    return -1;
+}
+
 /* arena_get2(): one that ended threads left, a new one, or the next in turn.  True when op.arena is
  * set; false when one is being made: *pending is its top, 0 or REF_PENDING. */
 bool pt_find_arena(pt *h, bool main_busy, pa_unit *pending)
@@ -191,8 +204,12 @@ bool pt_find_arena(pt *h, bool main_busy, pa_unit *pending)
         *pending = begin_new_arena(h);
         return false;
     } else {
-        found = (int32_t)h->next_to_use;
-        h->next_to_use = h->arenas[found].next;
+        found = next_in_turn(h);
+        if (found < 0) {
+            h->op.arena = NO_ARENA;
+            *pending = 0;
+            return true;
+        }
     }
     pt_attach(h, t, found);
     h->op.arena = (uint32_t)found;
@@ -396,6 +413,13 @@ pa_unit pt_heap_answered(pt *h, uint64_t answer)
     }
 }
 
+/* 2.3.3: a request near SIZE_MAX wraps around to a negative growth, which works where it happens to
+ * end on a page.  The top goes with it, and the next access faults. */
+static bool shrinks_instead(const pt_subheap *heap, uint64_t by)
+{
+    return by < heap->size && (heap->size - by) % PAGE_BYTES == 0;
+}
+
 /* sysmalloc() for a thread arena: grow its newest heap, or add one. */
 pa_unit pt_heap_grow(pt *h)
 {
@@ -404,6 +428,10 @@ pa_unit pt_heap_grow(pt *h)
     uint64_t mask = size_mask(h);
     uint64_t need = (bytes_of(h, h->sys.nb + MIN_UNITS - h->sys.old_size)) & mask;
     uint64_t size = heap->size + page_up(h, need);
+    if (h->pf->version < 204 && need > mask >> 1 && shrinks_instead(heap, mask + 1 - need)) {
+        heap_abort(&h->base, NULL);
+        return REF_PENDING;
+    }
     if (!need || need > mask >> 1 || size > pt_heap_max(h))
         return begin_new_heap(h);
     h->sys.heap_size = size;
@@ -467,6 +495,7 @@ bool pt_heap_trim(pt *h, pt_arena *a, pa_unit top)
     heap->size -= extra;
     if (h->pf->version < 206)
         heap->writable = heap->size;
+    pt_clear(h, heap->base + heap->size, extra);
     if (h->base.mm)
         heap_log(&h->base, EFFECT_DISCARD, (heap->base + heap->size) >> 12, extra >> 12);
     a->system_mem -= extra;

@@ -222,7 +222,25 @@ static inline void leave_skip(pt *h, pa_unit c)
     at(h, p->bk_nextsize)->fd_nextsize = fd;
 }
 
-/* Take a chunk off whatever list it is on; the library's message if the list is broken. */
+/* Can the library look at what a link of a damaged list points to? */
+static inline bool is_link(const pt *h, const pt_arena *a, pa_unit c)
+{
+    return c && (c - a->bins <= BINS || pt_is_memory(h, address_of(h, c)));
+}
+
+/* What is wrong with c's links, if anything: 2.3.3 finds out only by following them. */
+static inline const char *link_fault(const pt *h, const pt_arena *a, pa_unit c, pa_unit fd,
+                                     pa_unit bk)
+{
+    if (at(h, fd)->bk == c && at(h, bk)->fd == c)
+        return NULL;
+    if (!is_link(h, a, fd) || !is_link(h, a, bk))
+        return pt_fault;
+    return rules(h)->version >= 204 ? "corrupted double-linked list" : NULL;
+}
+
+/* Take a chunk off whatever list it is on; the library's message if the list is broken, pt_fault if
+ * it faults over it. */
 PT_PART const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
 {
     pt_chunk *p = at(h, c);
@@ -230,8 +248,9 @@ PT_PART const char *pt_unlink(pt *h, pt_arena *a, pa_unit c)
     pa_unit fd = p->fd, bk = p->bk;
     if (!CALM && at(h, c + (pa_unit)units)->prev_size != units && rules(h)->version >= 226)
         return "corrupted size vs. prev_size";
-    if (!CALM && rules(h)->version >= 204 && (at(h, fd)->bk != c || at(h, bk)->fd != c))
-        return "corrupted double-linked list";
+    const char *fault = CALM ? NULL : link_fault(h, a, c, fd, bk);
+    if (fault)
+        return fault;
     uint32_t kind = kind_of(h, c);
     take_from(a, kind, units);
     p->size &= ~(uint32_t)U_UNSORTED;

@@ -26,9 +26,10 @@ static uint64_t done(pt *h, uint64_t result)
     return h->base.count_effects ? heap_finish(&h->base, result) : result;
 }
 
-static uint64_t aborted(void)
+/* The call ends by an error: the program dies, or gets nothing where M_CHECK_ACTION says so. */
+static uint64_t aborted(pt *h)
 {
-    return PENDING;
+    return h->base.state == HEAP_DEAD ? PENDING : done(h, 0);
 }
 
 /* ---- allocation ---------------------------------------------------------------------------------- */
@@ -82,8 +83,10 @@ static void clear_block(pt *h, pa_unit c)
     uint64_t bytes = bytes_of(h, size_of(h, c));
     if (c == h->op.clean_from && bytes > h->op.dirty_bytes)
         bytes = h->op.dirty_bytes;
-    if (bytes > h->pf->word)
-        heap_touch_range(&h->base, mem_of(h, c), bytes - h->pf->word);
+    if (bytes <= h->pf->word)
+        return;
+    pt_clear(h, mem_of(h, c), bytes - h->pf->word);
+    heap_touch_range(&h->base, mem_of(h, c), bytes - h->pf->word);
 }
 
 /* A damaged list gave what is no chunk: since 2.32 that is noticed, for it is hardly ever aligned. */
@@ -110,7 +113,7 @@ static uint64_t finish(pt *h, pa_unit c)
         return finish_memalign(h, c);
     if (h->op.kind == PA_OP_REALLOC && h->op.pointer)
         return finish_realloc(h, c);
-    if (h->op.kind == PA_OP_CALLOC && c && c < MAPPED_REF && h->base.mm)
+    if (h->op.kind == PA_OP_CALLOC && c && c < MAPPED_REF)
         clear_block(h, c);
     return done(h, pointer_of(h, c));
 }
@@ -123,7 +126,7 @@ static bool choose_arena(pt *h, pa_unit *pending)
     h->op.phase = PH_ARENA;
     if (t->arena < 0 && h->op.thread == 0)
         pt_attach(h, t, 0);
-    if (t->arena < 0)
+    if (t->arena < 0 || h->arenas[t->arena].corrupt)
         return pt_find_arena(h, false, pending);
     h->op.arena = (uint32_t)t->arena;
     return true;
@@ -141,7 +144,7 @@ static pa_unit take_block(pt *h)
     h->op.phase = PH_BLOCK;
     if (h->op.hopeless)
         return 0;
-    if (h->op.kind == PA_OP_CALLOC && h->op.arena != NO_ARENA && h->base.mm)
+    if (h->op.kind == PA_OP_CALLOC && h->op.arena != NO_ARENA)
         note_top(h, &h->arenas[h->op.arena]);
     bool cache = h->op.kind == PA_OP_MALLOC || h->op.moving ||
                  (h->op.kind == PA_OP_CALLOC && h->pf->calloc_uses_tcache);
@@ -165,6 +168,8 @@ static bool retry_elsewhere(pt *h, pa_unit *c)
         (!h->threaded && !h->pf->retries_alone))
         return false;
     if (h->op.arena) {
+        if (h->arenas[0].corrupt)
+            return false;
         h->op.arena = 0;
         *c = take_again(h);
         return true;
@@ -318,27 +323,27 @@ static uint64_t align_wrapped(pt *h, pt_arena *a, pa_unit c, uint64_t lead)
     at(h, spot + steps(h, size))->size |= P_INUSE;
     set_size(h, c, lead);
     if (!free_leader(h, a, c))
-        return aborted();
+        return aborted(h);
     if (size > ((nb + bytes_of(h, MIN_UNITS)) & mask)) {
         pa_unit tail = spot + steps(h, nb);
         set_head(h, tail, (size - nb) >> h->unit_shift, P_INUSE | flag);
         set_size(h, spot, nb >> h->unit_shift);
         if (!free_leader(h, a, tail))
-            return aborted();
+            return aborted(h);
     }
     return done(h, mem_of(h, spot));
 }
 
 /* The same with the checks of 2.3.4 and later: they notice. */
-static uint64_t refuse_wrapped(pt *h, pa_unit c, uint64_t size, uint64_t lead)
+static uint64_t refuse_wrapped(pt *h, const pt_arena *a, pa_unit c, uint64_t size, uint64_t lead)
 {
-    bool fast = lead <= h->max_fast;
+    bool fast = lead <= fast_limit(h, a);
     if (size >= lead)
         heap_abort(&h->base, ""); /* the library's own assertion */
     else
         pt_fail(h, fast ? "free(): invalid next size (fast)" : "free(): invalid next size (normal)",
                 mem_of(h, c));
-    return PENDING;
+    return aborted(h);
 }
 
 static uint64_t finish_memalign(pt *h, pa_unit c)
@@ -356,17 +361,17 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
         uint64_t lead = spot - c, size = size_of(h, c);
         if (size < h->op.nb + lead)
             return h->pf->version < 204 ? align_wrapped(h, a, c, lead)
-                                        : refuse_wrapped(h, c, size, lead);
+                                        : refuse_wrapped(h, a, c, size, lead);
         uint32_t flag = at(h, c)->size & N_ARENA;
         set_head(h, spot, size - lead, P_INUSE | flag);
         set_in_use(h, spot, size - lead);
         set_head(h, c, lead, (at(h, c)->size & (P_INUSE | N_ARENA)));
         if (!free_leader(h, a, c))
-            return aborted();
+            return aborted(h);
         c = spot;
     }
     if (!free_tail(h, a, c))
-        return aborted();
+        return aborted(h);
     return done(h, mem_of(h, c));
 }
 
@@ -409,7 +414,7 @@ static uint64_t page_aligned(pt *h, uint32_t call, uint64_t bytes)
 {
     pt_arena *a = &h->arenas[self(h)->arena < 0 ? 0 : self(h)->arena];
     if (h->pf->version < 219 && a->have_fast && !pt_consolidate(h, a))
-        return aborted();
+        return aborted(h);
     return memalign(h, call, PAGE_BYTES, bytes);
 }
 
@@ -456,7 +461,7 @@ static uint64_t unknown_pointer(pt *h, uint64_t mem, const char *text)
     if (aligned && h->op.kind == PA_OP_FREE && h->pf->version >= 242)
         text = "free(): invalid size";
     pt_fail(h, h->pf->version >= 204 && readable ? text : NULL, mem);
-    return PENDING;
+    return aborted(h);
 }
 
 static bool birth_by_free(pt *h, pa_unit c)
@@ -469,7 +474,7 @@ static bool birth_by_free(pt *h, pa_unit c)
 static uint64_t free_chunk(pt *h, pa_unit c)
 {
     if (!pt_int_free(h, pt_arena_of(h, c), c, false))
-        return aborted();
+        return aborted(h);
     return done(h, 0);
 }
 
@@ -512,7 +517,7 @@ static uint64_t shrink_to(pt *h, pt_arena *a, pa_unit c, uint64_t size, uint64_t
     set_head(h, rest, size - nb, P_INUSE | (flags & N_ARENA));
     set_in_use(h, rest, size - nb);
     if (!pt_int_free(h, a, rest, true))
-        return aborted();
+        return aborted(h);
     return done(h, mem_of(h, c));
 }
 
@@ -526,11 +531,14 @@ static uint64_t malloc_instead(pt *h)
     return run(h, 0);
 }
 
-/* memcpy: each page of the old block is read, each of the new one written. */
-static void copy_block(pt *h, uint64_t from, uint64_t to, uint64_t bytes)
+/* memcpy() into c: each page of the old block is read, each of the new one written. */
+static void copy_block(pt *h, uint64_t from, pa_unit c, uint64_t bytes)
 {
+    uint64_t to = pointer_of(h, c);
     heap_read_range(&h->base, from, bytes);
     heap_touch_range(&h->base, to, bytes);
+    if (c < MAPPED_REF)
+        pt_copy_contents(h, to, h->op.old ? from : 0, bytes);
 }
 
 /* The block that a growing realloc got: join it, or copy into it and free the old one. */
@@ -544,7 +552,7 @@ static uint64_t finish_realloc(pt *h, pa_unit c)
         return done(h, 0);
     if (!old) { /* the old block was a mapping */
         pt_mapped *m = pt_mapped_at(h, h->op.pointer);
-        copy_block(h, h->op.pointer, pointer_of(h, c), pt_usable(&h->base, h->op.pointer));
+        copy_block(h, h->op.pointer, c, pt_usable(&h->base, h->op.pointer));
         pt_free_mapped(h, m);
         return done(h, pointer_of(h, c));
     }
@@ -552,9 +560,9 @@ static uint64_t finish_realloc(pt *h, pa_unit c)
     uint64_t size = size_of(h, old);
     if (c == next_of(h, old) && !h->op.moving)
         return shrink_to(h, a, old, size + size_of(h, c), h->op.nb);
-    copy_block(h, mem_of(h, old), pointer_of(h, c), bytes_of(h, size) - h->pf->word);
+    copy_block(h, mem_of(h, old), c, bytes_of(h, size) - h->pf->word);
     if (!pt_int_free(h, a, old, true))
-        return aborted();
+        return aborted(h);
     return done(h, pointer_of(h, c));
 }
 
@@ -571,7 +579,8 @@ static const char *resize_fault(const pt *h, const pt_arena *a, pa_unit c)
     pa_unit next = next_of(h, c);
     size = bytes_of(h, size_of(h, next)), flag = at(h, next)->size & P_INUSE;
     if (size + flag <= 2 * h->pf->word || size >= a->system_mem)
-        return "realloc(): invalid next size";
+        return pt_is_memory(h, address_of(h, next) + h->pf->word) ? "realloc(): invalid next size"
+                                                                   : pt_fault;
     return NULL;
 }
 
@@ -581,7 +590,7 @@ static uint64_t realloc_chunk(pt *h, pa_unit c)
     const char *fault = resize_fault(h, a, c);
     if (fault) {
         pt_fail(h, fault, mem_of(h, c));
-        return PENDING;
+        return aborted(h);
     }
     if (h->pf->arena_ring) /* remembered for the next allocation */
         pt_attach(h, self(h), (int32_t)a->index);
@@ -601,7 +610,7 @@ static uint64_t realloc_chunk(pt *h, pa_unit c)
         fault = pt_unlink(h, a, next);
         if (fault) {
             pt_fail(h, fault, address_of(h, next));
-            return PENDING;
+            return aborted(h);
         }
         return shrink_to(h, a, c, size + more, nb);
     }
@@ -702,13 +711,13 @@ static uint64_t thread_exit(pt *h)
             tc.count[i]--;
             at(h, c)->bk = 0;
             if (!pt_int_free(h, pt_arena_of(h, c), c, false))
-                return aborted();
+                return aborted(h);
         }
     }
     if (tc.alive && tc.home >= MAPPED_REF)
         pt_free_mapped(h, mapped_ref(h, tc.home));
     else if (tc.alive && !pt_int_free(h, pt_arena_of(h, tc.home), tc.home, false))
-        return aborted();
+        return aborted(h);
     if (t->arena >= 0) {
         pt_arena *a = &h->arenas[t->arena];
         if (a->attached && --a->attached == 0) {
@@ -753,6 +762,7 @@ static uint64_t pt_call(pa_heap *heap, const pa_call *call)
     h->base.thread = call->thread;
     h->threaded |= call->thread != 0;
     h->damaged |= call->pointer && !call->known;
+    h->initialised |= call->op < PA_OP_SBRK && call->op != PA_OP_MALLOC_TRIM && call->op != PA_OP_FREE;
     h->op.thread = call->thread;
     switch (call->op) {
     case PA_OP_MALLOC:
@@ -819,7 +829,11 @@ static uint64_t pt_usable(const pa_heap *heap, uint64_t mem)
         return m->total - m->front - 2 * h->pf->word;
     if (!is_heap(h, mem))
         return 0;
-    return (bytes_of(h, signed_size(h, chunk_of(h, mem))) - h->pf->word) & size_mask(h);
+    pa_unit c = chunk_of(h, mem);
+    uint64_t units = signed_size(h, c);
+    if (!prev_in_use(h, c + (pa_unit)units)) /* it is free, says the chunk behind it */
+        return 0;
+    return (bytes_of(h, units) - h->pf->word) & size_mask(h);
 }
 
 static const pa_shadow *pt_shadow(const pa_heap *heap)
@@ -921,11 +935,21 @@ static const pa_allocator ptmalloc = {
     .shadow = pt_shadow,
 };
 
+/* The main arena is initialised: up to 2.26 by the first call that searches it, until when there
+ * are no fastbins anywhere. */
+void pt_init_main(pt *h)
+{
+    h->main_ready = true;
+    if (h->pf->has_fastbins)
+        h->max_fast = h->pf->fast_default >> h->unit_shift;
+}
+
 static void init_params(pt *h)
 {
     h->mp = (pt_params){
         .top_pad = 131072,
         .trim_threshold = 131072,
+        .check_action = 3,
         .mmap_threshold = 131072,
         .mmap_threshold_max = h->pf->word == 8 ? 32u << 20 : 512u << 10,
         .n_mmaps_max = 65536,
@@ -934,7 +958,6 @@ static void init_params(pt *h)
         .tcache_limit = h->pf->tcache_limit,
         .tcache_bins = TCACHE_SMALL,
     };
-    h->max_fast = h->pf->has_fastbins ? h->pf->fast_default >> h->unit_shift : 0;
 }
 
 pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t count_cpus,
@@ -964,5 +987,7 @@ pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t co
     h->base.places_shift = h->unit_shift;
     main_arena->bins = MAIN_HEADS;
     pt_init_bins(h, main_arena);
+    if (pf->version >= 227)
+        pt_init_main(h);
     return &h->base;
 }

@@ -210,6 +210,14 @@ static inline uint32_t fast_index(uint64_t units)
     return (uint32_t)units - MIN_UNITS;
 }
 
+/* The largest chunk of a fastbin; in 2.3.3 arenas of threads keep what they were born with. */
+static inline uint64_t fast_limit(const pt *h, const pt_arena *a)
+{
+    if (!CALM && rules(h)->version < 206 && a->index)
+        return rules(h)->fast_default >> unit_shift(h);
+    return h->max_fast;
+}
+
 static inline bool is_small(const pt *h, uint64_t units)
 {
     return units < rules(h)->large_border >> unit_shift(h);

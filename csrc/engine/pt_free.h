@@ -12,8 +12,11 @@
 #include "pt_bins.h"
 #include "pt_tcache.h"
 
+/* An arena with an error is not used again, from 2.21 to 2.25. */
 static inline bool fail(pt *h, const char *text, pa_unit c)
 {
+    if (rules(h)->version >= 221 && rules(h)->version < 226)
+        pt_arena_of(h, c)->corrupt = true;
     return pt_fail(h, text, mem_of(h, c));
 }
 
@@ -36,7 +39,9 @@ static inline const char *fast_fault(const pt *h, const pt_arena *a, pa_unit c)
         return NULL;
     uint64_t next = raw_bytes(h, next_of(h, c));
     if (next <= 2 * rules(h)->word || next >= a->system_mem)
-        return "free(): invalid next size (fast)";
+        return pt_is_memory(h, address_of(h, next_of(h, c)) + rules(h)->word)
+                   ? "free(): invalid next size (fast)"
+                   : pt_fault;
     return a->fast[fast_index(size_of(h, c))] == c ? "double free or corruption (fasttop)" : NULL;
 }
 
@@ -70,14 +75,22 @@ static inline const char *free_fault(const pt *h, const pt_arena *a, pa_unit c)
     return NULL;
 }
 
+/* 2.3.3 checks nothing: of a block that was freed twice, what seems to follow may be no memory. */
+static inline bool is_beyond(const pt *h, pa_unit c)
+{
+    return rules(h)->version < 204 && !pt_is_memory(h, address_of(h, c) + rules(h)->word);
+}
+
 /* Merge c with free neighbours and put it where it belongs; *merged gets the resulting chunk. */
 static inline bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, const char *mismatch,
                             pa_unit *merged)
 {
     uint64_t size = size_of(h, c);
     pa_unit next = next_of(h, c);
-    uint64_t next_size = rules(h)->version < 204 ? signed_size(h, next) : size_of(h, next);
     const char *fault = NULL;
+    if (is_beyond(h, next))
+        return fail(h, pt_fault, c);
+    uint64_t next_size = rules(h)->version < 204 ? signed_size(h, next) : size_of(h, next);
     if (!prev_in_use(h, c)) {
         uint64_t before = at(h, c)->prev_size;
         c -= (pa_unit)before;
@@ -94,6 +107,8 @@ static inline bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, const ch
         reset_head(h, c, size + next_size, P_INUSE);
         return true;
     }
+    if (is_beyond(h, next + (pa_unit)next_size))
+        return fail(h, pt_fault, c);
     if (!prev_in_use(h, next + (pa_unit)next_size)) {
         fault = pt_unlink(h, a, next);
         if (fault)
@@ -115,7 +130,6 @@ static inline bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, const ch
 static inline bool merge_fast_chunk(pt *h, pt_arena *a, pa_unit c)
 {
     pa_unit merged = 0;
-    at(h, c)->size &= ~(uint32_t)N_ARENA;
     return coalesce(h, a, c, false, "corrupted size vs. prev_size in fastbins", &merged);
 }
 
@@ -123,7 +137,8 @@ static inline bool merge_fast_chunk(pt *h, pt_arena *a, pa_unit c)
 static inline void initialise_again(pt *h, pt_arena *a)
 {
     h->damaged = true;
-    h->max_fast = rules(h)->fast_default >> unit_shift(h);
+    if (!a->index)
+        h->max_fast = rules(h)->fast_default >> unit_shift(h);
     pt_init_bins(h, a);
     for (uint32_t i = 0; i < 3; i++)
         a->units_in[i] = a->count_in[i] = 0;
@@ -133,11 +148,15 @@ static inline void initialise_again(pt *h, pt_arena *a)
 /* malloc_consolidate(): empty the fastbins, merging each chunk. */
 PT_PART bool pt_consolidate(pt *h, pt_arena *a)
 {
+    if (!CALM && !h->main_ready && !a->index) {
+        pt_init_main(h);
+        return true;
+    }
     if (!h->max_fast && rules(h)->version < 227) {
         initialise_again(h, a);
         return true;
     }
-    if (h->max_fast == NO_FAST && rules(h)->version < 204)
+    if (fast_limit(h, a) == NO_FAST && rules(h)->version < 204)
         return pt_fail(h, NULL, 0); /* the loop over the fastbins misses its end */
     a->have_fast = false;
     uint64_t steps = a->count_fast + PATIENCE;
@@ -182,7 +201,6 @@ PT_PART bool pt_merge_free(pt *h, pt_arena *a, pa_unit c)
         return fail(h, fault, c);
     perturb(h, c);
     pa_unit merged = 0;
-    at(h, c)->size &= ~(uint32_t)N_ARENA;
     if (!coalesce(h, a, c, rules(h)->small_to_bin,
                   "corrupted size vs. prev_size while consolidating", &merged))
         return false;
@@ -219,7 +237,7 @@ PT_PART bool pt_int_free(pt *h, pt_arena *a, pa_unit c, bool internal)
         return true;
     if (size < MIN_UNITS) /* a damaged heap; before the checks it would be damaged more */
         return pt_fail(h, NULL, 0);
-    if (size > h->max_fast)
+    if (size > fast_limit(h, a))
         return pt_merge_free(h, a, c);
     const char *fault = fast_fault(h, a, c);
     if (fault)

@@ -177,7 +177,7 @@ static inline pa_unit take_binned(pt *h, pt_arena *a, pa_unit c, uint64_t nb, bo
 {
     const char *fault = pt_unlink(h, a, c);
     if (fault) {
-        heap_abort(&h->base, fault);
+        pt_fail(h, fault, address_of(h, c));
         return REF_PENDING;
     }
     split(h, a, c, nb, remember);
@@ -271,7 +271,7 @@ PT_PART pa_unit pt_int_malloc(pt *h, pt_arena *a, uint64_t nb)
 {
     pa_unit c;
     h->base.count_arena_calls++;
-    if (nb <= h->max_fast && (c = from_fastbin(h, a, nb)))
+    if (nb <= fast_limit(h, a) && (c = from_fastbin(h, a, nb)))
         return c;
     if (is_small(h, nb)) {
         if ((c = from_small_bin(h, a, nb)))

@@ -79,12 +79,12 @@ static bool set_max_fast(pt *h, uint64_t value)
         return true;
     if (value > pf->fast_setting)
         return false;
+    uint64_t units = ((value + pf->word) & ~(uint64_t)(pf->align - 1)) >> h->unit_shift;
     if (pf->version < 204)
-        h->max_fast = value ? request_units(h, value) : NO_FAST;
+        units = value ? request_units(h, value) : NO_FAST;
     else if (pf->version >= 232 ? value <= pf->align - 1 - pf->word : !value)
-        h->max_fast = NO_FAST;
-    else
-        h->max_fast = ((value + pf->word) & ~(uint64_t)(pf->align - 1)) >> h->unit_shift;
+        units = NO_FAST;
+    h->max_fast = units;
     return true;
 }
 
@@ -146,6 +146,7 @@ static bool apply(pt *h, int32_t parameter, uint64_t value)
     case MMAP_MAX: /* an int that n_mmaps, never negative, must be less than */
         return set_threshold(h, &h->mp.n_mmaps_max, (int32_t)value < 0 ? 0 : (uint32_t)value);
     case CHECK_ACTION: /* 2.26 to 2.33 lay blocks out differently then: not modelled */
+        h->mp.check_action = (uint32_t)value;
         return !value || h->pf->version < 226 || h->pf->version >= 234;
     case PERTURB:
         h->mp.perturb = (value & 0xff) != 0;
@@ -190,7 +191,8 @@ int32_t pt_mallopt(pt *h, int32_t parameter, int32_t value)
         return -1;
     bool counts_arenas = parameter == ARENA_MAX || parameter == ARENA_TEST;
     bool too_old = parameter == PERTURB && h->pf->version < 204;
-    if (parameter > MXFAST || parameter == CHECK_ACTION || too_old ||
+    if (parameter > MXFAST || too_old ||
+        (parameter == CHECK_ACTION && h->pf->version >= 226) ||
         (counts_arenas && (h->pf->arena_ring || value <= 0)))
         return 1;
     return apply(h, parameter, wide);
@@ -219,6 +221,8 @@ pa_status pt_tunable(pa_heap *heap, const char *name, uint64_t value)
     const setting *s = find(name);
     if (!s || !is_known(h, s))
         return PA_ERR_INVALID;
+    if (!h->main_ready)
+        pt_init_main(h);
     return apply(h, s->parameter, value) ? PA_OK : PA_ERR_INVALID;
 }
 

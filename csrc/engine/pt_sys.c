@@ -301,6 +301,8 @@ static pa_unit end_fallback(pt *h)
 
 pa_unit pt_sysmalloc(pt *h, pt_arena *a, uint64_t nb)
 {
+    if (!h->main_ready && !a->index)
+        pt_init_main(h);
     h->sys = (pt_sys){.arena = a->index, .nb = nb, .old_size = a->top ? size_of(h, a->top) : 0};
     h->sys.old_top = a->top;
     if (bytes_of(h, nb) > h->largest_asked)

@@ -17,18 +17,34 @@ bool pt_worth_trimming(pt *h, uint64_t top)
     return true;
 }
 
+/* The bytes too many in a top, by the library's own arithmetic, which wraps around. */
+static uint64_t surplus(const pt *h, uint64_t top, uint64_t pad)
+{
+    uint64_t mask = size_mask(h), least = bytes_of(h, MIN_UNITS);
+    uint64_t page = h->mp.huge_page ? h->mp.huge_page : PAGE_BYTES;
+    if (!h->pf->trim_quirk) { /* up to 2.18; a negative result is none */
+        uint64_t rest = (top - pad - least + page - 1) & mask;
+        uint64_t extra = (rest / page - 1) * page & mask;
+        return extra > mask >> 1 ? 0 : extra;
+    }
+    uint64_t area = (top - least - 1) & mask;
+    return area <= pad ? 0 : ((area - pad) & mask) & ~(page - 1);
+}
+
 /* By how much systrim() would move the break down: negative is up, which is 2.19's quirk. */
 static int64_t trimmable(const pt *h, uint64_t top, uint64_t end, uint64_t pad)
 {
-    uint64_t mask = size_mask(h), min = bytes_of(h, MIN_UNITS);
-    if (!h->pf->trim_quirk && top <= min)
-        return 0;
-    uint64_t area = (top - min - 1) & mask;
-    if (area <= pad || h->base.brk != end)
-        return 0;
-    uint64_t page = h->mp.huge_page ? h->mp.huge_page : PAGE_BYTES;
-    uint64_t extra = ((area - pad) & mask) & ~(page - 1);
-    return (int64_t)(end - ((end - extra) & mask));
+    uint64_t mask = size_mask(h), extra = surplus(h, top, pad), brk = (end - extra) & mask;
+    bool wraps = brk < end && extra > mask >> 1; /* 2 GB look like a growth, which fails */
+    return wraps || h->base.brk != end ? 0 : (int64_t)(end - brk);
+}
+
+/* The kernel takes whole pages; what comes in their place later is zero. */
+static void clear_pages(pt *h, uint64_t from, uint64_t to)
+{
+    from = (from + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    if (to > from)
+        pt_clear(h, from, to - from);
 }
 
 /* systrim(): give whole pages at the end of the main heap back; true if any were. */
@@ -42,6 +58,7 @@ bool pt_systrim(pt *h, uint64_t pad)
     if (!extra || !heap_move_break(&h->base, end - extra))
         return false;
     a->system_mem -= extra;
+    clear_pages(h, end - extra, end);
     set_head(h, a->top, (top - extra) >> h->unit_shift, P_INUSE);
     return true;
 }
@@ -57,6 +74,7 @@ static pa_trim discardable(const pt *h, uint64_t start, uint64_t end)
 static uint64_t discard_chunk(pt *h, pa_unit c)
 {
     pa_trim t = discardable(h, address_of(h, c), address_of(h, next_of(h, c)));
+    clear_pages(h, t.start, t.end);
     if (h->base.mm && t.start < t.end)
         heap_log(&h->base, EFFECT_DISCARD, t.start >> 12, (t.end - t.start) >> 12);
     return t.end - t.start;
@@ -94,8 +112,14 @@ uint64_t pt_trim(pt *h, uint64_t pad)
 {
     bool old = h->pf->version < 208;
     uint64_t given = 0;
+    if (h->pf->version < 204 && !h->initialised) {
+        heap_signal(&h->base, 8); /* it divides by a page size that is not known yet */
+        return PENDING;
+    }
     for (uint32_t i = 0; i < (old ? 1 : h->count_arenas); i++) {
         pt_arena *a = &h->arenas[i];
+        if (a->corrupt)
+            continue;
         if (!pt_consolidate(h, a))
             return PENDING;
         if (!old)

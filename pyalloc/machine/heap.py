@@ -116,7 +116,7 @@ class ProcessHeap(HeapView):
         self.process.die(stop.answer)
         if stop.answer == SIGABRT:
             raise HeapAbort(text)
-        raise MemoryFault(SIGSEGV, stop.address)
+        raise MemoryFault(stop.answer, stop.address)
 
     def _written(self, address: int) -> None:
         """Take note that the allocator writes a header into what it has just got."""

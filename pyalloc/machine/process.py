@@ -96,6 +96,7 @@ class Process(SystemCalls):
         )
         word = 8 if machine.profile.arch == "x86_64" else 4
         self.heap = ProcessHeap(self, allocator, word, machine.cpus, tunables)
+        self.heap.heap.set_program(name)
         self.allocator = allocator
         self.bind()
 
