@@ -185,6 +185,7 @@ typedef struct pt_op {
     bool never_retried; /* 2.3.3's valloc and pvalloc */
     bool moving; /* realloc found no room in the block's arena: malloc, copy, free */
     bool cached; /* the block came from the tcache */
+    bool hooked; /* a calloc that is the first call of all */
     bool hopeless; /* too large to be asked of any arena */
     uint64_t nb, inner; /* units: of the request; of what is asked of the arena */
     uint64_t bytes, align, pointer;
@@ -250,6 +251,7 @@ typedef struct pt {
     uint32_t count_cpus;
     bool threaded;
     bool main_ready; /* the main arena is initialised */
+    bool hooked; /* up to 2.33: the first malloc, calloc or realloc is still to come */
     bool initialised; /* by a call that does so: only 2.3.3's malloc_trim minds */
     bool damaged; /* chunks may not be what they seem: a check of integrity may fail */
     pt_op op;

@@ -57,12 +57,15 @@ void pt_copy_contents(pt *h, uint64_t to, uint64_t from, uint64_t bytes)
         pt_clear(h, to, bytes);
 }
 
-/* May this address be read?  It lies in the main heap's pages or in a heap or mapping of its own. */
+/* May this address be read?  Main heap, thread heaps as far as they are writable, mapped tops. */
 bool pt_is_memory(const pt *h, uint64_t address)
 {
     uint64_t end = (h->base.brk + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
     if (address >= (h->base.brk_start & ~(uint64_t)(PAGE_BYTES - 1)) && address < end)
         return true;
+    const pt_subheap *heap = pt_subheap_at(h, address);
+    if (heap)
+        return address < heap->base + heap->writable;
     for (uint32_t i = 0; i < h->sh.count_segments; i++)
         if (address - h->sh.segments[i].base < h->sh.segments[i].length)
             return true;

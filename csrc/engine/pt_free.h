@@ -85,12 +85,13 @@ static inline bool is_beyond(const pt *h, pa_unit c)
 static inline bool coalesce(pt *h, pt_arena *a, pa_unit c, bool to_bin, const char *mismatch,
                             pa_unit *merged)
 {
+    const bool negative = rules(h)->version < 204; /* sizes may be, and nobody notices */
     uint64_t size = size_of(h, c);
-    pa_unit next = next_of(h, c);
+    pa_unit next = negative ? c + (pa_unit)signed_size(h, c) : next_of(h, c);
     const char *fault = NULL;
     if (is_beyond(h, next))
         return fail(h, pt_fault, c);
-    uint64_t next_size = rules(h)->version < 204 ? signed_size(h, next) : size_of(h, next);
+    uint64_t next_size = negative ? signed_size(h, next) : size_of(h, next);
     if (!prev_in_use(h, c)) {
         uint64_t before = at(h, c)->prev_size;
         c -= (pa_unit)before;

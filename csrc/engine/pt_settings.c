@@ -191,8 +191,7 @@ int32_t pt_mallopt(pt *h, int32_t parameter, int32_t value)
         return -1;
     bool counts_arenas = parameter == ARENA_MAX || parameter == ARENA_TEST;
     bool too_old = parameter == PERTURB && h->pf->version < 204;
-    if (parameter > MXFAST || too_old ||
-        (parameter == CHECK_ACTION && h->pf->version >= 226) ||
+    if (parameter > MXFAST || too_old || (parameter == CHECK_ACTION && h->pf->version >= 226) ||
         (counts_arenas && (h->pf->arena_ring || value <= 0)))
         return 1;
     return apply(h, parameter, wide);

@@ -58,6 +58,21 @@ static pa_unit assertion_fails(pt *h, const char *what)
     return REF_PENDING;
 }
 
+/* The top ends with a page, unless somebody moved the break while the arena was in pieces, or its
+ * size was overwritten. */
+static bool top_is_whole(pt *h, const pt_arena *a)
+{
+    if (!a->top || !has_assertions(h))
+        return true;
+    uint64_t bytes = bytes_of(h, size_of(h, a->top)), end = address_of(h, a->top) + bytes;
+    if (size_of(h, a->top) >= MIN_UNITS && prev_in_use(h, a->top) && !(end & (PAGE_BYTES - 1)))
+        return true;
+    assertion_fails(h, "(old_top == initial_top (av) && old_size == 0) || "
+                       "((unsigned long) (old_size) >= MINSIZE && prev_inuse (old_top) && "
+                       "((unsigned long) old_end & (pagesize - 1)) == 0)");
+    return false;
+}
+
 /* ---- a mapping of its own ----------------------------------------------------------------------- */
 
 /* What comes when there is no mapping: nothing, if that was the last resort. */
@@ -65,6 +80,8 @@ static pa_unit without_mapping(pt *h)
 {
     if (h->sys.last_resort)
         return h->sys.arena == NO_ARENA ? 0 : pt_from_top(h);
+    if (!top_is_whole(h, arena(h)))
+        return REF_PENDING;
     return h->sys.arena ? pt_heap_grow(h) : begin_break(h);
 }
 
@@ -222,22 +239,9 @@ static pa_unit end_break(pt *h)
     return begin_correction(h, brk, old_end);
 }
 
-/* The old top ends inside a page: somebody moved the break while the arena was in pieces. */
-static bool is_torn(const pt *h)
-{
-    const pt_arena *a = &h->arenas[h->sys.arena];
-    uint64_t end = a->top ? address_of(h, a->top) + bytes_of(h, h->sys.old_size) : 0;
-    return end & (PAGE_BYTES - 1);
-}
-
 static pa_unit begin_break(pt *h)
 {
     pt_arena *a = arena(h);
-    if (has_assertions(h) && is_torn(h))
-        return assertion_fails(h,
-                               "(old_top == initial_top (av) && old_size == 0) || "
-                               "((unsigned long) (old_size) >= MINSIZE && prev_inuse (old_top) && "
-                               "((unsigned long) old_end & (pagesize - 1)) == 0)");
     uint64_t mask = size_mask(h);
     uint64_t size = (bytes_of(h, h->sys.nb) + h->mp.top_pad + bytes_of(h, MIN_UNITS)) & mask;
     if (a->contiguous)
@@ -309,6 +313,8 @@ pa_unit pt_sysmalloc(pt *h, pt_arena *a, uint64_t nb)
         h->largest_asked = bytes_of(h, nb);
     if (bytes_of(h, nb) >= h->mp.mmap_threshold && h->mp.n_mmaps < h->mp.n_mmaps_max)
         return begin_mmap(h);
+    if (!top_is_whole(h, a))
+        return REF_PENDING;
     return a->index ? pt_heap_grow(h) : begin_break(h);
 }
 

@@ -35,7 +35,7 @@ static uint64_t surplus(const pt *h, uint64_t top, uint64_t pad)
 static int64_t trimmable(const pt *h, uint64_t top, uint64_t end, uint64_t pad)
 {
     uint64_t mask = size_mask(h), extra = surplus(h, top, pad), brk = (end - extra) & mask;
-    bool wraps = brk < end && extra > mask >> 1; /* 2 GB look like a growth, which fails */
+    bool wraps = brk < end && extra > (mask >> 1) + 1; /* it looks like a growth, which fails */
     return wraps || h->base.brk != end ? 0 : (int64_t)(end - brk);
 }
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from pyalloc import engine
 from pyalloc.errors import HeapAbort, MemoryFault
 from pyalloc.kernel.abi import MAP, MREMAP, VM_WRITE
-from pyalloc.kernel.faulting import SIGSEGV
 from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.placement import guarded_start
 from pyalloc.machine.heapview import HeapView
