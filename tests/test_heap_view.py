@@ -267,6 +267,19 @@ def test_an_address_outside_is_said_to_be_outside() -> None:
     assert f"it lies in the area {start:#x}-" in str(process.heap.explain(start))
 
 
+def test_the_last_byte_there_can_be_is_an_address_and_nothing_beyond_it() -> None:
+    process, _ = small_heap()
+    assert process.heap.explain((1 << 64) - 1).chunk is None
+    for wrong in (-1, 1 << 64):
+        with pytest.raises(pa.ArgumentError, match="an address is 0 to"):
+            process.heap.explain(wrong)
+    for wrong in ("0x10", None, 1.5):
+        with pytest.raises(pa.WrongType, match="address must be an int"):
+            process.heap.explain(wrong)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(pa.WrongType, match="start must be an int"):
+        process.heap.draw("0x10")  # type: ignore[arg-type]
+
+
 def test_an_explanation_is_json() -> None:
     process, blocks = small_heap()
     told = process.heap.explain(blocks[0]).to_dict()

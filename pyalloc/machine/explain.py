@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyalloc.machine.heapview import HeapView
 
 _BINNED: Final = (ChunkState.UNSORTED, ChunkState.SMALL, ChunkState.LARGE)
+_PAST: Final = 1 << 64
 _PINS: Final = (ChunkState.USED, ChunkState.OWN, ChunkState.TCACHE, ChunkState.FAST)
 
 
@@ -73,7 +74,16 @@ class Explanation:
 
 
 def explain(view: HeapView, address: int, thread: int = 0) -> Explanation:
-    """Return what lies at ``address``; ``thread`` is the one whose next calls are told."""
+    """Return what lies at ``address``; ``thread`` is the one whose next calls are told.
+
+    Raises
+    ------
+    ArgumentError
+        It is no address of any machine.
+    """
+    if not 0 <= address < _PAST:
+        message = f"an address is 0 to {_PAST - 1:#x} (got {address})"
+        raise ArgumentError(message)
     chunks = view.chunks()
     word = view.word
     index = _find(chunks, address, word)
@@ -85,6 +95,8 @@ def explain(view: HeapView, address: int, thread: int = 0) -> Explanation:
 def _find(chunks: Chunks, address: int, word: int) -> int | None:
     """Return the row of the chunk that ``address`` lies in; its header is part of it."""
     header = 2 * word
+    if address + header >= _PAST:
+        return None
     index = int(np.searchsorted(chunks.address, np.uint64(address + header), "right")) - 1
     if index < 0 or address + header < int(chunks.address[index]):
         return None

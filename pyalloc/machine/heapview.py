@@ -17,12 +17,14 @@ from pyalloc.machine import malloctext
 from pyalloc.machine.chunks import Chunks, ChunkState, FreeLists, KnownBlocks
 from pyalloc.machine.drawing import draw
 from pyalloc.machine.explain import Explanation, explain
+from pyalloc.machine.registers import registers
 
 if TYPE_CHECKING:
     from pyalloc.machine.process import Process
 
 _MALLINFO2: Final = 233
 _MALLOC_INFO: Final = 210
+_ANY: Final = -1  # a mask that lets every number through
 
 
 class HeapView:
@@ -85,8 +87,13 @@ class HeapView:
         """Say what lies at ``address``, why it is still there, and what becomes of it.
 
         ``str()`` of what is returned is the whole in words; its fields are the parts.
+
+        Raises
+        ------
+        ArgumentError, WrongType
+            It is no address of any machine.
         """
-        return explain(self, address)
+        return explain(self, *registers(_ANY, address=address))
 
     def draw(
         self, start: int | None = None, end: int | None = None, *, width: int = 100, rows: int = 24
@@ -95,8 +102,16 @@ class HeapView:
 
         Each cell stands for the same number of bytes, as few as let the region fit in ``rows``
         lines; the drawing says how many, and what the letters mean.
+
+        Raises
+        ------
+        ArgumentError, WrongType
+            There is no such region, or it cannot be drawn that small.
         """
-        return draw(self, start, end, width=width, rows=rows)
+        width, rows = registers(_ANY, width=width, rows=rows)
+        low = None if start is None else registers(_ANY, start=start)[0]
+        high = None if end is None else registers(_ANY, end=end)[0]
+        return draw(self, low, high, width=width, rows=rows)
 
     # --- what the library says
 
