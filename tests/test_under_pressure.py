@@ -8,6 +8,7 @@ import pytest
 
 import pyalloc as pa
 from pyalloc.kernel.boot import boot_lines
+from pyalloc.kernel.oomdaemons import EarlyOom, SystemdOomd
 from pyalloc.kernel.profiles import kernel_profile
 
 PAGE = 4096
@@ -197,3 +198,46 @@ def test_the_last_step_of_the_trail_is_the_score(kernel: str) -> None:
     verdict = pa.oom_policy(kernel).choose(tasks, 100000)
     for pid, score in verdict.scores.items():
         assert score == (verdict.terms[pid][-1].points if verdict.terms[pid] else None)
+
+
+def test_earlyoom_kills_by_oom_score_and_breaks_ties_by_residence() -> None:
+    """The score counts in thousandths, so that of near equals the more resident one dies."""
+    swapped = pa.Task(10, "swapped", uid=1, total_vm=9, rss=100, swapents=101)
+    resident = pa.Task(11, "resident", uid=1, total_vm=9, rss=200)
+    exempt = pa.Task(12, "exempt", uid=1, total_vm=9, rss=900, oom_score_adj=-1000)
+    policy, tasks = pa.oom_policy("earlyoom"), [swapped, resident, exempt]
+    assert policy.choose(tasks, 1_000_000).victim == resident
+    assert policy.choose(tasks, 300).victim == swapped
+    assert policy.choose([exempt], 300).victim is None
+
+
+def test_earlyoom_heeds_names() -> None:
+    """A preferred name is worth 300 points, an avoided one costs them."""
+    tasks = [pa.Task(10, "chrome", rss=10, total_vm=9), pa.Task(11, "sshd", rss=200, total_vm=9)]
+    assert EarlyOom(prefer="^chrome$").choose(tasks, 1000).victim == tasks[0]
+    assert EarlyOom(avoid="ssh").choose(tasks, 1000).victim == tasks[0]
+    assert EarlyOom().choose(tasks, 1000).victim == tasks[1]
+
+
+def test_systemd_oomd_kills_the_whole_cgroup_that_swaps_most() -> None:
+    """On a machine, all processes of it die and the largest process lives."""
+    m = pa.Machine(ram="64M", swap="32M", kernel="6.12", policy="systemd-oomd")
+    swapping, resident = m.cgroup("swapping"), m.cgroup("resident")
+    one, two = eater(m, "one", 20 << 20, swapping), eater(m, "two", 20 << 20, swapping)
+    other = eater(m, "other", 10 << 20, resident)
+    p = eater(m, "p", 50 << 20)
+    assert not one.alive
+    assert not two.alive
+    assert other.alive
+    assert p.alive
+
+
+def test_systemd_oomd_omits_and_avoids() -> None:
+    """An omitted cgroup is never chosen, an avoided one only if there is no other."""
+    tasks = [
+        pa.Task(10, "a", rss=1, swapents=9, cgroup="/a"),
+        pa.Task(11, "b", rss=1, swapents=5, cgroup="/b"),
+    ]
+    assert SystemdOomd(avoid=("/a",)).choose(tasks, 1000).victim == tasks[1]
+    assert SystemdOomd(avoid=("/a",), omit=("/b",)).choose(tasks, 1000).victim == tasks[0]
+    assert SystemdOomd(omit=("/a", "/b")).choose(tasks, 1000).victim is None

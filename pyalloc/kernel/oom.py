@@ -1,7 +1,8 @@
 """The OOM killer's choice, as each kernel generation makes it.
 
 A policy is an object with one method, ``choose(tasks, totalpages) -> Verdict``.  The kernel's own
-are ``"2.6.11"``, ``"2.6.18"`` and ``"6.12"``; other packages add theirs under the entry point group
+are ``"2.6.11"``, ``"2.6.18"`` and ``"6.12"``, and ``"earlyoom"`` and ``"systemd-oomd"`` are
+:mod:`pyalloc.kernel.oomdaemons`'s; other packages add theirs under the entry point group
 ``pyalloc.oom_policies`` and are then found by name.
 
 Sources: ``mm/oom_kill.c`` of Linux 2.6.11, 2.6.18 and 6.12.
@@ -39,6 +40,7 @@ class Task:
     ``oom_score_adj`` today's.  ``capable`` says whether the task holds CAP_SYS_ADMIN and
     CAP_SYS_RAWIO; None means that root does and others do not.  ``dying`` marks an earlier victim
     of the OOM killer that has not given its memory back yet: nobody else is killed meanwhile.
+    ``cgroup`` is the path of its memory cgroup.
     """
 
     pid: int
@@ -58,6 +60,7 @@ class Task:
     kernel_thread: bool = False
     vfork: bool = False
     dying: bool = False
+    cgroup: str = ""
 
     @property
     def sys_admin(self) -> bool:
@@ -85,6 +88,7 @@ class Verdict:
     ``victim`` is the task that is killed, None if nobody can or need be; ``selected`` the one with
     the highest score (2.6 kills a child of it first).  ``scores`` maps each pid to its badness,
     None for a task that must not be chosen; ``terms`` maps each pid to the steps of that sum.
+    ``also`` die with the victim, if a policy kills more than one.
     """
 
     victim: Task | None
@@ -92,6 +96,7 @@ class Verdict:
     scores: Mapping[int, int | None]
     terms: Mapping[int, tuple[Term, ...]] = field(default_factory=dict)
     why: str = ""
+    also: tuple[Task, ...] = ()
 
 
 class _Trail(Mapping[int, tuple[Term, ...]]):

@@ -59,6 +59,7 @@ def task_of(process: Process) -> Task:
         run_time=process.machine.clock - process.started,
         children=tuple(child.pid for child in process.children if child.alive),
         oom_adj=process.oom_adj,
+        cgroup=process.cgroup.path if process.cgroup else "/",
     )
 
 
@@ -135,6 +136,7 @@ def _killed_with(
     if verdict.victim is None:
         return
     yield verdict.victim.pid
+    yield from (task.pid for task in verdict.also if group is None)
     for process in candidates if group is not None else ():
         exempt = process.oom_score_adj == OOM_SCORE_ADJ_MIN
         if _is_in(process, group) and process.pid != verdict.victim.pid and not exempt:
