@@ -257,7 +257,6 @@ TOUCHED = [
     for touch in ("none", "write")
     for which in ("plain", "all")
 ]
-NOT_YET = ("bursts", "mixed", "none", "all")
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -268,11 +267,8 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 @pytest.mark.parametrize("kind", ["random", "lifo", "bursts"])
 @pytest.mark.parametrize(("sizes", "touch", "which"), TOUCHED)
 def test_the_model_faults_page_by_page_as_this_machine(
-    request: pytest.FixtureRequest, kind: str, sizes: str, touch: str, which: str
+    kind: str, sizes: str, touch: str, which: str
 ) -> None:
-    if (kind, sizes, touch, which) == NOT_YET:
-        reason = "after a trim, calloc clears less of a regrown top than the model says"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     if f"glibc-{glibc.version()}" not in engine.allocator_names():
         pytest.skip(f"glibc {glibc.version()} is not modelled")
     calls = stream(kind, sizes, count=10_000, live=200, seed=2, calls=which)

@@ -65,23 +65,26 @@ static uint64_t realloc_chunk(pt *h, pa_unit c);
 static uint64_t finish_memalign(pt *h, pa_unit c);
 static uint64_t finish_realloc(pt *h, pa_unit c);
 
-/* calloc: what was top before the call is dirty only as far as the heap ever reached. */
+/* calloc: beyond the top as it was before the call all is fresh from the kernel.  Linux's break hands
+ * out zeros again after a trim (MORECORE_CLEARS is 2), but a thread's heap counts as dirty as far as
+ * it was ever made writable, which has been noted since 2.10. */
 static void note_top(pt *h, const pt_arena *a)
 {
     h->op.clean_from = a->top;
     h->op.dirty_bytes = a->top ? bytes_of(h, size_of(h, a->top)) : 0;
-    if (!a->top || a->index)
+    if (!a->top || !a->index || h->pf->version < 210)
         return;
-    uint64_t reached = h->base.brk_start + a->max_system_mem, top = address_of(h, a->top);
-    if (reached > top && reached - top > h->op.dirty_bytes)
-        h->op.dirty_bytes = reached - top;
+    const pt_subheap *heap = pt_subheap_at(h, address_of(h, a->top));
+    uint64_t reached = heap ? heap->base + heap->writable - address_of(h, a->top) : 0;
+    if (reached > h->op.dirty_bytes)
+        h->op.dirty_bytes = reached;
 }
 
 /* Clearing touches the whole chunk, or as much of it as the kernel has not just cleared. */
 static void clear_block(pt *h, pa_unit c)
 {
     uint64_t bytes = bytes_of(h, size_of(h, c));
-    if (c == h->op.clean_from && bytes > h->op.dirty_bytes)
+    if (c == h->op.clean_from && bytes > h->op.dirty_bytes && !h->mp.perturb)
         bytes = h->op.dirty_bytes;
     if (bytes <= h->pf->word)
         return;
