@@ -241,9 +241,11 @@ def test_the_model_returns_the_addresses_of_this_machine(word: int, kind: str, s
         )
 
 
-def pages_on_the_model(calls: pa.Trace, real: glibc.HostRun, touch: str) -> tuple[int, int]:
+def pages_on_the_model(
+    calls: pa.Trace, real: glibc.HostRun, touch: str, word: int = 8
+) -> tuple[int, int]:
     """Return minor faults and growth of resident bytes on a machine like this one."""
-    machine = Machine(ram="1G", swap=0, kernel="6.18", arch="x86_64")
+    machine = Machine(ram="1G", swap=0, kernel="6.18", arch="x86_64" if word == 8 else "i386")
     process = machine.spawn(allocator=f"glibc-{real.glibc}", maps=real.maps, brk=real.brk0)
     table = process.pages.table
     before = table.counters()["anon"]
@@ -264,16 +266,17 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 @pytest.mark.skipif(
     HUGE.exists() and "[always]" in HUGE.read_text(), reason="this machine gives out huge pages"
 )
+@pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("kind", ["random", "lifo", "bursts"])
 @pytest.mark.parametrize(("sizes", "touch", "which"), TOUCHED)
 def test_the_model_faults_page_by_page_as_this_machine(
-    kind: str, sizes: str, touch: str, which: str
+    word: int, kind: str, sizes: str, touch: str, which: str
 ) -> None:
-    if f"glibc-{glibc.version()}" not in engine.allocator_names():
-        pytest.skip(f"glibc {glibc.version()} is not modelled")
+    if f"glibc-{glibc.version(word)}" not in engine.allocator_names():
+        pytest.skip(f"glibc {glibc.version(word)} is not modelled")
     calls = stream(kind, sizes, count=10_000, live=200, seed=2, calls=which)
-    real = glibc.run(calls, touch=touch)
-    model = pages_on_the_model(calls, real, touch)
+    real = glibc.run(calls, touch=touch, word=word)
+    model = pages_on_the_model(calls, real, touch, word)
     assert model == (real.minor_faults, real.rss - real.rss0)
 
 

@@ -345,7 +345,6 @@ static uint64_t now(void)
 static void measure(const struct run *r, enum touch touch)
 {
     struct rusage before, after;
-    (void)now(); /* the clock's own page */
     getrusage(RUSAGE_SELF, &before);
     uint64_t begin = now();
     run_calls(r, touch);
@@ -408,9 +407,10 @@ int main(int argc, char **argv)
     out->randomized = !fixed;
     strncpy(out->glibc, gnu_get_libc_version(), sizeof out->glibc - 1);
     fault_in_all();
+    out->brk_start = (uintptr_t)sbrk(0); /* it writes where the library keeps the break */
+    (void)now(); /* the clock's own page */
     keep_text(out_fd, "/proc/self/smaps_rollup", out->status_before, out->text_room);
     keep_text(out_fd, "/proc/self/maps", out->maps_before, out->text_room);
-    out->brk_start = (uintptr_t)sbrk(0);
     out->magic = MAGIC;
     measure(&r, (enum touch)in->touch);
     keep_text(out_fd, "/proc/self/smaps_rollup", out->status_after, out->text_room);
