@@ -96,15 +96,6 @@ def test_a_tunable_that_is_none_is_refused(trace: Path, capfd: pytest.CaptureFix
     assert "no tunable" in capfd.readouterr().err
 
 
-def test_the_article_s_figures_are_equal_or_explained(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["article", "--json"]) == 0
-    found = {f["name"]: f for f in json.loads(capfd.readouterr().out)}
-    assert found["A: blocks of 1 MB until NULL"]["equal"]
-    assert found["A: VmPTE at 3055 blocks, kB"]["equal"]
-    killed = found["B: MB written when it is killed"]
-    assert abs(killed["simulated"] - killed["printed"]) <= 0.01 * killed["printed"]
-
-
 def test_the_installed_command_works() -> None:
     script = Path(sys.executable).with_name("pyalloc")
     done = subprocess.run([script, "allocators"], capture_output=True, text=True, check=True)

@@ -42,6 +42,17 @@ def working(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done, if that is a terminal; yields what to tell it with."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield lambda _: None
+        return
+    with err.status("") as status:
+        yield lambda words: status.update(f"{words} ...")
+
+
+@contextlib.contextmanager
 def progressing() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar on stderr, if that is a terminal; yields what to tell: what, done, of how many."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

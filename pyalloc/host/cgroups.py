@@ -70,6 +70,21 @@ def _mounts() -> Iterator[_Mount]:
             yield _Mount(2, fields[3], Path(fields[4]))
 
 
+def memory_mount() -> tuple[int, Path] | None:
+    """Return the version of memory cgroups here, and where their root is mounted."""
+    for mount in sorted(_mounts()):
+        if mount.version == 1 or "memory" in _controllers(mount.point):
+            return mount.version, mount.point
+    return None
+
+
+def _controllers(folder: Path) -> list[str]:
+    try:
+        return (folder / "cgroup.subtree_control").read_text(encoding="ascii").split()
+    except OSError:
+        return []
+
+
 def _paths(pid: proc.Pid) -> dict[int, str]:
     """Return the process's path in each version's hierarchy."""
     found: dict[int, str] = {}

@@ -127,7 +127,7 @@ def _reason(cc: Path, text: str, word: int) -> str:
     return message
 
 
-def program(name: str, *, word: int = 8, bare: bool = False) -> Path:
+def program(name: str, *, word: int = 8, bare: bool = False, flags: tuple[str, ...] = ()) -> Path:
     """Return the executable of ``csrc/NAME.c``, compiled if it was not already.
 
     Parameters
@@ -138,13 +138,15 @@ def program(name: str, *, word: int = 8, bare: bool = False) -> Path:
         Bytes in a pointer: 8, or 4 for ``-m32``.
     bare
         It has no C library (:data:`BARE`).
+    flags
+        More flags for the compiler.
 
     Raises
     ------
     CompilerMissing
         There is no compiler, or none for that word size.
     """
-    cc, flags = compiler(), _flags(word, bare=bare)
+    cc, flags = compiler(), (*_flags(word, bare=bare), *flags)
     source = SOURCES / f"{name}.c"
     target = cache_folder() / f"{name}-{_identity(cc, flags, source.read_bytes())}"
     if not target.exists():

@@ -232,10 +232,12 @@ def _stack(areas: list[Vma], profile: KernelProfile) -> Vma | None:
 
 
 def kernel_area(vma: Vma) -> Vma:
-    """Give an area that the kernel itself installs the flags it has; others stay as they are."""
+    """Give an area that the kernel itself installs the flags it has; others stay as they are.
+
+    2.6 shows the page number that ``insert_vm_struct`` gives the vdso, which is that of its start.
+    """
     if vma.name == "[vdso]":
         vma.flags = VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_DONTEXPAND
-        vma.pgoff = 0
     elif vma.name and vma.name.startswith("[vvar"):
         vma.flags = VM_READ | VM_MAYREAD | VM_IO | VM_DONTEXPAND | VM_DONTDUMP | VM_PFNMAP
         vma.pgoff = 0
