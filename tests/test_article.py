@@ -150,8 +150,9 @@ with Undertaker() as undertaker:
 def test_what_was_done_is_undone_however_the_process_ends(number: int, tmp_path: Path) -> None:
     """Killed, interrupted or done: the steps are taken back, last one first."""
     folder = tmp_path / "made"
-    command = [sys.executable, "-c", UNDO, str(folder), str(int(number))]
-    subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-P", "-c", UNDO, str(folder), str(int(number))]
+    done = subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+    assert done.returncode == -number
     for _ in range(100):
         if not folder.exists():
             return

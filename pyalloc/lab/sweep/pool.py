@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any, Final
 
 from pyalloc.errors import ArgumentError
@@ -39,10 +40,30 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let a Python that starts meanwhile not look for modules in the current folder.
+
+    The fork server is started by ``-c``, which puts that folder first: in a source tree it would
+    preload sources that have no compiled engine instead of the package that is at work here.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def processes(workers: int) -> ProcessPoolExecutor:
     """Return a pool of worker processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
+    with _safe_path():
+        forkserver.ensure_running()
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
 
