@@ -32,7 +32,7 @@ class Figure:
             self.real,
             self.model,
             f"{self.value:.3g} {self.unit}",
-            f"{bound} {self.target:g}",
+            f"{bound} {self.target:.3g}",
             "yes" if self.good else "no",
         )
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyalloc import engine
-from pyalloc.host import proc
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.machine import Machine
 
@@ -96,8 +95,3 @@ def first_touches(pages: int) -> Callable[[], object]:
     process = process_like()
     start = process.mmap(0, pages << 12, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS)
     return lambda: process.touch(start, pages << 12)
-
-
-def resident_bytes() -> int:
-    """Return what this process has resident now, counted page by page."""
-    return sum(int(fields.get("Rss", 0)) for _, fields in proc.smaps()) << 10

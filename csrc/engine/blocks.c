@@ -35,8 +35,9 @@ bool blocks_init(pa_blocks *blocks, const uint32_t *numbers, size_t count, uint6
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
         return false;
-    if (bytes >= HUGE_BYTES && blocks->count <= count) /* most of it will be used */
-        madvise(at, bytes, MADV_HUGEPAGE);
+    size_t whole = blocks->count * sizeof *blocks->at & ~(size_t)(HUGE_BYTES - 1);
+    if (whole && blocks->count <= count) /* most of it will be used */
+        madvise(at, whole, MADV_HUGEPAGE);
     blocks->at = at;
     blocks->mapped_bytes = bytes;
     return true;
