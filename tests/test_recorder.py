@@ -17,6 +17,7 @@ import pytest
 
 import pyalloc as pa
 from pyalloc.errors import ArgumentError, RecordError
+from pyalloc.report.examination import untouched_words
 from pyalloc.trace.blocks import assign_blocks
 from pyalloc.trace.ops import ALLOCATES
 from pyalloc.trace.record import CannotRun, Recording, _library, record
@@ -627,3 +628,36 @@ def test_the_recorder_has_no_thread_local_storage_and_one_place_in_memory(tmp_pa
             text=True,
         ).stdout
         assert "TLS" not in out
+
+
+@needs_cc
+@pytest.mark.parametrize(("written", "words"), [(1, "as many as the kernel"), (0, "left 1.6 MiB")])
+def test_the_heap_in_memory_is_counted_in_both_runs(
+    written: int, words: str, build: Build, tmp_path: Path
+) -> None:
+    """Equal to the page where blocks are written; what is left alone is said in bytes."""
+    program = build(
+        f"half{written}",
+        f"""
+        #include <stdlib.h>
+        #include <string.h>
+        int main(void) {{
+            for (int i = 0; i < 400; i++) {{
+                char *p = malloc(12272);
+                if ({written} || i % 2) memset(p, 1, 12272);
+            }}
+            for (int i = 0; i < 50; i++) {{
+                char *p = malloc(20000);
+                if ({written}) memset(p, 1, 20000);
+                free(p);
+            }}
+            return 0;
+        }}
+        """,
+    )
+    found = pa.examine(only(record([program], tmp_path / "t")))
+    assert found.measured is not None
+    assert found.heap_rss is not None
+    assert found.measured.heap_rss is not None
+    assert (found.heap_rss == found.measured.heap_rss) == bool(written)
+    assert any(words in line for line in untouched_words(found))

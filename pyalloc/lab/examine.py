@@ -13,6 +13,7 @@ from pyalloc.engine import allocator_names
 from pyalloc.lab.replay import Agreement, agreement, replay
 from pyalloc.machine import Breakdown, Machine, Replay
 from pyalloc.trace import Measured, Trace
+from pyalloc.trace.info import heap_rss_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,12 @@ class Examination:
         """Holes and pages at the end."""
         return WholeHeap.of(self.replay)
 
+    @cached_property
+    def heap_rss(self) -> int | None:
+        """Bytes in memory at the end between the start of the break and the break."""
+        process = self.replay.process
+        return heap_rss_in(str(process.smaps())) if process.alive else None
+
     @property
     def measured(self) -> Measured | None:
         """What the kernel measured in the real run."""
@@ -126,6 +133,7 @@ class Examination:
             "heap_at_end": asdict(self.heap_at_end),
             "trim": asdict(self.trim) if self.trim else None,
             "sites": [asdict(site) for site in self.sites],
+            "heap_rss": self.heap_rss,
             "measured": measured,
             "summary": self.replay.summary.to_dict(),
             "errors": [asdict(error) for error in self.replay.errors],

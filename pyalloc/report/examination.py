@@ -50,6 +50,8 @@ def _parts(found: Examination) -> Iterator[RenderableType]:
         yield Text(f"the recording is cut short: {found.trace.info.truncated}", style="yellow")
     yield Text("")
     yield _memory(found)
+    for line in untouched_words(found):
+        yield Text(line, style="dim")
     yield Text("")
     yield _where(found)
     yield Text("")
@@ -143,6 +145,13 @@ def _memory(found: Examination) -> Table:
                 _size(end),
             ),
             (
+                "of it in the break's area",
+                "",
+                _size(found.heap_rss),
+                "",
+                _size(real.heap_rss if real else None),
+            ),
+            (
                 "minor faults (real: libraries too)",
                 "",
                 f"{s.minor_faults:,}",
@@ -151,6 +160,20 @@ def _memory(found: Examination) -> Table:
             ),
         ],
     )
+
+
+def untouched_words(found: Examination) -> Iterator[str]:
+    """Say how much the real program left unwritten, where both runs have the same heap."""
+    real, model = found.measured, found.heap_rss
+    if real is None or real.heap_rss is None or model is None:
+        return
+    if found.agreement is None or not found.agreement.complete:
+        return
+    if real.heap_rss == model:
+        yield "In the break's area the pages in memory are as many as the kernel counted."
+    elif real.heap_rss < model:
+        size = format_size(model - real.heap_rss)
+        yield f"Simulated blocks are written whole; the program left {size} of the heap untouched."
 
 
 def _share(part: int, whole: int) -> str:

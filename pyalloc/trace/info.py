@@ -7,6 +7,7 @@ of the trace file.
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -69,6 +70,17 @@ class Samples:
         return cls(*(_unpack(data[name]) for name in _SAMPLE_COLUMNS))
 
 
+# Fields of an area begin with a capital, the next area with its hexadecimal start.
+_HEAP_RSS: Final = re.compile(
+    r"^[0-9a-f]+-.* \[heap\]\n(?:[A-Z].*\n)*?Rss: +(\d+) kB", re.MULTILINE
+)
+
+
+def heap_rss_in(smaps: str) -> int:
+    """Return how many bytes of the areas named ``[heap]``, the break's, are in memory."""
+    return 1024 * sum(int(area[1]) for area in _HEAP_RSS.finditer(smaps))
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What the kernel measured in the real run; ``None`` where the run ended too abruptly to ask.
@@ -76,7 +88,8 @@ class Measured:
     ``peak_rss`` (VmHWM), ``vm_peak``, ``final_rss`` and ``final_vm`` are bytes; when the process
     ended too abruptly for a last look, ``peak_rss`` and the faults are those of the last sample.
     ``recorder_rss`` and ``recorder_minflt`` are the parts of ``final_rss`` and ``minflt`` that
-    the recorder's own memory accounts for.  ``status``, ``maps`` and ``smaps_rollup`` are the texts
+    the recorder's own memory accounts for; ``heap_rss`` is what of ``final_rss`` lies between the
+    start of the break and the break.  ``status``, ``maps`` and ``smaps_rollup`` are the texts
     of ``/proc/self`` when the process ended.
     """
 
@@ -84,6 +97,7 @@ class Measured:
     vm_peak: int | None = None
     final_rss: int | None = None
     final_vm: int | None = None
+    heap_rss: int | None = None
     recorder_rss: int | None = None
     recorder_minflt: int | None = None
     minflt: int | None = None

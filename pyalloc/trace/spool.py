@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pyalloc.errors import TraceError
 from pyalloc.trace.blocks import assign_blocks
-from pyalloc.trace.info import Measured, Samples, TraceInfo
+from pyalloc.trace.info import Measured, Samples, TraceInfo, heap_rss_in
 from pyalloc.trace.ops import ALIGNS, ALLOCATES, Op
 from pyalloc.trace.sites import SiteTable
 from pyalloc.trace.table import Trace
@@ -324,8 +324,10 @@ def _measured(raw: Raw, past: _Past) -> Measured:
             "recorder_rss": int(raw.header["own_pages"]) * page,
             "recorder_minflt": int(raw.header["own_pages"]),
         }
+    areas = raw.text("SMAP")
     return Measured(
         **figures,
+        heap_rss=heap_rss_in(areas) if areas is not None else None,
         status=status,
         maps=raw.text("MAPF"),
         smaps_rollup=raw.text("ROLL"),
