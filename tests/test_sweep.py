@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arro3.core import Table
 
 import pyalloc as pa
 from pyalloc.cli import main
@@ -278,7 +279,7 @@ class Deadly(Executor):
 
 def test_a_point_that_kills_its_worker_is_one_failure() -> None:
     made = plan([SMALL], {"seed": "1..40"})
-    kept: list[dict[str, Any]] = []
+    kept: list[Table] = []
     run(
         made,
         np.arange(40),
@@ -287,8 +288,9 @@ def test_a_point_that_kills_its_worker_is_one_failure() -> None:
         width=2,
         tell=None,
     )
-    assert sorted(row["point"] for row in kept) == list(range(40))
-    assert [row["point"] for row in kept if row.get("error")] == [17]
+    found = pa.Sweep.of(made, kept)
+    assert found.column("point") == list(range(40))
+    assert [failure.point for failure in found.failures] == [17]
 
 
 def test_workers_that_do_not_start_are_one_line() -> None:

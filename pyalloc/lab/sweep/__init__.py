@@ -4,6 +4,7 @@
 :mod:`~pyalloc.lab.sweep.parameters`       what can be varied, and how values are written
 :mod:`~pyalloc.lab.sweep.plan`             which points there are: a grid, or a design by draw
 :mod:`~pyalloc.lab.sweep.point`            one point, from its parameters to a row
+:mod:`~pyalloc.lab.sweep.batch`            rows on their way, as columns
 :mod:`~pyalloc.lab.sweep.run`              points go out in jobs, rows come back
 :mod:`~pyalloc.lab.sweep.pool`             processes of our own, any executor, a Dask cluster
 :mod:`~pyalloc.lab.sweep.store`            the folder of Parquet files
@@ -21,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arro3.core import Table
 
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.sweep import pool
 from pyalloc.lab.sweep.plan import DESIGNS, MOST_POINTS, Plan, Subject, plan
-from pyalloc.lab.sweep.point import Row
 from pyalloc.lab.sweep.results import Effect, Failure, Sweep
 from pyalloc.lab.sweep.run import Tell, run
-from pyalloc.lab.sweep.store import Store, schema_of, table_of
+from pyalloc.lab.sweep.store import Store
 from pyalloc.trace import Trace
 
 __all__ = [
@@ -112,15 +113,20 @@ def sweep(
     if executor is not None and dask is not None:
         message = "give an executor or the address of a Dask cluster, not both"
         raise ArgumentError(message)
-    rows: list[Row] = []
+    gathered: list[Table] = []
     store = Store(Path(output), made) if output is not None else None
     before = store.done(failed=not retry) if store else np.zeros(len(made), bool)
     todo = np.flatnonzero(~before)
     with _hands(len(todo), workers, executor, dask) as (make, width):
-        run(made, todo, store.append if store else rows.extend, make=make, width=width, tell=tell)
-    if store:
-        return Sweep.of(made, store.tables())
-    return Sweep.of(made, [table_of(rows, schema_of(made))])
+        run(
+            made,
+            todo,
+            store.append if store else gathered.extend,
+            make=make,
+            width=width,
+            tell=tell,
+        )
+    return Sweep.of(made, store.tables() if store else gathered)
 
 
 @contextlib.contextmanager

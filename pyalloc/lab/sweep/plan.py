@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -92,7 +93,7 @@ class Plan:
         """Return the point of a number, 0 to ``len(plan) - 1``."""
         if self.design != "grid":
             return self._drawn(number)
-        subject = int(np.searchsorted(self._ends, number, "right"))
+        subject = bisect_right(self._ends, number)
         rest = number - (self._ends[subject - 1] if subject else 0)
         found = {}
         for each in reversed(self._axes_of[subject]):

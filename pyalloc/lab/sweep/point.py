@@ -16,14 +16,13 @@ from pyalloc.errors import PyallocError
 from pyalloc.lab.examine import allocator_of
 from pyalloc.lab.replay import replay
 from pyalloc.lab.stage import Stage, stage_for
+from pyalloc.lab.sweep.batch import Batch, Row, Schema
 from pyalloc.lab.sweep.parameters import Value, machine_parameters
 from pyalloc.lab.sweep.plan import Subject, workload_of
 from pyalloc.lab.trial import touch_of
 from pyalloc.machine import Machine, ReplayError, ReplaySummary
 from pyalloc.trace import Trace
 from pyalloc.workload.catalogue import trace_of, workload
-
-Row = dict[str, Any]
 
 _MOST_ROWS: Final = 20_000_000
 _MOST_TRACES: Final = 64
@@ -37,11 +36,12 @@ class Job:
     subject: Subject
     name: str
     points: Sequence[tuple[int, Mapping[str, Value]]]
+    schema: Schema
 
 
-def run_job(job: Job) -> list[Row]:
+def run_job(job: Job) -> Batch:
     """Return the row of each point; a point that cannot be run is a row with its error."""
-    rows = []
+    rows: list[Row] = []
     for number, parameters in job.points:
         began = time.perf_counter()
         row: Row = {"point": number, "program": job.name, **parameters}
@@ -53,7 +53,7 @@ def run_job(job: Job) -> list[Row]:
             row["error"] = f"{type(error).__name__}: {error}"
         row["seconds"] = time.perf_counter() - began
         rows.append(row)
-    return rows
+    return Batch.of(rows, job.schema)
 
 
 def _run(subject: Subject, parameters: Mapping[str, Value]) -> Row:

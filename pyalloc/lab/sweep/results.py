@@ -15,8 +15,8 @@ from arro3.core import Array, Table
 
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.paired import Interval, mean_of
+from pyalloc.lab.sweep.batch import schema_of, table_of
 from pyalloc.lab.sweep.plan import Plan
-from pyalloc.lab.sweep.store import schema_of, table_of
 
 _MOST_LEVELS: Final = 12
 _PARTS: Final = 4  # of a parameter of many values

@@ -16,13 +16,15 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from arro3.core import Table
 
 from pyalloc.errors import WorkerError
+from pyalloc.lab.sweep.batch import Batch, Row, schema_of
 from pyalloc.lab.sweep.plan import Plan, Point
-from pyalloc.lab.sweep.point import Job, Row, run_job
+from pyalloc.lab.sweep.point import Job, run_job
 
 Tell = Callable[[str, int, int], None]
-Keep = Callable[[Sequence[Row]], None]
+Keep = Callable[[Sequence[Table]], None]
 
 _JOB_SECONDS: Final = 0.25
 _MOST_POINTS: Final = 1000
@@ -37,10 +39,10 @@ class _Pace:
     points: int = 0
     seconds: float = 0.0
 
-    def note(self, rows: Sequence[Row]) -> None:
+    def note(self, batch: Batch) -> None:
         """Take note of what came back."""
-        self.points += len(rows)
-        self.seconds += sum(row["seconds"] for row in rows)
+        self.points += len(batch)
+        self.seconds += batch.seconds
         if self.points > 10 * _MOST_POINTS:  # the program may have changed: forget by halves
             self.points, self.seconds = self.points // 2, self.seconds / 2
 
@@ -59,24 +61,25 @@ class _Keeper:
     keep: Keep
     began: float = field(default_factory=time.monotonic)
     last: float = field(default_factory=time.monotonic)
-    rows: list[Row] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, table: Table) -> None:
         """Take rows, and keep all of them if it is time."""
-        self.rows += rows
+        self.tables.append(table)
         now = time.monotonic()
         if now - self.last >= max(_KEEP_SECONDS, _KEEP_SHARE * (now - self.began)):
             self.flush()
 
     def flush(self) -> None:
         """Keep everything."""
-        self.keep(self.rows)
-        self.rows = []
+        self.keep(self.tables)
+        self.tables = []
         self.last = time.monotonic()
 
 
 def jobs(plan: Plan, todo: npt.NDArray[np.int64], size: Callable[[], int]) -> Iterator[Job]:
     """Yield the points of ``todo`` in jobs of one program each."""
+    schema = schema_of(plan)
     at = 0
     while at < len(todo):
         points: list[Point] = []
@@ -91,6 +94,7 @@ def jobs(plan: Plan, todo: npt.NDArray[np.int64], size: Callable[[], int]) -> It
             plan.subjects[points[0].subject],
             plan.names[points[0].subject],
             [(p.number, p.parameters) for p in points],
+            schema,
         )
 
 
@@ -111,11 +115,11 @@ def run(
     pace, keeper = _Pace(), _Keeper(keep)
     done = len(plan) - len(todo)
 
-    def take(rows: Sequence[Row]) -> None:
+    def take(batch: Batch) -> None:
         nonlocal done
-        pace.note(rows)
-        keeper.add(rows)
-        done += len(rows)
+        pace.note(batch)
+        keeper.add(batch.table)
+        done += len(batch)
         if tell:
             tell("sweeping", done, len(plan))
 
@@ -134,16 +138,16 @@ def _run_on(
     make: Callable[[], Executor],
     width: int,
     queue: Iterator[Job],
-    take: Callable[[Sequence[Row]], None],
+    take: Callable[[Batch], None],
 ) -> None:
     lost = _feed(make, width, queue, take, started=False)
     while lost:
-        suspects = [Job(j.subject, j.name, [p]) for j in lost for p in j.points]
+        suspects = [Job(j.subject, j.name, [p], j.schema) for j in lost for p in j.points]
         lost = []
         for job in suspects:
             died = _feed(make, 1, iter([job]), take, started=True)
             if died:
-                take([_died(job)])
+                take(Batch.of([_died(job)], job.schema))
         lost = _feed(make, width, queue, take, started=True)
 
 
@@ -158,12 +162,12 @@ def _feed(
     make: Callable[[], Executor],
     width: int,
     queue: Iterator[Job],
-    take: Callable[[Sequence[Row]], None],
+    take: Callable[[Batch], None],
     *,
     started: bool,
 ) -> list[Job]:
     """Keep ``2 * width`` jobs under way; return those that were lost when a worker died."""
-    under_way: dict[Future[list[Row]], Job] = {}
+    under_way: dict[Future[Batch], Job] = {}
     job: Job | None = None
     with make() as executor:
         try:
@@ -193,7 +197,7 @@ def _feed(
             raise
 
 
-def _took(future: Future[list[Row]], take: Callable[[Sequence[Row]], None]) -> bool:
+def _took(future: Future[Batch], take: Callable[[Batch], None]) -> bool:
     """Take what a future has, if it has something."""
     if not future.done() or future.cancelled() or future.exception() is not None:
         return False

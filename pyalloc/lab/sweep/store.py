@@ -11,72 +11,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from arro3.core import Array, DataType, Table
+from arro3.core import Table
 
 from pyalloc.errors import ArgumentError
-from pyalloc.lab.sweep.parameters import Axis, Between
 from pyalloc.lab.sweep.plan import Plan
-from pyalloc.lab.sweep.point import Row
-from pyalloc.machine.metrics import FIGURES
 from pyalloc.trace.checked import read_checked, write_checked
 from pyalloc.trace.files import replacing
 
 _PLAN: Final = "_sweep.json"
 _VERSION: Final = 1
-_TYPES: Final = {
-    int: DataType.int64(),
-    float: DataType.float64(),
-    bool: DataType.bool(),
-    str: DataType.utf8(),
-}
-
-
-def schema_of(plan: Plan) -> dict[str, type]:
-    """Return the columns of a sweep's table: point, parameters, figures, what went wrong."""
-    return {
-        "point": int,
-        "program": str,
-        **{each.name: _type_of(each) for each in plan.axes},
-        **{name: kind for name, kind in FIGURES.items() if name not in _names(plan)},
-        "ended": str,
-        "ended_at": int,
-        "error": str,
-        "seconds": float,
-    }
-
-
-def _names(plan: Plan) -> set[str]:
-    return {each.name for each in plan.axes}
-
-
-def _type_of(axis: Axis) -> type:
-    if isinstance(axis.values, range):
-        return int
-    if isinstance(axis.values, Between):
-        return int if axis.values.whole else float
-    kinds = {type(value) for value in axis.values}
-    if kinds == {int, float}:
-        return float
-    return kinds.pop() if len(kinds) == 1 else str
-
-
-def table_of(rows: Sequence[Row], schema: Mapping[str, type]) -> Table:
-    """Return rows as an Arrow table; what a row does not have is null."""
-    columns = [
-        Array([_as(kind, row.get(name)) for row in rows], type=_TYPES[kind])
-        for name, kind in schema.items()
-    ]
-    return Table.from_arrays(columns, names=list(schema))
-
-
-def _as(kind: type, value: Any) -> Any:  # noqa: ANN401
-    return None if value is None else kind(value)
 
 
 class Store:
@@ -91,7 +40,6 @@ class Store:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder = folder
         self.plan = plan
-        self.schema = schema_of(plan)
         folder.mkdir(parents=True, exist_ok=True)
         self._claim()
         self._next = 1 + max((_number(path) for path in self._parts()), default=-1)
@@ -117,14 +65,15 @@ class Store:
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"), key=_number)
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Keep rows; they are there when this returns, or not at all."""
-        if not rows:
+    def append(self, tables: Sequence[Table]) -> None:
+        """Keep the rows of tables; they are there when this returns, or not at all."""
+        if not tables:
             return
+        batches = [batch for table in tables for batch in table.to_batches()]
         path = self.folder / f"part-{self._next:06d}.parquet"
         self._next += 1
         with replacing(path, overwrite=False) as file:
-            write_checked(table_of(rows, self.schema), file, {})
+            write_checked(Table.from_batches(batches).combine_chunks(), file, {})
             os.fsync(file.fileno())
 
     def tables(self) -> Iterable[Table]:
