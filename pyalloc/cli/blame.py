@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
@@ -14,10 +14,12 @@ from pyalloc.lab.blame import At
 from pyalloc.lab.blame import blame as blame_trace
 from pyalloc.report.blame import render
 
+_MOMENTS: Final[tuple[Literal["waste", "peak", "end"], ...]] = ("waste", "peak", "end")
+
 
 def blame(
     *words: Words,
-    at: str = "peak",
+    at: str = "waste",
     sites: int = 12,
     tries: int | None = None,
     allocator: str | None = None,
@@ -33,7 +35,8 @@ def blame(
     Parameters
     ----------
     at
-        The moment: "peak", "end", or a number of calls.
+        The moment: "waste" (most memory lies free), "peak" (the heap is largest), "end", or a
+        number of calls.
     sites
         How many call sites to list.
     tries
@@ -70,13 +73,12 @@ def blame(
 
 
 def moment_of(text: str) -> At:
-    """Return a moment as it is written: ``peak``, ``end`` or a number of calls."""
-    if text == "peak":
-        return "peak"
-    if text == "end":
-        return "end"
+    """Return a moment as it is written: by name, or a number of calls."""
+    for name in _MOMENTS:
+        if text == name:
+            return name
     number = text.replace(",", "").replace("_", "")
     if not number.isdecimal():
-        message = f"a moment is peak, end or a number of calls (got {text!r})"
+        message = f"a moment is {', '.join(_MOMENTS)} or a number of calls (got {text!r})"
         raise ArgumentError(message)
     return int(number)

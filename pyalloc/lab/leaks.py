@@ -151,7 +151,7 @@ def leaks(
             " record more of the program"
         )
         raise ArgumentError(message)
-    until = _before_teardown(trace)
+    until = before_teardown(trace)
     points = np.unique(np.linspace(1, until, _POINTS).astype(np.int64))
     trials = Trials(trace, allocator=allocator, touch=touch, rows=points.astype(np.uint64))
     outcome = trials.run(Setting())
@@ -190,7 +190,7 @@ def _clock(trace: Trace) -> tuple[Literal["s", "1,000 calls"], F64]:
     return "1,000 calls", np.arange(1, len(trace) + 1) / 1e3
 
 
-def _before_teardown(trace: Trace) -> int:
+def before_teardown(trace: Trace) -> int:
     """Return how many calls there are before the program only frees to end."""
     allocates = (trace.op <= Op.PVALLOC) & (trace.op != Op.FREE)
     after = np.cumsum(allocates[::-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -16,6 +16,11 @@ from pyalloc.report.examination import short_site
 from pyalloc.report.listing import figures, one_line
 from pyalloc.units import format_size
 
+_WHEN: Final[Mapping[object, str]] = {
+    "waste": "When most lies free",
+    "peak": "At the peak of what the heap holds",
+    "end": "At the end",
+}
 _SPARSE: Final = 1024
 _MOST_PINS: Final = 4
 
@@ -45,16 +50,15 @@ def _parts(found: Blame) -> Iterator[RenderableType]:
 
 
 def _moment(found: Blame) -> str:
-    when = {"peak": "At the peak of what the heap holds", "end": "At the end"}.get(
-        str(found.at), "Then"
-    )
     sparse = int((found.used_by_page < _SPARSE).sum())
+    pages = "1 page is held" if sparse == 1 else f"{sparse:,} pages are held"
     return (
-        f"{when} (after call {found.row:,}) {format_size(found.rss)} are resident,"
+        f"{_WHEN.get(found.at, 'Then')} (after call {found.row:,}) {format_size(found.rss)} are"
+        " resident,"
         f" {format_size(found.requested)} of them asked for."
         f" {format_size(found.free_whole)} lie on pages without any block,"
         f" {format_size(found.free_partial)} free on pages with some;"
-        f" {sparse:,} pages are held by less than 1 KiB each."
+        f" {pages} by less than 1 KiB each."
     )
 
 

@@ -4,7 +4,8 @@
  *     buffers   2 to 20 KB, freed when the job is done
  *     notes     600 bytes: the culprit, for each lies above its job's buffers
  *
- * With the argument "apart" the notes come from a mapping of their own.
+ * With the argument "apart" the notes come from a mapping of their own, with "freed" each is freed as
+ * soon as it is written.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,8 @@ int main(int argc, char **argv)
         for (int i = 0; i < BUFFERS; i++)
             buffer[job][i] = make_buffer(&seed);
         note[job] = write_note();
+        if (argc > 1 && strcmp(argv[1], "freed") == 0)
+            free(note[job]);
     }
     for (int job = 0; job < JOBS; job++)
         for (int i = 0; i < BUFFERS; i++)

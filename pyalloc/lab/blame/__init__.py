@@ -24,11 +24,12 @@ from pyalloc.lab.blame.holders import (
     TopPin,
     find_holders,
 )
+from pyalloc.lab.leaks import before_teardown
 from pyalloc.lab.setting import Setting, version_of
 from pyalloc.lab.trial import Outcome, Trials
 from pyalloc.trace import Trace
 
-At = Literal["peak", "end"] | int
+At = Literal["waste", "peak", "end"] | int
 
 _NAMES: Final = {
     TCACHE: "(freed, kept in a tcache)",
@@ -37,6 +38,7 @@ _NAMES: Final = {
 }
 _LEAST_CALLS: Final = 8
 _MANY_CALLS: Final = 500_000
+_LEAST_FREE: Final = 0.05  # of what is resident: less is nothing to blame anybody for
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Blame:
 
 def blame(
     trace: Trace,
-    at: At = "peak",
+    at: At = "waste",
     *,
     allocator: str | None = None,
     touch: str | None = None,
@@ -171,8 +173,9 @@ def blame(
     trace
         The calls, with their call sites.
     at
-        The moment: ``"peak"`` (the heap has most from the kernel), ``"end"``, or after how many
-        calls.
+        The moment: ``"waste"`` (most resident memory lies free; if any does before the program only
+        frees to end, then before that), ``"peak"`` (the heap has most from the kernel), ``"end"``,
+        or after how many calls.
     allocator, touch
         As in :func:`pyalloc.replay`; by default as recorded.
     tried
@@ -227,10 +230,32 @@ def _row_of(trials: Trials, at: At) -> int:
         return count
     if at == "peak":
         return max(trials.run(Setting()).peak_held_row + 1, 1)
+    if at == "waste":
+        return _most_free(trials)
     if isinstance(at, bool) or not isinstance(at, int) or not 0 < at <= count:
-        message = f"at must be 'peak', 'end' or a number of calls from 1 to {count} (got {at!r})"
+        message = (
+            f"at must be 'waste', 'peak', 'end' or a number of calls from 1 to {count} (got {at!r})"
+        )
         raise ArgumentError(message)
     return at
+
+
+def _most_free(trials: Trials) -> int:
+    """Return after which call most resident memory lies free, as far as the looks of a run tell.
+
+    What a program leaves behind when it frees everything to end matters to nobody, unless that is
+    all there is.
+    """
+    seen = trials.run(Setting())
+    if not len(seen.rows):
+        return len(trials.trace)
+    rss = seen.timeline["rss"].astype(np.int64)
+    free = rss - seen.timeline["requested"].astype(np.int64)
+    at_work = seen.rows <= before_teardown(trials.trace)
+    row = int(np.where(at_work, free, -1).argmax())
+    if free[row] < _LEAST_FREE * rss[row] or not at_work[row]:
+        row = int(free.argmax())
+    return int(seen.rows[row])
 
 
 def _look(trials: Trials, row: int) -> tuple[Holders, Outcome, int | None]:
