@@ -238,6 +238,7 @@ def test_check_notices_a_wrong_order() -> None:
     """Nor is the order of areas."""
     profile = kernel_profile("6.12")
     space = AddressSpace(profile, default_layout(profile))
-    space.areas.vmas[0].end = space.areas.vmas[1].end
+    first, second = list(space.areas)[:2]
+    first.end = second.end
     with pytest.raises(EngineBug):
         space.check()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
+from typing import Any
 
+from pyalloc.kernel import anon
 from pyalloc.kernel.abi import VM_DONTEXPAND, VM_MAYSHARE, VM_SHARED, VM_SPECIAL
 from pyalloc.kernel.anon import AnonVma
 from pyalloc.kernel.files import OpenFile
@@ -16,7 +19,8 @@ class Vma:
 
     ``flags`` are the kernel's VM flags and ``pgoff`` the page offset into ``file`` (or, for an
     anonymous area, the page number of its first address when it was mapped).  ``name`` is set for
-    areas that the kernel names itself, such as ``[vdso]``.
+    areas that the kernel names itself, such as ``[vdso]``.  ``prev`` and ``next`` are its neighbours
+    in the list that it is in.
     """
 
     start: int
@@ -27,6 +31,20 @@ class Vma:
     name: str | None = None
     anon_vma: AnonVma | None = None
     chain: tuple[AnonVma, ...] = ()
+    prev: Vma | None = field(default=None, repr=False)
+    next: Vma | None = field(default=None, repr=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Vma:
+        """Return the twin, in no list yet; machines have many areas, and are copied often."""
+        file = self.file
+        if file is not None:
+            file = memo.get(id(file)) or copy.deepcopy(file, memo)
+        twin = Vma(self.start, self.end, self.flags, self.pgoff, file, self.name)
+        memo[id(self)] = twin
+        if self.anon_vma is not None:
+            twin.anon_vma = anon.copied(self.anon_vma, memo)
+            twin.chain = tuple([anon.copied(tree, memo) for tree in self.chain])
+        return twin
 
     @property
     def pages(self) -> int:

@@ -1,9 +1,4 @@
-"""The sorted list of areas, and the two things that keep it minimal: splitting and merging.
-
-An address space has tens to a few ten thousand areas, is searched far more often than changed, and
-changes one area at a time: two parallel lists and a bisection beat any tree in Python.
-
-Invariant: ``starts[i] == vmas[i].start`` and ``vmas[i].end <= vmas[i + 1].start``.
+"""The areas of a process, and the two things that keep them few: splitting and merging.
 
 Sources: ``mm/vma.c`` of Linux 6.12 and 6.18, ``mm/mmap.c`` of 2.6.11 and 2.6.18.
 """
@@ -11,8 +6,7 @@ Sources: ``mm/vma.c`` of Linux 6.12 and 6.18, ``mm/mmap.c`` of 2.6.11 and 2.6.18
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from pyalloc.errors import EngineBug
@@ -20,119 +14,39 @@ from pyalloc.kernel import anon
 from pyalloc.kernel.abi import VM_ACCESS, VM_SPECIAL
 from pyalloc.kernel.anon import AnonVma
 from pyalloc.kernel.area import Vma
+from pyalloc.kernel.arealist import AreaList
 from pyalloc.units import PAGE
 
 
-def _copied(vma: Vma, memo: dict[int, Any]) -> Vma:
-    """Return the twin of ``vma``; machines have many areas, and are copied often."""
-    file = vma.file
-    if file is not None:
-        file = memo.get(id(file)) or copy.deepcopy(file, memo)
-    twin = Vma(vma.start, vma.end, vma.flags, vma.pgoff, file, vma.name)
-    memo[id(vma)] = twin
-    if vma.anon_vma is not None:
-        twin.anon_vma = anon.copied(vma.anon_vma, memo)
-        twin.chain = tuple([anon.copied(tree, memo) for tree in vma.chain])
-    return twin
+class Areas(AreaList):
+    """Areas in address order, each on its file and its anonymous trees."""
 
+    __slots__ = ("rule",)
 
-class Areas:
-    """Areas in address order."""
-
-    __slots__ = ("rule", "starts", "vmas")
-
-    def __init__(self, rule: str) -> None:
-        self.starts: list[int] = []
-        self.vmas: list[Vma] = []
+    def __init__(self, rule: str, areas: Iterable[Vma] = ()) -> None:
+        super().__init__(areas)
         self.rule = rule
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Areas:
-        twin = Areas(self.rule)
+        twin = Areas(self.rule, [copy.deepcopy(vma, memo) for vma in self])
         memo[id(self)] = twin
-        twin.starts = self.starts.copy()
-        twin.vmas = [_copied(vma, memo) for vma in self.vmas]
         return twin
-
-    def __len__(self) -> int:
-        return len(self.vmas)
-
-    def __iter__(self) -> Iterator[Vma]:
-        return iter(self.vmas)
-
-    # --- finding ------------------------------------------------------------------------
-
-    def index(self, address: int) -> int:
-        """Return the index of the first area that ends above ``address`` (``len`` if none)."""
-        index = bisect_right(self.starts, address)
-        if index and self.vmas[index - 1].end > address:
-            return index - 1
-        return index
-
-    def find(self, address: int) -> Vma | None:
-        """Return the first area that ends above ``address``; it may start above it too."""
-        index = self.index(address)
-        return self.vmas[index] if index < len(self.vmas) else None
-
-    def covering(self, start: int, end: int) -> list[Vma]:
-        """Return the areas with at least one byte in the range."""
-        first = self.index(start)
-        return self.vmas[first : bisect_left(self.starts, end, first)]
-
-    def overlaps(self, start: int, end: int) -> bool:
-        """Return whether any area has a byte in the range."""
-        vma = self.find(start)
-        return vma is not None and vma.start < end
-
-    def before(self, vma: Vma) -> Vma | None:
-        """Return the area before ``vma``."""
-        index = bisect_left(self.starts, vma.start)
-        return self.vmas[index - 1] if index else None
-
-    def after(self, vma: Vma) -> Vma | None:
-        """Return the area after ``vma``."""
-        index = bisect_right(self.starts, vma.start)
-        return self.vmas[index] if index < len(self.vmas) else None
 
     # --- changing -----------------------------------------------------------------------
 
     def insert(self, vma: Vma) -> None:
         """Put ``vma`` where it belongs; it counts as a user of its file from now on."""
-        index = bisect_left(self.starts, vma.start)
-        self.starts.insert(index, vma.start)
-        self.vmas.insert(index, vma)
+        self.link(vma)
         if vma.file is not None:
             vma.file.inode.attach()
 
     def remove(self, vma: Vma) -> None:
         """Take ``vma`` out, off its file and off its anonymous trees."""
-        index = bisect_left(self.starts, vma.start)
-        del self.starts[index]
-        del self.vmas[index]
-        self.release(vma)
-
-    @staticmethod
-    def release(vma: Vma) -> None:
-        """Undo what an area that is no longer in any list still holds."""
-        anon.unlink(vma)
+        self.unlink(vma)
+        if vma.chain:
+            anon.unlink(vma)
         if vma.file is not None:
             vma.file.inode.detach()
-
-    def remove_range(self, start: int, end: int) -> None:
-        """Take out every area of a range whose ends are area ends."""
-        first = bisect_left(self.starts, start)
-        last = bisect_left(self.starts, end, first)
-        gone = self.vmas[first:last]
-        del self.starts[first:last]
-        del self.vmas[first:last]
-        for vma in gone:
-            self.release(vma)
-
-    def move_start(self, vma: Vma, start: int) -> None:
-        """Let ``vma`` begin at ``start``; its page offset follows."""
-        index = bisect_left(self.starts, vma.start)
-        vma.pgoff += (start - vma.start) // PAGE
-        vma.start = start
-        self.starts[index] = start
 
     def split(self, vma: Vma, at: int) -> Vma:
         """Cut ``vma`` at ``at``; it keeps the low part, the new high part is returned."""
@@ -185,9 +99,8 @@ class Areas:
 
     def merge_new(self, new: Vma, *, forked: bool = False, left_only: bool = False) -> Vma | None:
         """Join ``new``, which is in no list yet, to its neighbours; None if neither fits."""
-        index = bisect_left(self.starts, new.start)
-        left = self.vmas[index - 1] if index else None
-        right = self.vmas[index] if index < len(self.vmas) and not left_only else None
+        left = before = self.last_before(new.start)
+        right = None if left_only else before.next if before else self.find(0)
         if left and not (self._joins(left, new) and self._anon_joins(left, new.anon_vma, forked)):
             left = None
         if right and not (
@@ -217,15 +130,14 @@ class Areas:
         """
         if flags & VM_SPECIAL:
             return None
-        index = bisect_left(self.starts, vma.start)
         part = Vma(start, end, flags, vma.pgoff + (start - vma.start) // PAGE, vma.file, vma.name)
         forked = len(vma.chain) > 1
         left = right = None
-        if start == vma.start and index:
-            left = self._if_fits_left(self.vmas[index - 1], part, vma.anon_vma, forked)
-        if end == vma.end and index + 1 < len(self.vmas):
-            right = self.vmas[index + 1]
-            if not (
+        if start == vma.start and vma.prev is not None:
+            left = self._if_fits_left(vma.prev, part, vma.anon_vma, forked)
+        if end == vma.end:
+            right = vma.next
+            if right and not (
                 self._joins(part, right)
                 and self._anon_joins(right, vma.anon_vma, forked)
                 and (left is None or self._anons_join(left, right))
@@ -285,12 +197,9 @@ class Areas:
         """
         if vma.anon_vma is not None:
             return
-        index = bisect_left(self.starts, vma.start)
-        tree = None
-        if index + 1 < len(self.vmas):
-            tree = self._shareable(vma, self.vmas[index + 1])
-        if tree is None and index:
-            tree = self._shareable(self.vmas[index - 1], vma)
+        tree = self._shareable(vma, vma.next) if vma.next is not None else None
+        if tree is None and vma.prev is not None:
+            tree = self._shareable(vma.prev, vma)
         anon.adopt(vma, AnonVma() if tree is None else tree)
 
     def _shareable(self, left: Vma, right: Vma) -> AnonVma | None:
@@ -308,13 +217,9 @@ class Areas:
     # --- checking -----------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise :class:`EngineBug` unless areas are sorted, disjoint, whole and merged."""
-        last = 0
-        for start, vma in zip(self.starts, self.vmas, strict=True):
-            if not (start == vma.start < vma.end and vma.start >= last):
-                message = f"area {vma.start:#x}-{vma.end:#x} out of order after {last:#x}"
-                raise EngineBug(message)
+        """Raise :class:`EngineBug` unless areas are sorted, disjoint and whole."""
+        super().check()
+        for vma in self:
             if (vma.start | vma.end) % PAGE or (vma.anon_vma is None) != (not vma.chain):
                 message = f"area {vma.start:#x}-{vma.end:#x} is not whole"
                 raise EngineBug(message)
-            last = vma.end

@@ -58,7 +58,7 @@ def _grow_stack(space: AddressSpace, vma: Vma, start: int) -> bool:
 
 def _keeps_gap(space: AddressSpace, vma: Vma, start: int) -> bool:
     """Return whether the stack stays far enough away from what lies below it."""
-    below = space.areas.before(vma)
+    below = vma.prev
     return (
         below is None
         or bool(below.flags & VM_GROWSDOWN)

@@ -43,7 +43,7 @@ class Placement:
 
     ``base`` is mmap_base, ``bottom`` where bottom-up searches begin, ``cache`` and ``hole`` are
     2.6's free_area_cache and cached_hole_size in bytes.  ``full[k]`` only saves time: above it and
-    below ``base`` no hole has 2**k pages or more.
+    below ``base`` no hole has 2**k pages or more; so it never rises with k.
     """
 
     __slots__ = ("base", "bottom", "cache", "full", "hole", "profile", "task_size", "top_down")
@@ -132,52 +132,61 @@ class Placement:
         A hole that reaches into a guard gap is searched again from the gap's start on, which is
         how the kernel passes over holes that lie in between.
         """
-        starts, vmas = areas.starts, areas.vmas
         bottom = max(PAGE, self.profile.mmap_min_addr)
         size_class = (length // PAGE).bit_length() - 1
         small = PAGE << size_class
         limit = self.full[size_class]
-        index = areas.index(limit)
+        above = areas.find(limit)
         learn = True
         while limit > bottom:
-            if index < len(vmas) and starts[index] < limit:
-                limit = starts[index]
-            hole = limit - max(vmas[index - 1].end if index else bottom, bottom)
+            if above is None:
+                below = areas.last_before(limit)
+            else:
+                limit = min(limit, above.start)
+                below = above.prev
+            hole = limit - (below.end if below is not None and below.end > bottom else bottom)
             if learn and hole >= small:
-                self.full[size_class] = limit
+                self._learn(size_class, limit)
                 learn = False
             if hole < length:
-                if not index:
+                if below is None:
                     break
-                index -= 1
+                above = below
                 continue
-            if index == len(vmas):
+            if above is None:
                 return limit - length
-            fence = guarded_start(vmas[index], self.profile.stack_guard_gap)
+            fence = guarded_start(above, self.profile.stack_guard_gap)
             if fence >= limit:
                 return limit - length
             limit = fence
-            index = areas.index(limit)
+            above = areas.find(limit)
         if learn:
-            self.full[size_class] = bottom
+            self._learn(size_class, bottom)
         return None
+
+    def _learn(self, size_class: int, limit: int) -> None:
+        """Note that no hole of the class lies above ``limit``, hence no larger one either."""
+        full = self.full
+        for k in range(size_class, len(full)):
+            if full[k] <= limit:
+                break
+            full[k] = limit
 
     def lowest_hole(self, areas: Areas, length: int, flags: int = 0) -> int | None:
         """Return the lowest address with ``length`` free bytes above the base, or None."""
-        starts, vmas = areas.starts, areas.vmas
         at, top = self.bottom, self.task_size
         if self._low(flags):
             at, top = _LOW_START, _LOW_END
-        index = areas.index(at)
+        above = areas.find(at)
         while at + length <= top:
-            if index == len(vmas):
+            if above is None:
                 return at
-            if starts[index] - at >= length:
-                fence = guarded_start(vmas[index], self.profile.stack_guard_gap)
+            if above.start - at >= length:
+                fence = guarded_start(above, self.profile.stack_guard_gap)
                 if at + length <= fence:
                     return at
-            at = max(at, vmas[index].end)
-            index += 1
+            at = max(at, above.end)
+            above = above.next
         return None
 
     # --- 2.6 ----------------------------------------------------------------------------
@@ -206,21 +215,21 @@ class Placement:
         if keep_hole and length <= self.hole:
             self.cache, self.hole = self.bottom, 0
         start = at = self.cache
-        index = areas.index(at)
+        above = areas.find(at)
         while True:
             if at > self.task_size - length:
                 if start == self.bottom:
                     return None
                 start = at = self.bottom
                 self.hole = 0
-                index = areas.index(at)
+                above = areas.find(at)
                 continue
-            if index == len(areas.vmas) or at + length <= areas.starts[index]:
+            if above is None or at + length <= above.start:
                 self.cache = at + length
                 return at
-            self.hole = max(self.hole, areas.starts[index] - at)
-            at = areas.vmas[index].end
-            index += 1
+            self.hole = max(self.hole, above.start - at)
+            at = above.end
+            above = above.next
 
     def _downward(self, areas: Areas, length: int) -> int | None:
         """Search downward as 2.6.11: from the cache, then once more from mmap_base."""
@@ -228,11 +237,10 @@ class Placement:
             self.cache = min(self.cache, self.base) if not attempt else self.base
             at = self.cache - length
             while at >= 0:
-                index = areas.index(at)
-                if index == len(areas.vmas):
+                above = areas.find(at)
+                if above is None:
                     return at
-                above = areas.vmas[index]
-                below = areas.vmas[index - 1].end if index else 0
+                below = above.prev.end if above.prev is not None else 0
                 if at + length <= above.start and below <= at:
                     self.cache = at
                     return at
@@ -246,22 +254,21 @@ class Placement:
         if length <= self.hole:
             self.hole, self.cache = 0, self.base
         if self.cache > length:
-            index = areas.index(self.cache - length)
-            if index == len(areas.vmas) or self.cache <= areas.starts[index]:
+            above = areas.find(self.cache - length)
+            if above is None or self.cache <= above.start:
                 self.cache -= length
                 return self.cache
         if self.base < length:
             return None
         at = self.base - length
         while True:
-            index = areas.index(at)
-            if index == len(areas.vmas) or at + length <= areas.starts[index]:
+            above = areas.find(at)
+            if above is None or at + length <= above.start:
                 self.cache = at
                 return at
-            above = areas.starts[index]
-            self.hole = max(self.hole, above - at)
-            at = above - length
-            if length >= above:
+            self.hole = max(self.hole, above.start - at)
+            at = above.start - length
+            if length >= above.start:
                 return None
 
     def freed(self, old: Sequence[Vma], floor: int, ceiling: int, *, top: bool) -> None:
@@ -271,9 +278,11 @@ class Placement:
         """
         if self.profile.placement == "gaps":
             if old[0].start < self.base:
-                upper = min(ceiling, self.base)
-                for size_class in range(((ceiling - floor) // PAGE).bit_length()):
-                    self.full[size_class] = max(self.full[size_class], upper)
+                upper, full = min(ceiling, self.base), self.full
+                largest = ((ceiling - floor) // PAGE).bit_length() - 1
+                while largest >= 0 and full[largest] < upper:
+                    full[largest] = upper
+                    largest -= 1
         elif self.profile.placement == "cache":
             for vma in old:
                 if self.top_down:
@@ -289,10 +298,12 @@ class Placement:
 
     def check(self, areas: Areas) -> None:
         """Raise :class:`EngineBug` if a hole lies where ``full`` says there is none."""
+        if sorted(self.full, reverse=True) != self.full:
+            message = f"larger holes higher up: {self.full}"
+            raise EngineBug(message)
         low = max(PAGE, self.profile.mmap_min_addr)
-        for vma_end, start in zip(
-            [low, *(vma.end for vma in areas)], [*areas.starts, self.base], strict=True
-        ):
+        ends, starts = [vma.end for vma in areas], [vma.start for vma in areas]
+        for vma_end, start in zip([low, *ends], [*starts, self.base], strict=True):
             top = min(start, self.base)
             size_class = ((top - max(vma_end, low)) // PAGE).bit_length() - 1
             for k in range(size_class + 1 if top > vma_end else 0):

@@ -173,7 +173,7 @@ def _grow(space: AddressSpace, vma: Vma, addr: int, old: int, new: int, flags: i
     """Grow where it is if there is room behind it, else elsewhere if that is allowed."""
     more = new - old
     if old == vma.end - addr and vma.end + more <= space.task_size:
-        above = space.areas.after(vma)
+        above = vma.next
         if above is None or above.start >= vma.end + more:
             _extend(space, vma, more)
             return addr
@@ -296,7 +296,7 @@ def _mremap_old(space: AddressSpace, addr: int, old: int, new: int, flags: int, 
         old = new
     vma = _source(space, addr)
     _check_area_old(space, vma, addr, old, new)
-    above = space.areas.after(vma)
+    above = vma.next
     room = (above.start if above else space.task_size) - addr
     if old == vma.end - addr and not flags & _FIXED and room >= new:
         return _extend_old(space, vma, addr, new - old)

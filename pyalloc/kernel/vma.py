@@ -292,16 +292,15 @@ class AddressSpace:
         if not old:
             return
         start, end = old[0].start, old[-1].end
+        below, above = old[0].prev, old[-1].next
         for vma in old:
             self.count(vma.flags, vma.file, -vma.pages)
             if charged and vma.flags & VM_ACCOUNT:
                 self.commit.uncharge(vma.pages)
-        index = self.areas.index(start)
-        self.areas.remove_range(start, end)
-        vmas = self.areas.vmas
-        floor = vmas[index - 1].end if index else 0
-        ceiling = vmas[index].start if index < len(vmas) else self.task_size
-        self.placement.freed(old, floor, ceiling, top=index >= len(vmas))
+            self.areas.remove(vma)
+        floor = below.end if below is not None else 0
+        ceiling = above.start if above is not None else self.task_size
+        self.placement.freed(old, floor, ceiling, top=above is None)
         self.pages.unmap(start, end, floor, ceiling)
 
     # --- changing -----------------------------------------------------------------------
@@ -455,7 +454,8 @@ class AddressSpace:
             self.count(vma.flags, vma.file, -vma.pages)
             if vma.flags & VM_ACCOUNT:
                 self.commit.uncharge(vma.pages)
-        self.areas.remove_range(0, self.task_size)
+        for vma in list(self.areas):
+            self.areas.remove(vma)
         self.pages.unmap(0, self.task_size, 0, self.task_size)
 
     # --- checking -----------------------------------------------------------------------

@@ -151,7 +151,7 @@ class ProcessHeap(HeapView):
         room = max(limit - PAGE - top, 0) // PAGE
         room = min(room, self._limit_room(), _MOST_LEASED // PAGE)
         room = self.process.machine.promise_room(self.process, room)
-        before = space.areas.before(below)
+        before = below.prev
         floor = before.end if before is not None else 0
         highest = min(top + room * PAGE, limit - PAGE)  # below top: it could not come back there
         self.heap.lease(highest, -(-floor // PAGE), ceiling // PAGE)
