@@ -254,6 +254,9 @@ class Heap:
     is gone afterwards.
     """
 
+    moved_from: Callable[[int], bool]
+    """Whether the break has been anywhere but there since its peak was last asked for."""
+
     def __init__(
         self, allocator: str, word: int, brk_start: int, cpus: int, spent: Heap | None = None
     ) -> None:
@@ -275,11 +278,13 @@ class Heap:
 
     def _take(self, handle: Any) -> None:  # noqa: ANN401 - a cffi pointer
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
+        self.moved_from = functools.partial(lib.pa_heap_moved, self.handle)
 
     def release(self) -> None:
         """Give the host's memory back; no call may follow but :meth:`copy`."""
         ffi.release(self.handle)
         self.handle = ffi.NULL
+        del self.moved_from
 
     def copy(self, pages: Pages | None = None) -> Heap:
         """Return an identical heap on ``pages``, or on none."""
@@ -566,7 +571,10 @@ class Ram:
     calls again for the rest.
     """
 
-    __slots__ = ("handle", "settings")
+    __slots__ = ("handle", "pass_time", "settings")
+
+    pass_time: Callable[[int, int], None]
+    """Let time pass, the second number of nanoseconds with a processor at work."""
 
     def __init__(self, settings: RamSettings) -> None:
         self.settings = settings
@@ -577,6 +585,7 @@ class Ram:
             message = f"settings outside their domain, or no memory for them: {self.settings}"
             raise ArgumentError(message)
         self.handle = ffi.gc(handle, lib.pa_ram_drop)
+        self.pass_time = functools.partial(lib.pa_ram_pass, self.handle)
 
     def copy(self) -> Ram:
         """Return an identical memory; processes keep their numbers (:meth:`pages`)."""
@@ -621,10 +630,6 @@ class Ram:
     def work(self) -> int:
         """How many nanoseconds of :attr:`time` processors worked."""
         return int(lib.pa_ram_work(self.handle))
-
-    def pass_time(self, ns: int, work: int = 0) -> None:
-        """Let time pass, ``work`` of it with a processor at work."""
-        lib.pa_ram_pass(self.handle, ns, work)
 
     def check(self) -> None:
         """Raise EngineBug unless every invariant holds."""

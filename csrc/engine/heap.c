@@ -322,6 +322,12 @@ uint64_t pa_heap_break_peak(pa_heap *heap)
     return highest;
 }
 
+/* Has the break been anywhere but at `brk` since the last call of the one above? */
+bool pa_heap_moved(const pa_heap *heap, uint64_t brk)
+{
+    return heap->brk_highest != brk || heap->brk != brk;
+}
+
 /* Somebody else moved the break, and knows that it did. */
 void pa_heap_set_break(pa_heap *heap, uint64_t brk)
 {

@@ -19,8 +19,8 @@ class Vma:
 
     ``flags`` are the kernel's VM flags and ``pgoff`` the page offset into ``file`` (or, for an
     anonymous area, the page number of its first address when it was mapped).  ``name`` is set for
-    areas that the kernel names itself, such as ``[vdso]``.  ``prev`` and ``next`` are its neighbours
-    in the list that it is in.
+    areas that the kernel names itself, such as ``[vdso]``.  ``prev`` and ``next`` are its
+    neighbours in its list.
     """
 
     start: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Final
 
 from pyalloc.errors import EngineBug
@@ -45,7 +45,7 @@ class AreaList:
         self.blocks = [_Block(areas[at : at + _FULL // 2]) for at in cut]
         self.firsts = [0, *(block.starts[0] for block in self.blocks[1:])]
         self.count = len(areas)
-        for one, other in zip(areas, areas[1:], strict=False):
+        for one, other in pairwise(areas):
             one.next, other.prev = other, one
 
     def __len__(self) -> int:

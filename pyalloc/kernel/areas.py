@@ -59,7 +59,8 @@ class Areas(AreaList):
             vma.name,
             vma.anon_vma,
         )
-        anon.clone(high, vma)
+        if vma.chain:
+            anon.clone(high, vma)
         vma.end = at
         self.insert(high)
         return high
@@ -101,17 +102,23 @@ class Areas(AreaList):
         """Join ``new``, which is in no list yet, to its neighbours; None if neither fits."""
         left = before = self.last_before(new.start)
         right = None if left_only else before.next if before else self.find(0)
-        if left and not (self._joins(left, new) and self._anon_joins(left, new.anon_vma, forked)):
+        if left and not (
+            left.end == new.start
+            and self._joins(left, new)
+            and (left.anon_vma is new.anon_vma or self._anon_joins(left, new.anon_vma, forked))
+        ):
             left = None
         if right and not (
-            self._joins(new, right)
-            and self._anon_joins(right, new.anon_vma, forked)
+            right.start == new.end
+            and self._joins(new, right)
+            and (right.anon_vma is new.anon_vma or self._anon_joins(right, new.anon_vma, forked))
             and (left is None or self._anons_join(left, right))
         ):
             right = None
         if left is None:
             if right is not None:
-                anon.inherit(right, new)
+                if new.chain:
+                    anon.inherit(right, new)
                 self.move_start(right, new.start)
             return right
         anon.inherit(left, right if right and right.anon_vma else new)

@@ -15,6 +15,7 @@ from pyalloc.kernel.abi import (
     VM_ACCOUNT,
     VM_DONTDUMP,
     VM_DROPPABLE,
+    VM_EXEC,
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_MAY,
@@ -22,6 +23,7 @@ from pyalloc.kernel.abi import (
     VM_MAYWRITE,
     VM_NOHUGEPAGE,
     VM_NORESERVE,
+    VM_READ,
     VM_SHARED,
     VM_SYNC,
     VM_WIPEONFORK,
@@ -54,6 +56,7 @@ _HUGETLB: Final = int(MAP.HUGETLB)
 _NOREPLACE: Final = int(MAP.FIXED_NOREPLACE)
 _POPULATE_WHEN: Final = int(MAP.POPULATE | MAP.NONBLOCK)
 _TO_VM: Final = _GROWSDOWN | _LOCKED | _STACK | _SYNC
+_SHARES: Final = _TYPE | _HUGETLB
 _PROT_WRITE: Final = int(PROT.WRITE)
 _KNOWN: Final = int(
     MAP.SHARED_VALIDATE
@@ -85,10 +88,12 @@ def mmap(
     flags: int,
     file: OpenFile | None,
     offset: int,
-    name: str | None,
+    name: str | None = None,
 ) -> int:
     """Map ``length`` bytes and return the address; see :meth:`AddressSpace.mmap`."""
     profile = space.profile
+    if space.read_implies_exec and prot & VM_READ:
+        prot |= VM_EXEC
     length = _asked(space, length, flags, file, offset)
     if not length:
         return addr
@@ -96,24 +101,32 @@ def mmap(
         addr = _unoccupied(space, addr, length)
     else:
         addr = place(space, addr, length, flags, file, offset)
-    vm = _vm_flags(profile, prot, flags) | space.lock_future
+    vm = prot & VM_ACCESS | VM_MAY | space.lock_future
+    if flags & _TO_VM:
+        vm |= _vm_flags(profile, flags)
     if vm & VM_LOCKED:
         _may_lock(space, vm, length, flags)
-    vm |= _sharing(profile, prot, flags, vm, file, offset // PAGE, length)
-    if file is not None:
-        pgoff = offset // PAGE
-        if not file.writable and vm & VM_SHARED:
-            vm &= ~(VM_MAYWRITE | VM_SHARED)
-    elif vm & VM_SHARED:
-        pgoff = 0 if profile.modern else offset // PAGE
-    else:
-        pgoff = addr // PAGE
+    pgoff = addr // PAGE
+    if file is not None or flags & _SHARES != _PRIVATE:
+        vm |= _sharing(profile, prot, flags, vm, file, offset // PAGE, length)
+        vm, pgoff = _of_object(profile, vm, file, offset // PAGE, pgoff)
     if flags & _NORESERVE and not space.commit.strict:
         vm |= VM_NORESERVE
     vma = _map(space, Vma(addr, addr + length, vm, pgoff, file, name))
     if vma.flags & VM_LOCKED or flags & _POPULATE_WHEN == _POPULATE:
         space.populate(addr, addr + length)
     return addr
+
+
+def _of_object(
+    profile: KernelProfile, vm: int, file: OpenFile | None, offset: int, place: int
+) -> tuple[int, int]:
+    """Return the flags and the page offset of a mapping that may show an object."""
+    if file is None:
+        return vm, place if not vm & VM_SHARED else 0 if profile.modern else offset
+    if not file.writable and vm & VM_SHARED:
+        vm &= ~(VM_MAYWRITE | VM_SHARED)
+    return vm, offset
 
 
 def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, offset: int) -> int:
@@ -128,10 +141,10 @@ def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, 
         if profile.empty_mmap_succeeds:
             return 0
         fail(errno.EINVAL)
-    length = _whole(space, length)
-    if (offset + length) // PAGE >= 1 << (8 * profile.word):
+    length = -(-length // PAGE) * PAGE if length <= space.task_size else _whole(space, length)
+    if offset and (offset + length) // PAGE >= 1 << (8 * profile.word):
         fail(errno.EINVAL if profile.empty_mmap_succeeds else errno.EOVERFLOW)
-    if len(space.areas) > profile.max_map_count:
+    if space.areas.count > profile.max_map_count:
         fail(errno.ENOMEM)
     return length
 
@@ -147,14 +160,12 @@ def _whole(space: AddressSpace, length: int) -> int:
     return whole
 
 
-def _vm_flags(profile: KernelProfile, prot: int, flags: int) -> int:
-    vm = prot & VM_ACCESS | VM_MAY
-    if flags & _TO_VM:
-        vm |= VM_GROWSDOWN if flags & _GROWSDOWN else 0
-        vm |= VM_LOCKED if flags & _LOCKED else 0
-        if profile.modern:
-            vm |= VM_NOHUGEPAGE if flags & _STACK else 0
-            vm |= VM_SYNC if flags & _SYNC else 0
+def _vm_flags(profile: KernelProfile, flags: int) -> int:
+    vm = VM_GROWSDOWN if flags & _GROWSDOWN else 0
+    vm |= VM_LOCKED if flags & _LOCKED else 0
+    if profile.modern:
+        vm |= VM_NOHUGEPAGE if flags & _STACK else 0
+        vm |= VM_SYNC if flags & _SYNC else 0
     return vm
 
 
@@ -261,7 +272,7 @@ def _unoccupied(space: AddressSpace, addr: int, length: int) -> int:
 
 def _map(space: AddressSpace, new: Vma) -> Vma:
     """Put ``new`` in place of whatever is there, merged where it can (``mmap_region``)."""
-    modern, commit, pages = space.profile.modern, space.commit, new.pages
+    modern, commit, pages = space.profile.modern, space.commit, (new.end - new.start) // PAGE
     old = space.cut_out(new.start, new.end)
     if old and not modern:
         space.drop(old)

@@ -112,6 +112,11 @@ class Overcommit26:
         return free + more > pages
 
 
+def could_hold(total_ram: int, total_swap: int, pages: int) -> bool:
+    """Return what mode 0 asks since 5.2: whether all of memory is as large as one request."""
+    return pages <= total_ram + total_swap
+
+
 @dataclass(frozen=True, slots=True)
 class OvercommitModern:
     """The test since 5.2: mode 0 refuses only what RAM and swap together could never hold."""
@@ -123,7 +128,7 @@ class OvercommitModern:
         if settings.overcommit_memory == ALWAYS:
             return True
         if settings.overcommit_memory == GUESS:
-            return pages <= counts.total_ram + counts.total_swap
+            return could_hold(counts.total_ram, counts.total_swap, pages)
         allowed = commit_limit(settings, counts.total_ram, counts.total_swap, counts.hugetlb)
         if not root:
             allowed -= settings.admin_reserve_kbytes // 4

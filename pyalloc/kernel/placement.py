@@ -81,8 +81,14 @@ class Placement:
         """Return the address for ``length`` bytes, None if there is no hole."""
         if not self.profile.modern:
             return self._place_old(areas, hint, length)
-        hint = self.rounded(hint)
-        if self.profile.thp_align and self._wants_huge(hint, length, flags, file, offset):
+        profile = self.profile
+        if hint:
+            hint = self.rounded(hint)
+        if (
+            profile.thp_align
+            and (file is not None or not length % HUGE)
+            and self._wants_huge(hint, length, flags, file, offset)
+        ):
             if hint and self._fits(areas, hint, length + HUGE, flags):
                 return hint
             found = self._search(areas, length + HUGE, flags)
@@ -116,7 +122,7 @@ class Placement:
         return not file.inode.shmem and offset + length - first >= HUGE
 
     def _search(self, areas: Areas, length: int, flags: int) -> int | None:
-        if self.top_down and not self._low(flags):
+        if self.top_down and not (flags & _MAP_32BIT and self._low(flags)):
             found = self.highest_hole(areas, length)
             if found is not None:
                 return found
@@ -146,14 +152,14 @@ class Placement:
                 below = above.prev
             hole = limit - (below.end if below is not None and below.end > bottom else bottom)
             if learn and hole >= small:
-                self._learn(size_class, limit)
                 learn = False
+                self._learn(size_class, limit)
             if hole < length:
                 if below is None:
                     break
                 above = below
                 continue
-            if above is None:
+            if above is None or not above.flags & VM_GROWSDOWN:
                 return limit - length
             fence = guarded_start(above, self.profile.stack_guard_gap)
             if fence >= limit:

@@ -9,9 +9,11 @@ from pyalloc.kernel.abi import (
     PROT,
     VM_ACCESS,
     VM_ACCOUNT,
+    VM_EXEC,
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_NORESERVE,
+    VM_READ,
     VM_SHARED,
     VM_WRITE,
     fail,
@@ -30,6 +32,8 @@ _KNOWN: Final = int(PROT.READ | PROT.WRITE | PROT.EXEC | PROT.SEM) | _GROWS
 
 def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
     """Change the protection of a range and return 0; see :meth:`AddressSpace.mprotect`."""
+    if space.read_implies_exec and prot & VM_READ:
+        prot |= VM_EXEC
     grows = prot & _GROWS
     if grows == _GROWS or addr % PAGE:
         fail(errno.EINVAL)
@@ -40,9 +44,9 @@ def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
         fail(errno.ENOMEM)
     if prot & ~_KNOWN:
         fail(errno.EINVAL)
-    start = _start(space, addr, end, grows)
+    start, vma = _start(space, addr, end, grows)
     while start < end:
-        vma = space.at(start)
+        vma = vma or space.at(start)
         if vma is None:
             fail(errno.ENOMEM)
         stop = min(vma.end, end)
@@ -51,22 +55,22 @@ def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
             fail(errno.EACCES)
         if flags != vma.flags:
             _protect(space, vma, start, stop, flags)
-        start = stop
+        start, vma = stop, None
     return 0
 
 
-def _start(space: AddressSpace, addr: int, end: int, grows: int) -> int:
-    """Return where a change begins: PROT_GROWSDOWN takes in the whole area below."""
+def _start(space: AddressSpace, addr: int, end: int, grows: int) -> tuple[int, Vma | None]:
+    """Return where a change begins and in which area: PROT_GROWSDOWN takes in all of it."""
     vma = space.find(addr)
     if vma is None or vma.start >= end or (not grows and vma.start > addr):
         fail(errno.ENOMEM)
     if grows == _GROWSDOWN:
         if not vma.flags & VM_GROWSDOWN:
             fail(errno.EINVAL)
-        return vma.start
+        return vma.start, vma
     if grows:
         fail(errno.EINVAL)
-    return addr
+    return addr, vma
 
 
 def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> None:

@@ -24,13 +24,13 @@ from pyalloc.kernel.abi import (
     VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTCOPY,
+    VM_DONTEXPAND,
     VM_EXEC,
     VM_GROWSDOWN,
     VM_IO,
     VM_LOCKED,
     VM_LOCKONFAULT,
     VM_PFNMAP,
-    VM_READ,
     VM_SHARED,
     VM_WIPEONFORK,
     VM_WRITE,
@@ -39,7 +39,7 @@ from pyalloc.kernel.abi import (
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.areas import Areas
 from pyalloc.kernel.files import Commit, FreeCommit, OpenFile
-from pyalloc.kernel.layout import Layout, page_ceil
+from pyalloc.kernel.layout import Layout
 from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.pages import NoPages, Pages
 from pyalloc.kernel.placement import Placement
@@ -181,12 +181,12 @@ class AddressSpace:
     def may_expand(self, flags: int, pages: int) -> bool:
         """Return whether RLIMIT_AS and (6.x) RLIMIT_DATA leave room for ``pages`` more."""
         limits = self.limits
-        if self.total_vm + pages > limits.address_space // PAGE:
+        if (self.total_vm + pages) * PAGE > limits.address_space:
             return False
         if not self.profile.modern or flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) != VM_WRITE:
             return True
         want = self.data_vm + pages
-        if want <= limits.data // PAGE:
+        if want * PAGE <= limits.data:
             return True
         return limits.data == 0 and want <= limits.data_hard // PAGE
 
@@ -218,12 +218,7 @@ class AddressSpace:
             EINVAL, ENOMEM, EOVERFLOW, EEXIST, EPERM, EAGAIN, EACCES or EOPNOTSUPP, in the
             kernel's order; see :mod:`pyalloc.kernel.mapping`.
         """
-        prot = self._implied(int(prot))
-        return mapping.mmap(self, addr, length, prot, int(flags), file, offset, name)
-
-    def _implied(self, prot: int) -> int:
-        """Return ``prot`` as the program's personality reads it."""
-        return prot | VM_EXEC if self.read_implies_exec and prot & VM_READ else prot
+        return mapping.mmap(self, addr, length, int(prot), int(flags), file, offset, name)
 
     def populate(self, start: int, end: int, *, stop: bool = False) -> bool:
         """Fault in a range, for write where that is private; False if a page cannot be had.
@@ -262,15 +257,19 @@ class AddressSpace:
         """
         if addr % PAGE or addr > self.task_size or length > self.task_size - addr or not length:
             fail(errno.EINVAL)
-        self.drop(self.cut_out(addr, addr + page_ceil(length)))
+        if old := self.cut_out(addr, addr - (-length // PAGE) * PAGE):
+            self.drop(old)
         return 0
 
     def cut_out(self, start: int, end: int) -> list[Vma]:
         """Split at both ends of a range and return the areas that fill it."""
-        old = self.areas.covering(start, end)
-        if not old:
-            return old
-        first, last = old[0], old[-1]
+        first = self.areas.find(start)
+        if first is None or first.start >= end:
+            return []
+        old = [first]
+        while (above := old[-1].next) is not None and above.start < end:
+            old.append(above)
+        last = old[-1]
         if first.start < start:
             self._may_split(first, counted=not self.profile.modern or end < first.end)
             old[0] = self.areas.split(first, start)
@@ -282,21 +281,20 @@ class AddressSpace:
 
     def _may_split(self, vma: Vma, *, counted: bool = True) -> None:
         """Fail if ``vma`` is the kernel's own, or if the limit of areas counts and is reached."""
-        if counted and len(self.areas) >= self.profile.max_map_count:
+        if counted and self.areas.count >= self.profile.max_map_count:
             fail(errno.ENOMEM)
-        if vma.kernels_own:
+        if vma.flags & VM_DONTEXPAND and vma.kernels_own:
             fail(errno.EINVAL)
 
     def drop(self, old: list[Vma], *, charged: bool = True) -> None:
-        """Take whole neighbouring areas out; ``charged`` gives their promises back."""
-        if not old:
-            return
+        """Take one or more whole neighbouring areas out; ``charged`` gives their promises back."""
         start, end = old[0].start, old[-1].end
         below, above = old[0].prev, old[-1].next
         for vma in old:
-            self.count(vma.flags, vma.file, -vma.pages)
+            pages = (vma.end - vma.start) // PAGE
+            self.count(vma.flags, vma.file, -pages)
             if charged and vma.flags & VM_ACCOUNT:
-                self.commit.uncharge(vma.pages)
+                self.commit.uncharge(pages)
             self.areas.remove(vma)
         floor = below.end if below is not None else 0
         ceiling = above.start if above is not None else self.task_size
@@ -315,7 +313,7 @@ class AddressSpace:
         OSError
             EINVAL, ENOMEM or EACCES; see :mod:`pyalloc.kernel.protection`.
         """
-        return protection.mprotect(self, addr, length, self._implied(int(prot)))
+        return protection.mprotect(self, addr, length, int(prot))
 
     def modify(self, vma: Vma, start: int, end: int, flags: int, *, join: bool = True) -> Vma:
         """Give a part of ``vma`` new flags, joining or splitting areas; counts stay the caller's.

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 from pyalloc import engine
 from pyalloc.errors import HeapAbort, MemoryFault
-from pyalloc.kernel.abi import MAP, MREMAP, VM_WRITE
-from pyalloc.kernel.layout import page_ceil
+from pyalloc.kernel.abi import MAP, MREMAP, VM_GROWSDOWN, VM_WRITE
+from pyalloc.kernel.limits import INFINITY, Limits
+from pyalloc.kernel.overcommit import NEVER, OvercommitSettings
 from pyalloc.kernel.placement import guarded_start
 from pyalloc.machine.heapview import HeapView
 from pyalloc.machine.tunables import tune
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
+    from pyalloc.kernel.area import Vma
     from pyalloc.machine.process import Process
 
 SIGABRT: Final = 6
@@ -31,6 +33,10 @@ class ProcessHeap(HeapView):
     """The allocator of one process: :class:`HeapView` to look at it, and what lets it run."""
 
     _written_at = 0  # the break for which the heap's area is known to be written
+    _area: Vma | None = None  # the one below the break, unless it is in no list any more
+    _lease: tuple[int, int, int] | None = None  # as the heap has it
+    _terms: tuple[Limits, OvercommitSettings, int] | None = None  # under these the room is steady
+    _steady_room = 0
 
     def __init__(
         self,
@@ -127,11 +133,10 @@ class ProcessHeap(HeapView):
 
     def sync(self) -> None:
         """Let the address space catch up with the break, which the allocator writes to."""
-        space = self.process.space
-        peak, last = self.heap.take_peak(), self.heap.brk
-        if peak == last == space.brk_value == self._written_at:
+        space, heap = self.process.space, self.heap
+        if space.brk_value == self._written_at and not heap.moved_from(self._written_at):
             return
-        for brk in (peak, last):
+        for brk in (heap.take_peak(), heap.brk):
             if brk != space.brk_value:
                 space.brk(brk)
                 self._written(space.start_brk)
@@ -140,26 +145,42 @@ class ProcessHeap(HeapView):
     def lease(self) -> None:
         """Let the break move as far as nothing could refuse it."""
         space = self.process.space
-        top = page_ceil(space.brk_value)
-        below = space.find(top - 1)
+        top = -(-space.brk_value // PAGE) * PAGE
+        below = self._area
+        if below is None or below.end != top or below.prev is None:
+            below = self._area = space.areas.find(top - 1)
         if below is None or below.end != top or not space.start_brk <= below.start < top:
+            self._lease = None
             self.heap.lease(self.heap.brk)  # the first step makes the area: policy does it
             return
-        above = space.find(top)
-        ceiling = space.task_size if above is None else above.start
-        limit = space.task_size if above is None else self._guarded(above.start)
-        room = max(limit - PAGE - top, 0) // PAGE
-        room = min(room, self._limit_room(), _MOST_LEASED // PAGE)
-        room = self.process.machine.promise_room(self.process, room)
-        before = below.prev
+        before, above = below.prev, below.next
         floor = before.end if before is not None else 0
+        ceiling = limit = space.task_size
+        if above is not None:
+            ceiling = above.start
+            limit = ceiling
+            if above.flags & VM_GROWSDOWN:
+                limit = guarded_start(above, space.profile.stack_guard_gap)
+        terms = (space.limits, self.process.machine.overcommit, space.lock_future)
+        room = self._steady_room if terms == self._terms else self._room()
         highest = min(top + room * PAGE, limit - PAGE)  # below top: it could not come back there
-        self.heap.lease(highest, -(-floor // PAGE), ceiling // PAGE)
+        lease = (highest, -(-floor // PAGE), ceiling // PAGE)
+        if lease != self._lease:
+            self.heap.lease(*lease)
+            self._lease = lease
 
-    def _guarded(self, start: int) -> int:
-        space = self.process.space
-        above = space.at(start)
-        return start if above is None else guarded_start(above, space.profile.stack_guard_gap)
+    def _room(self) -> int:
+        """Pages that neither limits nor promises keep from the break."""
+        space, machine = self.process.space, self.process.machine
+        limits, settings = space.limits, machine.overcommit
+        room = min(self._limit_room(), _MOST_LEASED // PAGE)
+        room = machine.promise_room(self.process, room)
+        if (
+            min(limits.address_space, limits.data) == INFINITY
+            and settings.overcommit_memory != NEVER
+        ):
+            self._terms, self._steady_room = (limits, settings, space.lock_future), room
+        return room
 
     def _limit_room(self) -> int:
         """Pages that RLIMIT_AS and RLIMIT_DATA still allow the break."""

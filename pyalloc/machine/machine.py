@@ -149,6 +149,7 @@ user_reserve_kbytes
         self.oom_events: list[OomEvent] = []
         self.objects_changed = False
         self._objects: dict[Inode, int] = {}
+        self.shares = False  # there is, or was, shared memory among them
         self._vdso: int | None = None
         self._log: list[str] = []
         self._next_pid = 1000
@@ -365,6 +366,7 @@ user_reserve_kbytes
         number = self._objects.get(inode)
         if number is None:
             number = self._objects[inode] = self.ram.add_object(inode.pages, shmem=inode.shmem)
+            self.shares |= inode.shmem
             if inode.promised:
                 self.ram.promise_object(number)
         return number
@@ -379,8 +381,6 @@ user_reserve_kbytes
 
     def drop_dead_objects(self) -> None:
         """Forget shared memory that nobody maps any more."""
-        if not self.objects_changed:
-            return
         self.objects_changed = False
         for inode in [inode for inode in self._objects if inode.unused]:
             self.ram.drop_object(self._objects.pop(inode))
@@ -498,7 +498,7 @@ user_reserve_kbytes
 
     def advance(self, seconds: float) -> None:
         """Let time pass: processes age, and the disk goes on with what it was asked to write."""
-        self.ram.pass_time(nanoseconds(seconds))
+        self.ram.pass_time(nanoseconds(seconds), 0)
 
     def check(self) -> None:
         """Raise EngineBug unless every invariant of the machine holds."""

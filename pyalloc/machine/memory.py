@@ -70,7 +70,8 @@ class ProcessPages:
         """Drop pages, and page tables inside (floor, ceiling)."""
         low, high = -(-floor // PAGE), ceiling // PAGE
         self.table.unmap(start // PAGE, (end - start) // PAGE, low, high)
-        self.process.machine.objects_changed = True
+        machine = self.process.machine
+        machine.objects_changed |= machine.shares
 
     def move(self, old: int, new: int, length: int, head: int) -> None:
         """Move pages to where nothing is."""
@@ -91,8 +92,8 @@ class ProcessPages:
 
     def protect(self, start: int, end: int, writable: bool) -> None:
         """Mprotect."""
-        vma = self.process.space.at(start)
-        if not writable or vma is None:
+        vma = self.process.space.at(start) if writable else None
+        if vma is None:
             how = "read_only"
         elif not vma.flags & VM_SHARED:
             how = "private"

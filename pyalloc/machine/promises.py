@@ -15,6 +15,7 @@ from pyalloc.kernel.overcommit import (
     NEVER,
     MemoryCounts,
     commit_limit,
+    could_hold,
     overcommit_policy,
 )
 from pyalloc.kernel.zones import total_reserve
@@ -74,9 +75,12 @@ class Promises:
 
     def allows(self, process: Asker, pages: int, more_vm: int = 0) -> bool:
         """Return whether the policy lets ``process``, larger by ``more_vm``, have ``pages``."""
-        settings = self.machine.overcommit
+        machine = self.machine
+        settings = machine.overcommit
         if settings.overcommit_memory == ALWAYS:
             return True
+        if settings.overcommit_memory == GUESS and machine.profile.modern:
+            return could_hold(machine.total_ram, machine.total_swap, pages)
         counts = self._counts(process, more_vm)
         return self.policy.allows(settings, counts, pages, root=process.uid == 0)
 
@@ -89,7 +93,7 @@ class Promises:
             committed=self.committed,
             total_vm=(space.total_vm if space else 0) + more_vm,
         )
-        if machine.overcommit.overcommit_memory != GUESS or machine.profile.modern:
+        if machine.overcommit.overcommit_memory != GUESS:
             return counts
         have = machine.ram.counters()
         return replace(

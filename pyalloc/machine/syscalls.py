@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from pyalloc.kernel import syncing
+from pyalloc.kernel import mapping, protection, syncing
 from pyalloc.kernel.abi import MADV, MAP, fail
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.machine.descriptors import FileCalls
@@ -32,22 +32,26 @@ _cut = int.__and__
 class SystemCalls(FileCalls):
     """What a process asks the kernel for; the process itself is the subclass."""
 
+    alive: bool
     space: AddressSpace
     heap: ProcessHeap
     huge_advice: bool
 
     def _space(self) -> AddressSpace:
         """Return the address space, with what the heap has done since."""
-        self.require_alive()
+        if not self.alive:
+            self.require_alive()
         self.heap.sync()
         return self.space
 
     def _after(self) -> None:
         """Let time pass, and the heap and the machine know that areas may have changed."""
-        cost = self.machine.costs.system_call
-        self.machine.ram.pass_time(cost, cost)
+        machine = self.machine
+        cost = machine.costs.system_call
+        machine.ram.pass_time(cost, cost)
         self.heap.lease()
-        self.machine.drop_dead_objects()
+        if machine.objects_changed:
+            machine.drop_dead_objects()
 
     # --- mappings -----------------------------------------------------------------------
 
@@ -75,7 +79,7 @@ class SystemCalls(FileCalls):
             fail(errno.EINVAL)
         file = None if flags & _ANONYMOUS else self._file(fd)
         try:
-            return space.mmap(addr, length, prot, flags, file, offset)
+            return mapping.mmap(space, addr, length, prot, flags, file, offset)
         finally:
             self._after()
 
@@ -111,7 +115,7 @@ class SystemCalls(FileCalls):
         except TypeError:
             addr, length, prot = registers(mask, addr=addr, length=length, prot=prot)
         try:
-            return space.mprotect(addr, length, prot)
+            return protection.mprotect(space, addr, length, prot)
         finally:
             self._after()
 

@@ -403,6 +403,7 @@ void pa_heap_attach(pa_heap *heap, pa_mm *mm);
 void pa_heap_lease(pa_heap *heap, uint64_t highest, uint64_t floor_vpn, uint64_t ceiling_vpn);
 uint64_t pa_heap_break(const pa_heap *heap);
 uint64_t pa_heap_break_peak(pa_heap *heap);
+bool pa_heap_moved(const pa_heap *heap, uint64_t brk);
 void pa_heap_set_break(pa_heap *heap, uint64_t brk);
 
 uint64_t pa_heap_usable_size(const pa_heap *heap, uint64_t pointer);
