@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyalloc import engine
+from pyalloc.host import address_space
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.machine import Machine
 
@@ -95,3 +96,45 @@ def first_touches(pages: int) -> Callable[[], object]:
     process = process_like()
     start = process.mmap(0, pages << 12, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS)
     return lambda: process.touch(start, pages << 12)
+
+
+def mapping_calls(areas: int) -> tuple[Process, dict[str, Callable[[int], None]]]:
+    """Return a process of so many areas, and what makes pairs of calls in it, by their names."""
+    page, rw = 4096, int(PROT.READ | PROT.WRITE)
+    anonymous, fixed = int(MAP.PRIVATE | MAP.ANONYMOUS), int(MAP.FIXED)
+    p = process_like()
+    p.malloc(1)
+    base = p.mmap(0, 2 * areas * page, PROT.NONE, anonymous)
+    for i in range(areas // 2):
+        p.mmap(base + 4 * i * page, 2 * page, rw, anonymous | fixed)
+    middle, brk = base + 4 * (areas // 4) * page, p.brk(0)
+
+    def map_and_unmap(pairs: int) -> None:
+        for _ in range(pairs):
+            p.munmap(p.mmap(0, 2 * page, rw, anonymous), 2 * page)
+
+    def replace_and_back(pairs: int) -> None:
+        for _ in range(pairs):
+            p.mmap(middle, page, PROT.READ, anonymous | fixed)
+            p.mmap(middle, page, rw, anonymous | fixed)
+
+    def protect_and_back(pairs: int) -> None:
+        for _ in range(pairs):
+            p.mprotect(middle, page, PROT.READ)
+            p.mprotect(middle, page, rw)
+
+    def grow_and_shrink(pairs: int) -> None:
+        for _ in range(pairs):
+            p.brk(brk + page)
+            p.brk(brk)
+
+    calls = (map_and_unmap, replace_and_back, protect_and_back, grow_and_shrink)
+    return p, dict(zip(address_space.PAIRS, calls, strict=True))
+
+
+def written(pages: int) -> Process:
+    """Return a process that has written so many pages."""
+    process = process_like()
+    start = process.mmap(0, pages << 12, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS)
+    process.touch(start, pages << 12)
+    return process
