@@ -47,8 +47,8 @@ def rows(found: pa.Sweep) -> list[dict[str, Any]]:
         ("seed", "1..10..4", (1, 5, 9)),
         ("seed", "7,1..3,2", (7, 1, 2, 3)),
         ("top_pad", "64K..1M*4", (65536, 262144, 1 << 20)),
-        ("foreign", "0.1,0.5", (0.1, 0.5)),
-        ("foreign", "0..0.3..0.1", (0.0, 0.1, 0.2, 0.3)),
+        ("multiplier", "0.1,0.5", (0.1, 0.5)),
+        ("multiplier", "0..0.3..0.1", (0.0, 0.1, 0.2, 0.3)),
         ("sizes", "1-64,pow:16-64K", ("1-64", "pow:16-64K")),
         ("kernel", "2.6.18,6.18", ("2.6.18", "6.18")),
         ("ram", "1G", (1 << 30,)),
@@ -60,7 +60,7 @@ def rows(found: pa.Sweep) -> list[dict[str, Any]]:
     ],
 )
 def test_values_are_written_as_text_or_given(name: str, text: object, values: tuple[Any]) -> None:
-    found = axis(name, text, [WORKLOADS["sh8bench"], WORKLOADS["random"]]).values
+    found = axis(name, text, [WORKLOADS["litter"], WORKLOADS["random"]]).values
     assert list(found) == pytest.approx(values)  # type: ignore[arg-type]
     assert [type(v) for v in found] == [type(v) for v in values]  # type: ignore[union-attr]
 

@@ -30,7 +30,7 @@ SMALL = {
     "mstress": "scale=1",
     "rptest": "loops=20,blocks=100",
     "sh6bench": "ring=100,passes=1",
-    "sh8bench": "ring=100,passes=1",
+    "sh8bench": "ring=2000,iterations=40,foreign=800",
     "threadtest": "objects=400,iterations=5",
     "xmalloc": "batch=100,batches=5",
     "robson": "live=64K,largest=4K",
@@ -81,7 +81,7 @@ def test_a_seed_decides_all(name: str) -> None:
     assert small(name) == small(name)
 
 
-@pytest.mark.parametrize("name", ["larson", "litter", "mstress", "rptest", "sh8bench", "xmalloc"])
+@pytest.mark.parametrize("name", ["larson", "litter", "mstress", "rptest", "xmalloc"])
 def test_another_seed_is_another_trace(name: str) -> None:
     more = {"sizes": "1-4000"} if name == "xmalloc" else {}
     assert small(name, seed=1, **more) != small(name, seed=2, **more)
@@ -102,14 +102,18 @@ def test_threads_that_end_make_no_more_calls() -> None:
 
 
 def test_larson_keeps_its_number_of_blocks() -> None:
-    live = small("larson").live_blocks()
+    """The main thread makes them and replaces four for each, before the threads begin."""
+    trace = small("larson")
+    live = trace.live_blocks()
     assert live[200:].min() >= 200 - 4
     assert live.max() == 200
+    assert (trace.thread == 0).sum() == 200 + 2 * 4 * 200
 
 
 def foreign_frees(trace: pa.Trace) -> float:
     """Return the share of blocks freed by another thread than the one that made them."""
-    made, freed = trace.op == pa.Op.MALLOC, trace.op == pa.Op.FREE
+    made = np.isin(trace.op, (pa.Op.MALLOC, pa.Op.CALLOC))
+    freed = trace.op == pa.Op.FREE
     maker = np.zeros(trace.block_count, np.uint32)
     maker[trace.block[made]] = trace.thread[made]
     return float(np.mean(maker[trace.block[freed]] != trace.thread[freed]))
@@ -120,32 +124,115 @@ def test_larson_hands_blocks_from_thread_to_thread() -> None:
     assert 0.1 < foreign_frees(trace) < 0.9
 
 
-def test_sh6bench_favours_small_sizes_and_keeps_a_fifth() -> None:
-    trace = small("sh6bench")
-    size = trace.size[trace.op == pa.Op.MALLOC]
-    assert (size < 100).mean() > 0.7
-    live = trace.live_blocks()
-    assert live.max() == 100
-    valleys = live[1:-1][(live[1:-1] < live[:-2]) & (live[1:-1] < live[2:])]
-    assert valleys.min() == 20
+def calls_of(trace: pa.Trace, thread: int = 0) -> list[tuple[pa.Op, int, int]]:
+    """Return the calls of a thread: op, block and size."""
+    return [(row.op, row.block, row.size) for row in trace if row.thread == thread]
 
 
-def test_sh8bench_lets_others_free_a_part() -> None:
-    trace = small("sh8bench", foreign=0.25)
-    assert foreign_frees(trace) == pytest.approx(0.25, abs=0.03)
+def sh6bench_sizes(passes: int) -> list[int]:
+    """Return the sizes from 1 to 1000 as they come: each base, and down from it by halves."""
+    found, base = [], 1
+    while base < 1000:
+        size = base
+        while size:
+            found += [size] * (250 if size < 100 else 50)
+            size //= 2
+        base = base * 3 // 2 + 1
+    return found * passes
 
 
-def test_xmalloc_consumers_free_what_producers_made() -> None:
+@pytest.mark.parametrize("leaks", [False, True])
+def test_sh6bench_walks_its_ring_as_the_program_does(*, leaks: bool) -> None:
+    """A pointer goes over the ring, skips what is kept, and at the end the rest is freed."""
+    made: list[tuple[pa.Op, int, int]] = [(pa.Op.MALLOC, 0, 800)]
+    ring: list[int] = [0] * 100
+    at, start, end = 0, 100, 100
+    for block, size in enumerate(sh6bench_sizes(2), 1):
+        made.append((pa.Op.MALLOC, block, size))
+        ring[at] = block
+        at += 1
+        if at == start:
+            at = end
+        if at >= 100:
+            start = 0 if end >= 100 else end
+            end = min(start + 20, 100)
+            made += [(pa.Op.FREE, ring[i], 0) for i in range(start)]
+            made += [(pa.Op.FREE, ring[i], 0) for i in range(99, end - 1, -1)]
+            at = end if start == 0 and not leaks else 0
+    found = calls_of(pa.workload("sh6bench:ring=100,passes=2", leaks=leaks))
+    assert found[: len(made)] == made
+    left = [ring[i] for i in range(at)]
+    rest = [block for op, block, _ in found[len(made) : -1] if op == pa.Op.FREE]
+    kept = [] if leaks or at > start else [ring[i] for i in range(start, end)]
+    assert rest == left + kept
+    assert found[-1] == (pa.Op.FREE, 0, 0)
+
+
+def test_sh6bench_that_leaks_loses_a_fifth_of_the_ring_every_fifth_round() -> None:
+    lost = len(left_after(small("sh6bench", leaks=True, passes=4)))
+    rounds = 4 * len(sh6bench_sizes(1)) / 90
+    assert lost == pytest.approx(rounds / 5 * 20, rel=0.1)
+
+
+def test_sh8bench_threads_free_some_of_each_part_of_the_main_thread_s_blocks() -> None:
+    """Of sixteen parts of 50 each thread frees every fourth; nothing else is freed by others."""
+    trace = small("sh8bench")
+    made = {row.block for row in trace if row.op == pa.Op.MALLOC and row.thread == 0}
+    order = sorted(made)
+    assert len(order) == 800
+    for thread in (1, 2, 3, 4):
+        own = [row.block for row in trace if row.op == pa.Op.FREE and row.thread == thread]
+        foreign = [order.index(block) for block in own if block in made]
+        assert {place // 50 % 4 for place in foreign} == {thread - 1}
+        assert foreign == sorted(foreign)
+        assert len(foreign) == 200
+        first = [
+            size for op, _, size in calls_of(trace, thread) if op == pa.Op.MALLOC and size != 8
+        ]
+        assert set(first[1:400]) == {16}
+    assert 0 < foreign_frees(trace) < 0.1
+
+
+def test_xmalloc_consumers_take_the_newest_batch() -> None:
+    """Producers 1 and 3 make two batches each; from then on what was made last is freed next."""
     trace = small("xmalloc")
-    assert set(trace.thread[trace.op == pa.Op.MALLOC].tolist()) == {1, 3}
-    assert set(trace.thread[trace.op == pa.Op.FREE].tolist()) == {2, 4}
+    made = [r for r in trace if r.op == pa.Op.MALLOC]
+    freed = [r for r in trace if r.op == pa.Op.FREE]
+    assert {r.thread for r in made} == {1, 3}
+    assert {r.thread for r in freed} == {0, 2, 4}
+    tables = [r for r in made if r.size == 8 * 101]
+    assert len(tables) == 10
+    number = {r.block: i for i, r in enumerate(sorted(tables, key=lambda r: r.block))}
+    assert [number[r.block] for r in freed if r.block in number] == [3, 2, 5, 4, 7, 6, 9, 8, 1, 0]
+
+
+def test_mstress_sizes_are_powers_of_two_words_of_which_a_few_are_huge() -> None:
+    trace = pa.workload("mstress:scale=50,iterations=1")
+    own = (trace.op == pa.Op.MALLOC) & (trace.size < 400_000)
+    words = trace.size[own] // 8
+    tables = np.isin(words, [50 * 100 * n // 2 for n in (1, 2, 3, 4)])
+    words = words[~tables]
+    times = {f: [f << k for k in range(7)] for f in (1, 100, 1_000, 10_000)}
+    assert set(words.tolist()) <= {size for sizes in times.values() for size in sizes}
+    assert np.isin(words, times[1]).mean() == pytest.approx(0.98, abs=0.004)
+    assert np.isin(words, times[100]).sum() > 5 * np.isin(words, times[1_000]).sum() > 0
+
+
+def test_rptest_fills_places_and_frees_what_it_finds_there() -> None:
+    """A place that is filled again is freed right before; sets of blocks go to the others."""
+    trace = small("rptest", sizes="100")
+    assert trace.size[trace.op == pa.Op.MALLOC].tolist().count(32) == 4 * 2 * 10  # heads of sets
+    live = trace.live_blocks()
+    assert live.max() < 4 * (1 + 100 + 3 * (2 + 99))
+    assert 0.1 < foreign_frees(trace) < 0.5
 
 
 @pytest.mark.parametrize(
     ("call", "text"),
     [
         (lambda: stress.larson(threads=0), "threads"),
-        (lambda: stress.sh8bench(foreign=2), "foreign"),
+        (lambda: stress.sh8bench(foreign=-2), "foreign"),
+        (lambda: stress.rptest(dropoff="none"), "dropoff"),
         (lambda: loops.loop_malloc(-1), "count"),
         (lambda: loops.fragmented1(0), "size"),
         (lambda: adversary.robson(unit=24), "unit"),
