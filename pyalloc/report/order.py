@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyalloc.lab.order import OrderResult, OrderStudy
-from pyalloc.lab.order.study import RECORDED
+from pyalloc.lab.order.study import BEST, RECORDED, WORST
 from pyalloc.lab.paired import Interval
 from pyalloc.machine import ReplaySummary
 from pyalloc.report.listing import one_line
@@ -81,11 +81,27 @@ def _table(study: OrderStudy) -> Table:
         table.add_column("±", justify="left", no_wrap=True, style="dim")
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     others = [r for r in study.results if r.name != RECORDED]
-    for result in sorted(others, key=lambda r: -r.saved_percent(study.by).mean):
+    for result in sorted(others, key=lambda r: _rank(study, r)):
         cells = [cell for metric, _ in _COLUMNS for cell in _saved(result.saved_percent(metric))]
         style = _style(result.saved_percent(study.by))
-        table.add_row(result.name, _asked(result), *cells, result.description, style=style)
+        table.add_row(result.name, _asked(result), *cells, _what(study, result), style=style)
     return table
+
+
+def _rank(study: OrderStudy, result: OrderResult) -> tuple[float, ...]:
+    """Return what orders are sorted by: what they save of this measure, then of the others."""
+    return tuple(-result.saved_percent(metric).mean for metric in (study.by, "held", "peak_held"))
+
+
+def _what(study: OrderStudy, result: OrderResult) -> str:
+    """Return what an order does, as short as the table needs it."""
+    if result.name in (BEST, WORST):
+        own, other = (
+            float(getattr(s, study.by) or 0) for s in (result.base[0], result.summaries[0])
+        )
+        here = 100 * (own - other) / own if own else 0.0
+        return f"by search; this very run: {here:,.1f} %"
+    return "one after the other" if "+" in result.name else result.description
 
 
 def _saved(found: Interval) -> tuple[str, str]:
@@ -114,15 +130,31 @@ def verdict(study: OrderStudy) -> str:
         sure = "" if found.half is None else f" ± {found.half:,.1f}"
         luck = "" if found.clear or found.half is None else ", which may be luck"
         words = [f"{best.name} saves most {what}: {found.mean:,.1f} %{sure}{luck}."]
-    end = study.best("held")
-    factor = _wasted(study[RECORDED].summaries[0]) / max(_wasted(end.summaries[0]), 1)
-    if factor >= _TWICE:
-        own, other = (_wasted(s) for s in (study[RECORDED].summaries[0], end.summaries[0]))
-        words.append(
-            f"{end.name} leaves {format_size(other)} wasted at the end in place of "
-            f"{format_size(own)}: {factor:,.{int(factor < _MANY)}f} times less."
-        )
+    words += _end_words(study)
     return " ".join(words)
+
+
+def _end_words(study: OrderStudy) -> Iterator[str]:
+    """Say how much less is wasted at the end, and how much of it is free memory."""
+    best = study.best("held")
+    own, other = study[RECORDED].summaries[0], best.summaries[0]
+    factor = _wasted(own) / max(_wasted(other), 1)
+    if factor < _TWICE:
+        return
+    yield (
+        f"{best.name} leaves {format_size(_wasted(other))} wasted at the end in place of"
+        f" {format_size(_wasted(own))}: {_times(factor)} less."
+    )
+    free = own.free / max(other.free, 1)
+    if free > _TWICE * factor:
+        yield (
+            f"Without what each block costs beyond its size, {format_size(other.free)} in place of"
+            f" {format_size(own.free)} free memory: {_times(free)} less."
+        )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.{int(factor < _MANY)}f} times"
 
 
 def _wasted(summary: ReplaySummary) -> int:

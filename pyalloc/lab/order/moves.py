@@ -231,16 +231,16 @@ MOVES: Final[Mapping[str, Move]] = {
     move.name: move
     for move in (
         Move("reversed", "each run of frees backwards", _reverse),
-        _frees("lifo", "each free takes the youngest block"),
-        _frees("fifo", "each free takes the oldest block"),
-        _frees("largest", "each free takes the largest block"),
-        _frees("smallest", "each free takes the smallest block"),
-        _frees("random", "each free takes any block"),
+        _frees("lifo", "frees take the youngest block"),
+        _frees("fifo", "frees take the oldest block"),
+        _frees("largest", "frees take the largest block"),
+        _frees("smallest", "frees take the smallest block"),
+        _frees("random", "frees take any block"),
         Move("immediate", "frees as early as can be", lambda a, _: _move_frees(a, early=True)),
         Move("delayed", "frees at the window's end", lambda a, _: _move_frees(a, early=False)),
-        _allocations("lifetime", "allocations grouped, longest life first"),
-        _allocations("size", "allocations grouped, smallest first"),
-        _allocations("site", "allocations grouped by call site"),
+        _allocations("lifetime", "grouped: longest life first"),
+        _allocations("size", "grouped: smallest first"),
+        _allocations("site", "grouped by call site"),
     )
 }
 """Every move by its name; ``"size+lifo"`` is one after the other."""
