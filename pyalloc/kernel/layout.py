@@ -253,6 +253,16 @@ def _task_size(profile: KernelProfile, areas: Iterable[Vma]) -> int:
     return profile.task_size
 
 
+def _program(areas: list[Vma], brk: int | None) -> OpenFile | None:
+    """Return the program's file: the last one below the break, or the first there is.
+
+    In the bottom-up layout ld.so lies below a program that can be anywhere.
+    """
+    files = [vma for vma in areas if vma.file is not None]
+    below = [vma for vma in files if brk is not None and vma.end <= page_ceil(brk)]
+    return next((vma.file for vma in below[::-1] + files), None)
+
+
 def _breaks(areas: list[Vma], brk: int | None) -> tuple[int, int]:
     """Return where the heap starts and where the break is.
 
@@ -265,7 +275,7 @@ def _breaks(areas: list[Vma], brk: int | None) -> tuple[int, int]:
     named = [i for i, vma in enumerate(areas) if vma.file is not None]
     last = named[0] if named else 0
     if named:
-        program = areas[last].file
+        program = _program(areas, brk)
         last = max(i for i in named if areas[i].file is program)
         while (
             last + 1 < len(areas)
@@ -285,7 +295,7 @@ def _was_written(vma: Vma) -> bool:
 
 def _segments(layout: Layout) -> None:
     """Find the program's text and data: its first file's executable and writable areas."""
-    program = next((vma.file for vma in layout.areas if vma.file is not None), None)
+    program = _program(layout.areas, layout.start_brk)
     for vma in layout.areas:
         if program is None or vma.file is not program:
             continue

@@ -1,0 +1,68 @@
+"""The article's programs as a 6.18 kernel and glibc 2.36 ran them, with and without limits."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyalloc as pa
+
+TRUTH = Path(__file__).parent / "data" / "kernel" / "article.json.gz"
+
+
+@cache
+def truth() -> dict[str, Any]:
+    with gzip.open(TRUTH, "rt", encoding="utf-8") as file:
+        data: dict[str, Any] = json.load(file)
+    return data
+
+
+def name_of(number: int) -> str:
+    run = truth()["runs"][number]
+    return f"{run['start']}-{run['mode']}-{run['chunk']}-{run['ulimit_kb']}"
+
+
+def as_recorded(line: str) -> str:
+    """Return a line of maps without the file's numbers."""
+    span, rights, offset, _, inode, *name = line.split()
+    return " ".join([span, rights, offset, *(["00:00 0"] if inode == "0" else []), *name])
+
+
+def run_of(run: dict[str, Any]) -> tuple[pa.Process, int]:
+    """Ask for blocks until NULL; return the process and how many it got."""
+    arch = "x86_64" if run["start"] == "64" else "i386"
+    machine = pa.Machine(ram="24684092K", swap=0, kernel="6.18", arch=arch, cpus=2)
+    start, limit = truth()["starts"][run["start"]], run["ulimit_kb"]
+    process = machine.spawn(
+        "article",
+        maps="\n".join(start["maps"]),
+        brk=start["brk"],
+        rlimit_as=limit and limit << 10,
+    )
+    if run["start"].startswith("32-static"):
+        process.sbrk(0xC80)  # where the C library of a static program puts its thread's own data
+    count, mode, size = 0, run["mode"], run["chunk"]
+    while block := process.calloc(1, size) if mode == "c" else process.malloc(size):
+        count += 1
+        if mode == "b":
+            process.touch(block, size)
+    return process, count
+
+
+@pytest.mark.parametrize("number", range(len(truth()["runs"])), ids=name_of)
+def test_each_program_ends_where_it_really_ended(number: int) -> None:
+    """The count of blocks, each line of the map, and every size in status are the kernel's."""
+    run = truth()["runs"][number]
+    process, count = run_of(run)
+    assert count == run["count"]
+    lines = [as_recorded(line) for line in str(process.maps()).splitlines()]
+    assert lines == run["maps"]
+    status = process.status()
+    tables = run["status"].pop("VmPTE")  # it ran through its libraries, which have tables, too
+    assert {name: status[name] for name in run["status"]} == run["status"]
+    assert tables - 4 <= int(status["VmPTE"]) <= tables
