@@ -88,6 +88,19 @@ def test_rates_are_bytes_per_second_or_per_thousand_calls() -> None:
     assert by_time.suspect.rate == pytest.approx(100 / 3 * 1000, rel=0.1)
 
 
+def test_growth_in_a_short_run_is_said_to_say_little(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A leak seen for 12 ms may be a start-up; one seen for minutes is told as it is."""
+    short, long = tmp_path / "short.parquet", tmp_path / "long.parquet"
+    calls(service(leak=100), per_call_ns=10_000).write(short)
+    calls(service(leak=100), per_call_ns=100_000_000).write(long)
+    assert main(["leaks", str(short)]) == 0
+    assert "That is 12 ms of work" in capsys.readouterr().out
+    assert main(["leaks", str(long)]) == 0
+    assert "of work" not in capsys.readouterr().out
+
+
 def test_a_cache_that_fills_is_no_leak() -> None:
     """Memory that is never freed and stops growing is listed, not accused."""
     found = leaks(calls(service(cache=150)))

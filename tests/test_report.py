@@ -18,6 +18,7 @@ from pyalloc.lab.heapmap import KINDS, heap_map
 from pyalloc.report.listing import one_line, table_of
 from pyalloc.report.page import page_data, render_page
 from pyalloc.report.perfetto import perfetto_json
+from pyalloc.units import format_size
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,24 @@ def test_a_command_cannot_break_out_of_the_data(trace: pa.Trace) -> None:
     page = render_page(pa.examine(named))
     assert page.count("</script>") == 2
     assert "alert(1)" in json.dumps(data_in(page))
+
+
+def test_figures_are_shown_in_their_units(found: pa.Examination) -> None:
+    """Bytes by their size, percentages as such, counts whole; each figure of the summary once."""
+    figures = dict(page_data(found)["figures"])
+    summary = found.replay.summary
+    assert len(figures) == len(summary.flat())
+    assert figures["peak held"] == format_size(summary.peak_held)
+    assert figures["calls"] == "20,000"
+    assert figures["jw2"].endswith(" %")
+    assert figures["pages up to 10 % in use"] == str(summary.pinned_pages)
+
+
+def test_the_title_is_the_command_and_no_markup(trace: pa.Trace) -> None:
+    named = pa.Trace(trace.columns, dataclasses.replace(trace.info, command=("cat", "<b>&")))
+    assert "<title>cat &#x27;&lt;b&gt;&amp;&#x27; - pyalloc</title>" in render_page(
+        pa.examine(named)
+    )
 
 
 def test_the_timeline_accounts_for_every_byte_held(found: pa.Examination) -> None:

@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyalloc.trace import symbols
+from pyalloc.trace.sites import Site
 
 SOURCE = """
 #include <stdlib.h>
@@ -67,3 +69,17 @@ def test_what_is_no_program_has_no_names(tmp_path: Path) -> None:
     foreign.write_bytes(b"\x7fELF\x02garbage")
     for path in (str(foreign), str(tmp_path / "missing")):
         assert symbols.lookup(path, [1, 2]) == [symbols.Name(), symbols.Name()]
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        ({}, "libm.so+0x10"),
+        ({"function": "f"}, "f (libm.so)"),
+        ({"function": "f", "file": "m.c"}, "f (m.c)"),
+        ({"function": "f", "file": "m.c", "line": 7}, "f (m.c:7)"),
+    ],
+)
+def test_a_site_is_told_as_far_as_it_is_known(known: dict[str, Any], text: str) -> None:
+    """A symbol table names the file and no line."""
+    assert str(Site("/usr/lib/libm.so", 16, **known)) == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -12,6 +13,8 @@ from pyalloc.lab.leaks import Leaks, SiteLeak, courses_in_words
 from pyalloc.report.examination import short_site
 from pyalloc.report.listing import figures, one_line
 from pyalloc.units import format_size
+
+_SHORT_SECONDS: Final = 5.0
 
 
 def render(found: Leaks) -> Group:
@@ -34,6 +37,11 @@ def _parts(found: Leaks) -> Iterator[RenderableType]:
             f"Growth is judged up to call {found.judged_until:,};"
             " behind it the program only frees, to end."
         )
+    if found.unit == "s" and found.kind in ("leak", "growth") and found.x[-1] < _SHORT_SECONDS:
+        yield Text(
+            f"That is {_span(float(found.x[-1]))} of work: what grows in so short a run may be a"
+            " start-up, and stop. Record a longer one."
+        )
     if not found.has_sites:
         yield Text("The trace has no call sites: all blocks are of one, unknown.", style="yellow")
     if found.sites:
@@ -45,6 +53,10 @@ def _parts(found: Leaks) -> Iterator[RenderableType]:
         "A trace does not know what a program can still reach: what is never freed may be in use.",
         style="dim",
     )
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:,.0f} ms"
 
 
 def _row(site: SiteLeak, found: Leaks) -> tuple[str, ...]:

@@ -34,7 +34,9 @@ class Site:
         if not self.module:
             return "(unknown)"
         base = self.module.rsplit("/", 1)[-1]
-        where = f"{self.file}:{self.line}" if self.file else base
+        where = self.file or base
+        if self.file and self.line:
+            where += f":{self.line}"
         if self.function:
             return f"{self.function} ({where})"
         return f"{base}+{self.offset:#x}"

@@ -5,6 +5,7 @@ Everything the page shows is one JSON value (:func:`page_data`); the script besi
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
 from importlib import resources
@@ -15,8 +16,10 @@ import numpy as np
 from pyalloc.lab.examine import Examination
 from pyalloc.lab.heapmap import KINDS, Region, heap_map
 from pyalloc.machine import Breakdown
+from pyalloc.machine.metrics import IN_BYTES
 from pyalloc.report.examination import agreement_words, short_site, verdict
 from pyalloc.report.listing import one_line
+from pyalloc.report.metrics import percent
 from pyalloc.units import format_size
 
 _KINDS: Final = (
@@ -29,6 +32,7 @@ _KINDS: Final = (
     ("large", "large", "free: large bins"),
     ("top", "top", "free: top"),
 )
+_PERCENT: Final = frozenset({"jw1", "jw2", "jw3", "jw3_net", "jw4", "bohra", "realized"})
 _MOST_POINTS: Final = 600
 
 
@@ -36,7 +40,7 @@ def render_page(found: Examination) -> str:
     """Return the page as HTML."""
     text = json.dumps(page_data(found), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
-        "@TITLE@": "pyalloc: memory of a run",
+        "@TITLE@": html.escape(f"{_command(found)} - pyalloc"),
         "@STYLE@": _resource("page.css"),
         "@SCRIPT@": _resource("page.js"),
         "@DATA@": text,
@@ -49,9 +53,8 @@ def render_page(found: Examination) -> str:
 
 def page_data(found: Examination) -> dict[str, Any]:
     """Return everything the page shows, as JSON values; bytes throughout."""
-    info = found.trace.info
     return {
-        "command": one_line(shlex.join(info.command)) or "trace",
+        "command": _command(found),
         "about": f"{len(found.trace):,} calls, replayed on {found.allocator}. "
         f"{agreement_words(found)}",
         "verdict": verdict(found),
@@ -75,11 +78,15 @@ def page_data(found: Examination) -> dict[str, Any]:
     }
 
 
-_MAP_TITLES: Final = {"used": "in use", "top": "free: top"}
+_MAP_TITLES: Final = {name: title for name, _, title in _KINDS} | {"used": "in use"}
 
 
 def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _command(found: Examination) -> str:
+    return one_line(shlex.join(found.trace.info.command)) or "trace"
 
 
 def _notes(found: Examination) -> list[dict[str, Any]]:
@@ -169,12 +176,22 @@ def _sizes(found: Examination) -> list[list[int]]:
 
 def _figures(found: Examination) -> list[list[str]]:
     return [
-        [name.replace("_", " "), _value(value)]
+        [_figure_name(name), _value(name, value)]
         for name, value in found.replay.summary.flat().items()
     ]
 
 
-def _value(value: Any) -> str:  # noqa: ANN401
+def _figure_name(name: str) -> str:
+    if name.startswith("pages_to_"):
+        return f"pages up to {name.removeprefix('pages_to_')} % in use"
+    return name.replace("_", " ")
+
+
+def _value(name: str, value: Any) -> str:  # noqa: ANN401
     if value is None:
         return "undefined"
+    if name in IN_BYTES:
+        return format_size(value)
+    if name in _PERCENT:
+        return percent(value)
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"

@@ -68,12 +68,15 @@ function ticks(low, high, about, base = 10) {
 
 function timeline(box, series) {
   const { kinds, line, x, xTitle } = series;
-  const W = 1080, H = 360, L = 68, R = 8, T = 10, B = 34;
+  let W, H;
+  const L = 68, R = 8, T = 10, B = 34;
   const note = tip(box);
   let from = x[0], to = x[x.length - 1];
 
   function draw() {
     box.querySelector("svg")?.remove();
+    W = Math.max(box.clientWidth, 300);
+    H = Math.round(Math.min(360, 180 + W / 6));
     const svg = element("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", parent: box }, true);
     const inside = [...x.keys()].filter((i) => x[i] >= from && x[i] <= to);
     const sums = x.map((_, i) => kinds.reduce((sum, k) => sum + k.values[i], 0));
@@ -82,15 +85,18 @@ function timeline(box, series) {
     const py = (value) => H - B - (H - T - B) * value / most;
     axes(svg, most, px, py);
     const base = x.map(() => 0);
+    // What was seen holds until it is seen again: between two looks nothing is known to change.
+    const steps = (values) => inside.flatMap((i, k) => {
+      const y = py(values[i]).toFixed(1), next = inside[k + 1];
+      return [[px(x[i]).toFixed(1), y], ...(next === undefined ? [] : [[px(x[next]).toFixed(1), y]])];
+    });
     for (const kind of kinds) {
       const upper = base.map((b, i) => b + kind.values[i]);
-      const points = [...inside.map((i) => `${px(x[i]).toFixed(1)},${py(upper[i]).toFixed(1)}`),
-        ...[...inside].reverse().map((i) => `${px(x[i]).toFixed(1)},${py(base[i]).toFixed(1)}`)];
+      const points = [...steps(upper), ...steps(base).reverse()];
       element("polygon", { points: points.join(" "), style: `fill: var(--${kind.color})`, parent: svg }, true);
       upper.forEach((value, i) => { base[i] = value; });
     }
-    const path = inside.map((i) => `${px(x[i]).toFixed(1)},${py(line.values[i]).toFixed(1)}`);
-    element("polyline", { points: path.join(" "), fill: "none", style: "stroke: var(--rss); stroke-width: 1.6", parent: svg }, true);
+    element("polyline", { points: steps(line.values).join(" "), fill: "none", style: "stroke: var(--rss); stroke-width: 1.6", parent: svg }, true);
     const cursor = element("line", { y1: T, y2: H - B, style: "stroke: var(--ink); stroke-dasharray: 3 3", visibility: "hidden", parent: svg }, true);
     const band = element("rect", { y: T, height: H - T - B, style: "fill: var(--ink); opacity: .12", visibility: "hidden", parent: svg }, true);
     listen(svg, inside, px, cursor, band);
@@ -101,7 +107,7 @@ function timeline(box, series) {
       element("line", { x1: L, x2: W - R, y1: py(value), y2: py(value), class: "grid", parent: svg }, true);
       element("text", { x: L - 8, y: py(value) + 4, "text-anchor": "end", class: "axis", text: size(value), parent: svg }, true);
     }
-    for (const value of ticks(from, to, 8))
+    for (const value of ticks(from, to, Math.max(Math.min(W / 130, 8), 2)))
       element("text", { x: px(value), y: H - B + 16, "text-anchor": "middle", class: "axis", text: series.xText(value), parent: svg }, true);
     element("text", { x: W - R, y: H - 4, "text-anchor": "end", class: "axis", text: xTitle, parent: svg }, true);
   }
@@ -137,6 +143,12 @@ function timeline(box, series) {
   }
 
   draw();
+  let width = box.clientWidth;
+  new ResizeObserver(() => {
+    if (box.clientWidth === width) return;
+    width = box.clientWidth;
+    draw();
+  }).observe(box);
 }
 
 // ---- where it sits, at the peak and at the end
@@ -179,7 +191,7 @@ function cellColor(region, cell, colors) {
 function heap(box, regions) {
   box.replaceChildren();
   const colors = { paper: color("paper"), none: color("none"), kinds: data.mapKinds.map((k) => color(k.color)) };
-  const across = 128;
+  const across = box.clientWidth < 700 ? 64 : 128;
   for (const region of regions) {
     const cells = region.bytes[0].length, down = Math.ceil(cells / across), zoom = 8;
     const holder = element("div", { class: "region chart", parent: box });
@@ -268,7 +280,9 @@ if (data.sites.length) {
     { title: "live at the peak", text: size }, { title: "live at the end", text: size }], data.sites, 3);
 } else byId("sites-section").remove();
 table(byId("sizes"), [{ title: "up to", text: size }, { title: "calls", text: count }, { title: "bytes", text: size }], data.sizes, 1);
-table(byId("figures"), [{ title: "figure" }, { title: "value" }], data.figures);
+const half = Math.ceil(data.figures.length / 2);
+for (const rows of [data.figures.slice(0, half), data.figures.slice(half)])
+  table(element("div", { parent: byId("figures") }), [{ title: "figure" }, { title: "value" }], rows);
 if (data.addressSpace) byId("maps").textContent = data.addressSpace; else byId("maps-section").remove();
 
 byId("theme").addEventListener("click", () => {
