@@ -122,6 +122,7 @@ static inline pa_unit next_of(const pt *h, pa_unit c)
 /* The real library writes to the memory of this unit. */
 static inline void touch(pt *h, pa_unit c)
 {
+    pa_shadow_note(&h->sh, c);
     if (h->base.mm && c >= h->low)
         heap_touch(&h->base, address_of(h, c));
 }
@@ -130,6 +131,8 @@ static inline void touch(pt *h, pa_unit c)
  * to do unless somebody else has taken pages away, cleared their bits or shared them since. */
 static inline void touch_again(pt *h, pa_unit c)
 {
+    if (!CALM)
+        pa_shadow_note(&h->sh, c);
     if (!CALM && h->base.mm && h->base.mm->disturbed)
         touch(h, c);
 }

@@ -10,9 +10,6 @@
 #include "pt.h"
 
 #include <string.h>
-#include <sys/mman.h>
-
-enum { DROP_BYTES = 1 << 16 }; /* of shadow: from here on the host's kernel clears it */
 
 static uint32_t *word_at(const pt *h, uint64_t address)
 {
@@ -26,35 +23,21 @@ static size_t words_bytes(const pt *h, uint64_t bytes)
     return (size_t)(bytes / h->pf->word) * sizeof(uint32_t);
 }
 
-/* Whole pages are given back to the host, so that clearing costs no memory. */
-static void clear_much(char *from, char *to)
-{
-    char *first = (char *)(((uintptr_t)from + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1));
-    char *last = (char *)((uintptr_t)to & ~(uintptr_t)(PAGE_BYTES - 1));
-    if (madvise(first, (size_t)(last - first), MADV_DONTNEED) != 0)
-        memset(first, 0, (size_t)(last - first));
-    memset(from, 0, (size_t)(first - from));
-    memset(last, 0, (size_t)(to - last));
-}
-
 /* memset(address, 0, bytes), inside one heap. */
 void pt_clear(pt *h, uint64_t address, uint64_t bytes)
 {
-    char *from = (char *)word_at(h, address);
-    size_t count = words_bytes(h, bytes);
-    if (count < DROP_BYTES)
-        memset(from, 0, count);
-    else
-        clear_much(from, from + count);
+    pa_shadow_clear(&h->sh, (char *)word_at(h, address), words_bytes(h, bytes));
 }
 
 /* memcpy() to a chunk from another, or from a mapping (0). */
 void pt_copy_contents(pt *h, uint64_t to, uint64_t from, uint64_t bytes)
 {
-    if (from)
-        memmove(word_at(h, to), word_at(h, from), words_bytes(h, bytes));
-    else
+    if (!from) {
         pt_clear(h, to, bytes);
+        return;
+    }
+    memmove(word_at(h, to), word_at(h, from), words_bytes(h, bytes));
+    pa_shadow_note_all(&h->sh, (const char *)word_at(h, to), words_bytes(h, bytes));
 }
 
 /* May this address be read?  Main heap, thread heaps as far as they are writable, mapped tops. */

@@ -210,7 +210,8 @@ static bool arena_is_sound(const pt *h, const pt_arena *a)
            memcmp(count, a->count_in, sizeof count) == 0;
 }
 
-/* O(chunks): lists are linked both ways, sizes agree with feet and flags, totals with lists. */
+/* O(heap): lists are linked both ways, sizes agree with feet and flags, totals with lists; nothing is
+ * in the shadow where nothing was written. */
 pa_status pt_check(const pa_heap *heap)
 {
     const pt *h = (const pt *)heap;
@@ -220,5 +221,5 @@ pa_status pt_check(const pa_heap *heap)
             return PA_ERR_CORRUPT;
     for (uint32_t i = 0; i < h->count_mapped; i++)
         mapped += h->mapped[i].used ? h->mapped[i].total : 0;
-    return mapped == h->mp.mmapped ? PA_OK : PA_ERR_CORRUPT;
+    return mapped == h->mp.mmapped && pa_shadow_check(&h->sh) ? PA_OK : PA_ERR_CORRUPT;
 }

@@ -96,6 +96,7 @@ static void touch(seqfit *h, pa_unit c)
 static void set_size(seqfit *h, pa_unit c, uint64_t units, bool below_used)
 {
     at(h, c)->size = (uint32_t)(units << 3 | below_used);
+    pa_shadow_note(&h->sh, c);
     touch(h, c);
 }
 

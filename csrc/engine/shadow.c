@@ -10,12 +10,18 @@
 
 enum { OPEN_STEP = 1 << 20 }; /* units opened at a time: 8 MiB of shadow */
 enum { PAGE = 4096, PIECE_SHIFT = 21, PIECE = 1 << PIECE_SHIFT, PIECE_PAGES = PIECE / PAGE };
-enum { DENSE_PAGES = PIECE_PAGES / 16, PROBE_EVERY = 16 };
+enum { MOST_KEPT = 1024 }; /* pages that are zeroed by hand; more are given back */
+enum { LOOKED_BACK = 16 * PIECE_PAGES, MOST_AHEAD = 64 };
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define UNIT_BYTES 8u /* of shadow for each unit */
 
 /* Room for every unit number: a wild link of a damaged heap then reads zeros, it does not crash. */
 #define BYTES_WANTED ((uint64_t)UNIT_BYTES << 32)
+#define WRITTEN_BYTES ((uint64_t)1 << (32 - SHADOW_PAGE_SHIFT))
 
 static uint64_t units_of_memory(uint32_t unit_shift)
 {
@@ -53,6 +59,69 @@ static void *reserve(uint64_t *bytes)
     return at;
 }
 
+static uint8_t *reserve_written(void)
+{
+    uint8_t *at = mmap(NULL, WRITTEN_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* ---- clearing --------------------------------------------------------------------------------- */
+
+static uint64_t page_of(const pa_shadow *s, const char *at)
+{
+    return (uint64_t)(at - (const char *)s->words) / PAGE;
+}
+
+/* The next page in [page, end) that was written to, or end. */
+static uint64_t next_written(const pa_shadow *s, uint64_t page, uint64_t end)
+{
+    const uint8_t *found = memchr(s->written + page, 1, end - page);
+    return found ? (uint64_t)(found - s->written) : end;
+}
+
+static bool few_are_written(const pa_shadow *s, uint64_t page, uint64_t end)
+{
+    uint64_t count = 0;
+    for (page = next_written(s, page, end); page < end && count <= MOST_KEPT; count++)
+        page = next_written(s, page + 1, end);
+    return count <= MOST_KEPT;
+}
+
+static void clear_pages(const pa_shadow *s, uint64_t first, uint64_t end)
+{
+    char *words = (char *)s->words;
+    bool few = few_are_written(s, first, end);
+    if (!few && madvise(words + first * PAGE, (end - first) * PAGE, MADV_DONTNEED) == 0) {
+        memset(s->written + first, 0, end - first);
+        return;
+    }
+    while ((first = next_written(s, first, end)) < end) {
+        memset(words + first * PAGE, 0, PAGE);
+        s->written[first++] = 0;
+    }
+}
+
+void pa_shadow_clear(const pa_shadow *s, char *from, uint64_t bytes)
+{
+    char *to = from + bytes, *words = (char *)s->words;
+    uint64_t first = page_of(s, from + PAGE - 1), end = page_of(s, to);
+    if (first >= end) {
+        memset(from, 0, bytes);
+        return;
+    }
+    memset(from, 0, (size_t)(words + first * PAGE - from));
+    clear_pages(s, first, end);
+    memset(words + end * PAGE, 0, (size_t)(to - (words + end * PAGE)));
+}
+
+void pa_shadow_note_all(const pa_shadow *s, const char *from, uint64_t bytes)
+{
+    if (bytes)
+        memset(s->written + page_of(s, from), 1,
+               page_of(s, from + bytes - 1) - page_of(s, from) + 1);
+}
+
 /* ---- reuse ------------------------------------------------------------------------------------ */
 
 bool pa_shadow_is_small(const pa_shadow *s)
@@ -61,7 +130,8 @@ bool pa_shadow_is_small(const pa_shadow *s)
     return !s->count_segments && bytes <= PIECE - PAGE;
 }
 
-/* Zero what was written of [first, end); what is not in memory is given back. */
+/* Zero what was written of [first, end), by whatever allocator; what is not in memory is given back.
+ */
 static void clear_range(const pa_shadow *s, uint64_t first, uint64_t end)
 {
     unsigned char resident[PIECE_PAGES];
@@ -77,6 +147,7 @@ static void clear_range(const pa_shadow *s, uint64_t first, uint64_t end)
         else
             madvise(at + i * PAGE, run * PAGE, MADV_DONTNEED);
     }
+    memset(s->written + first / PAGE, 0, pages);
 }
 
 /* A small heap's memory serves the next one: its pages are there already. */
@@ -88,8 +159,10 @@ static bool take_over(pa_shadow *s, pa_shadow *spare)
     clear_range(spare, (uint64_t)spare->main_first * UNIT_BYTES,
                 (uint64_t)spare->main_end * UNIT_BYTES);
     s->words = spare->words;
+    s->written = spare->written;
     s->reserved_bytes = spare->reserved_bytes;
     spare->words = NULL;
+    spare->written = NULL;
     return true;
 }
 
@@ -98,11 +171,15 @@ pa_status pa_shadow_init(pa_shadow *s, uint32_t unit_shift, uint64_t brk_start, 
     memset(s, 0, sizeof *s);
     s->unit_shift = unit_shift;
     s->reserved_bytes = BYTES_WANTED;
-    if (!take_over(s, spare))
+    if (!take_over(s, spare)) {
         s->words = reserve(&s->reserved_bytes);
+        s->written = reserve_written();
+    }
     pa_shadow_drop(spare);
-    if (!s->words)
+    if (!s->words || !s->written) {
+        pa_shadow_drop(s);
         return PA_ERR_HOST_NOMEM;
+    }
     if (unit_shift == 4)
         s->origin = (brk_start & ~(uint64_t)4095) - ((uint64_t)SHADOW_LOW_UNITS << unit_shift);
     uint64_t units = s->reserved_bytes / UNIT_BYTES, most = units_of_memory(unit_shift);
@@ -122,6 +199,8 @@ void pa_shadow_drop(pa_shadow *s)
 {
     if (s->words)
         munmap(s->words, s->reserved_bytes);
+    if (s->written)
+        munmap(s->written, WRITTEN_BYTES);
     free(s->segments);
     memset(s, 0, sizeof *s);
 }
@@ -133,26 +212,41 @@ static char *piece_at(const pa_shadow *s, uint32_t piece)
     return (char *)s->words + ((uint64_t)piece << PIECE_SHIFT);
 }
 
-/* Has a piece in small pages so many of them that large ones are no waste? */
-static bool is_dense(const pa_shadow *s, uint32_t piece)
+static uint32_t count_written(const pa_shadow *s, uint64_t first, uint64_t end)
 {
-    unsigned char resident[PIECE_PAGES];
     uint32_t count = 0;
-    if (mincore(piece_at(s, piece), PIECE, resident) != 0)
-        return false;
-    for (uint32_t i = 0; i < PIECE_PAGES; i++)
-        count += resident[i] & 1;
-    return count >= DENSE_PAGES;
+    for (uint64_t page = first; page < end; page++)
+        count += s->written[page];
+    return count;
+}
+
+/* Are headers in so many pages of the newest pieces that large pages are no waste? */
+static bool is_dense(const pa_shadow *s)
+{
+    uint64_t end = (uint64_t)(s->piece + 1) * PIECE_PAGES,
+             first = s->main_first >> SHADOW_PAGE_SHIFT;
+    if (end - first > LOOKED_BACK)
+        first = end - LOOKED_BACK;
+    return count_written(s, first, end) >= (end - first) / 16;
 }
 
 /* The main heap grows into its next piece. */
 static void enter_piece(pa_shadow *s)
 {
-    if (!s->huge)
-        s->dense = is_dense(s, s->piece);
+    bool dense = is_dense(s);
     s->piece++;
-    s->huge = s->dense && s->piece % PROBE_EVERY &&
-              madvise(piece_at(s, s->piece), PIECE, MADV_HUGEPAGE) == 0;
+    s->huge = dense && madvise(piece_at(s, s->piece), PIECE, MADV_HUGEPAGE) == 0;
+}
+
+/* Where the heap is full of headers, have the pages that it grows by at once, not one by one. */
+static void populate(const pa_shadow *s, pa_unit from, pa_unit to)
+{
+    uint64_t first = ((uint64_t)from * UNIT_BYTES + PAGE - 1) / PAGE;
+    uint64_t end = ((uint64_t)to * UNIT_BYTES + PAGE - 1) / PAGE;
+    if (s->huge || first >= end || end - first > MOST_AHEAD)
+        return;
+    if (count_written(s, first - MOST_AHEAD, first) >= MOST_AHEAD * 3 / 4)
+        madvise((char *)s->words + first * PAGE, (end - first) * PAGE, MADV_POPULATE_WRITE);
 }
 
 void pa_shadow_rest(const pa_shadow *s)
@@ -165,21 +259,34 @@ void pa_shadow_rest(const pa_shadow *s)
 
 /* ---- opening ---------------------------------------------------------------------------------- */
 
+static bool open_further(pa_shadow *s, uint64_t units)
+{
+    units = (units + OPEN_STEP - 1) & ~(uint64_t)(OPEN_STEP - 1);
+    units = units < s->main_limit ? units : s->main_limit;
+    if (!open_range(s, s->opened, units))
+        return false;
+    s->opened = (pa_unit)units;
+    return true;
+}
+
+static void grow_main(pa_shadow *s, pa_unit end)
+{
+    pa_unit from = s->main_end;
+    s->main_end = end;
+    while (s->piece < (uint64_t)end * UNIT_BYTES >> PIECE_SHIFT)
+        enter_piece(s);
+    populate(s, from, end);
+}
+
 pa_status pa_shadow_open(pa_shadow *s, uint64_t end)
 {
     uint64_t units = ((end - s->origin) >> s->unit_shift) + 8;
-    if (units > s->main_end && units <= s->main_limit)
-        s->main_end = (pa_unit)units;
-    while (s->piece < (uint64_t)s->main_end * UNIT_BYTES >> PIECE_SHIFT)
-        enter_piece(s);
-    if (units <= s->opened)
-        return PA_OK;
-    units = (units + OPEN_STEP - 1) & ~(uint64_t)(OPEN_STEP - 1);
     if (units > s->main_limit)
         return PA_ERR_LIMIT;
-    if (!open_range(s, s->opened, units))
+    if (units > s->opened && !open_further(s, units))
         return PA_ERR_HOST_NOMEM;
-    s->opened = (pa_unit)units;
+    if (units > s->main_end)
+        grow_main(s, (pa_unit)units);
     return PA_OK;
 }
 
@@ -247,7 +354,7 @@ void pa_shadow_remove(pa_shadow *s, uint64_t base)
         if (g->base != base)
             continue;
         madvise(s->words + 2 * (size_t)g->first, (g->length >> s->unit_shift) * UNIT_BYTES,
-                MADV_DONTNEED);
+                MADV_DONTNEED); /* written[] may say more than is true */
         uint64_t bytes = (uint64_t)GRANULE_UNITS << s->unit_shift;
         for (uint64_t k = 0; g->first >= SHADOW_HALF && k * bytes < g->length; k++)
             s->granule[((g->first - SHADOW_HALF) >> GRANULE_SHIFT) + k] = 0;
@@ -267,8 +374,9 @@ pa_unit pa_shadow_find(const pa_shadow *s, uint64_t address)
 }
 
 /* Copy pages that hold anything; untouched shadow stays untouched. */
-static void copy_words(uint32_t *to, const uint32_t *from, uint64_t bytes)
+static void copy_words(const pa_shadow *s, uint32_t *to, const uint32_t *from, uint64_t bytes)
 {
+    pa_shadow_note_all(s, (const char *)to, bytes);
     for (uint64_t at = 0; at < bytes; at += 4096) {
         uint64_t left = bytes - at < 4096 ? bytes - at : 4096;
         const char *source = (const char *)from + at;
@@ -287,7 +395,8 @@ pa_status pa_shadow_copy(pa_shadow *to, const pa_shadow *from)
     to->segments = NULL;
     to->room_segments = to->count_segments = 0;
     to->words = reserve(&to->reserved_bytes);
-    if (!to->words || to->reserved_bytes < from->reserved_bytes ||
+    to->written = reserve_written();
+    if (!to->words || !to->written || to->reserved_bytes < from->reserved_bytes ||
         !open_range(to, 0, from->opened)) {
         pa_shadow_drop(to);
         return PA_ERR_HOST_NOMEM;
@@ -300,12 +409,25 @@ pa_status pa_shadow_copy(pa_shadow *to, const pa_shadow *from)
             return PA_ERR_HOST_NOMEM;
         }
         to->segments[to->count_segments++] = *g;
-        copy_words(to->words + 2 * (size_t)g->first, from->words + 2 * (size_t)g->first,
+        copy_words(to, to->words + 2 * (size_t)g->first, from->words + 2 * (size_t)g->first,
                    units * UNIT_BYTES);
     }
-    copy_words(to->words, from->words, SHADOW_LOW_UNITS * UNIT_BYTES);
+    copy_words(to, to->words, from->words, SHADOW_LOW_UNITS * UNIT_BYTES);
     size_t first = 2 * (size_t)from->main_first;
-    copy_words(to->words + first, from->words + first,
+    copy_words(to, to->words + first, from->words + first,
                (uint64_t)(from->main_end - from->main_first) * UNIT_BYTES);
     return PA_OK;
+}
+
+/* ---- checking --------------------------------------------------------------------------------- */
+
+bool pa_shadow_check(const pa_shadow *s)
+{
+    static const char zeros[PAGE];
+    uint64_t end = s->main_end >> SHADOW_PAGE_SHIFT;
+    for (uint64_t page = s->main_first >> SHADOW_PAGE_SHIFT; page < end; page++) {
+        if (!s->written[page] && memcmp((const char *)s->words + page * PAGE, zeros, PAGE) != 0)
+            return false;
+    }
+    return true;
 }

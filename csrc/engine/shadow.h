@@ -12,10 +12,14 @@
  * The whole range is reserved and opened as segments grow, so only pages that hold headers ever cost
  * memory.  Where headers are dense, as they are unless blocks are huge, the main heap grows into
  * pages of 2 MB: a heap far beyond the caches then costs a half of the time.  Whether they are dense
- * is seen in the piece of 2 MB before; each 16th is left in small pages to be looked at.
+ * is seen in the piece of 2 MB before.
+ *
+ * A heap that shrinks and grows again finds zeros, and that is done to a few headers in many pages:
+ * so it is known which pages were written to, and no page is given back only to be asked for again.
  *
  *     main heap:   address == origin + (unit << unit_shift)
  *     segments:    address == granule[(unit - half) >> 22] + ((unit & 0x3fffff) << unit_shift)
+ *     written[p] == 0  =>  page p of the shadow is all zeros (of ptmalloc; else: without headers)
  */
 #ifndef PA_SHADOW_H
 #define PA_SHADOW_H
@@ -28,6 +32,7 @@ enum {
     GRANULE_SHIFT = 22,
     GRANULES = 256,
     SHADOW_LOW_UNITS = 4096, /* units below the main heap, for list heads */
+    SHADOW_PAGE_SHIFT = 9,   /* of units: a page of shadow */
 };
 
 #define SHADOW_HALF ((pa_unit)1 << 31)
@@ -42,6 +47,7 @@ typedef struct pa_segment {
 
 typedef struct pa_shadow {
     uint32_t *words;         /* two for each unit                       */
+    uint8_t *written;        /* one for each page of words              */
     uint64_t origin;        /* address of unit 0 of the main heap      */
     uint32_t unit_shift;    /* 4 or 3                                  */
     pa_unit opened;        /* main units below this may be touched    */
@@ -49,7 +55,7 @@ typedef struct pa_shadow {
     pa_unit main_first;    /* the main heap's units in use lie in     */
     pa_unit main_end;      /* [main_first, main_end)                  */
     uint32_t piece;        /* of 2 MB, the newest of the main heap     */
-    bool dense, huge;      /* headers are dense; the newest is huge   */
+    bool huge;             /* and whether it is one page              */
     uint64_t reserved_bytes;
     uint64_t granule[GRANULES];
     uint32_t count_granules;
@@ -77,6 +83,19 @@ void pa_shadow_remove(pa_shadow *s, uint64_t base);
 
 /* The unit of an address outside the main heap, or 0. */
 pa_unit pa_shadow_find(const pa_shadow *s, uint64_t address);
+
+/* A word of this unit is about to be written, or has been. */
+static inline void pa_shadow_note(const pa_shadow *s, pa_unit u)
+{
+    s->written[u >> SHADOW_PAGE_SHIFT] = 1;
+}
+
+/* Zero `bytes` of shadow from `from` on; and note that all of them may be written. */
+void pa_shadow_clear(const pa_shadow *s, char *from, uint64_t bytes);
+void pa_shadow_note_all(const pa_shadow *s, const char *from, uint64_t bytes);
+
+/* Is all of the main heap zero that was not written to? */
+bool pa_shadow_check(const pa_shadow *s);
 
 static inline uint64_t pa_shadow_address(const pa_shadow *s, pa_unit u)
 {
