@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ def prepare(
     touch: str = "none",
 ) -> Calls:
     """Do everything before call 0, as the real program's driver has it done."""
+    gc.collect()  # machines of earlier rounds are cycles; a real run's memory is given back at once
     process = process_like(real, allocator)
     columns = {name: getattr(trace, name) for name in COLUMNS if name != "arg" or trace.has(name)}
     no_samples = np.zeros((len(engine.SAMPLE_FIELDS), 0), np.uint64)
