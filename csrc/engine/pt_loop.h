@@ -44,7 +44,8 @@ typedef struct stretch {
     pt_tcache *tc;
     pa_unit low, span; /* chunks [low, low + span) are in the main heap */
     uint32_t cached; /* chunk sizes below this have a small bin in the tcache: units */
-    bool extras; /* something is to be done besides keeping the books */
+    bool writes; /* the program writes its blocks, and that may fault */
+    bool columns; /* of addresses or breaks are wanted */
     ledger books;
 } stretch;
 
@@ -92,28 +93,35 @@ static outcome settle(stretch *s, size_t row, uint64_t result)
     return done ? UNSETTLED : STOPPED;
 }
 
-/* Columns that are wanted, and the program's writing to its block.  got: 0 for a free. */
-static __attribute__((noinline)) outcome do_extras(stretch *s, size_t row, pa_unit got)
+/* got: 0 for a free. */
+static __attribute__((noinline)) void fill_columns(const stretch *s, size_t row, pa_unit got)
 {
-    pa_replay *r = s->r;
-    uint64_t address = got ? mem_of(s->h, got) : 0, bytes = r->in.size[row];
-    bool writes = got && r->touch == PA_TOUCH_WRITE;
-    if (writes && replay_may_fault(r, address, bytes))
-        return settle(s, row, address);
+    const pa_replay *r = s->r;
     if (r->out.address)
-        r->out.address[row] = address;
+        r->out.address[row] = got ? mem_of(s->h, got) : 0;
     if (r->out.brk)
         r->out.brk[row] = s->h->base.brk;
-    return DONE;
+}
+
+/* May the program's writing to its block fault?  Most blocks lie in one page. */
+static inline bool is_cold(const stretch *s, pa_unit c, uint32_t bytes)
+{
+    const pa_mm *mm = s->h->base.mm;
+    uint64_t address = mem_of(s->h, c), last = (address + bytes - 1) >> 12;
+    address >>= 12;
+    if (address == last)
+        return !mm_is_hot(mm, last);
+    return bytes && !mm_are_hot(mm, address, last - address + 1);
 }
 
 static inline outcome book_malloc(stretch *s, size_t row, pa_block *b, pa_unit c)
 {
     ledger *l = &s->books;
     uint32_t bytes = (uint32_t)s->r->in.size[row];
-    outcome done = s->extras ? do_extras(s, row, c) : DONE;
-    if (done != DONE)
-        return done;
+    if (s->writes && is_cold(s, c, bytes))
+        return settle(s, row, mem_of(s->h, c));
+    if (s->columns)
+        fill_columns(s, row, c);
     *b = (pa_block){c, bytes};
     l->requested += bytes;
     l->mallocs[l->count++] = (entry){l->requested, bytes, (uint32_t)(row - l->first)};
@@ -126,7 +134,9 @@ static inline outcome book_free(stretch *s, size_t row, pa_block *b)
 {
     s->books.requested -= b->size;
     b->place |= BLOCK_DEAD;
-    return s->extras ? do_extras(s, row, 0) : DONE;
+    if (s->columns)
+        fill_columns(s, row, 0);
+    return DONE;
 }
 
 /* ---- a stretch of rows ------------------------------------------------------------------------ */
@@ -153,7 +163,8 @@ static void begin(stretch *s, pa_replay *r)
     s->low = (pa_unit)low;
     s->span = past < BLOCK_DEAD ? (pa_unit)(past - low) : 0;
     s->cached = cached_units(h);
-    s->extras = r->out.address || r->out.brk || (r->touch == PA_TOUCH_WRITE && h->base.mm);
+    s->writes = r->touch == PA_TOUCH_WRITE && h->base.mm;
+    s->columns = r->out.address || r->out.brk;
     open_books(s, r->row);
 }
 

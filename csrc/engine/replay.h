@@ -89,12 +89,4 @@ static inline void replay_note_requested(pa_replay_totals *t, size_t row, uint64
     t->pages_at_requested_peak = pages;
 }
 
-/* May the program's writing to this block fault? */
-static inline bool replay_may_fault(const pa_replay *r, uint64_t address, uint64_t bytes)
-{
-    const pa_mm *mm = r->heap->mm;
-    uint64_t first = address >> 12, count = ((address + bytes - 1) >> 12) - first + 1;
-    return mm && bytes && !mm_are_hot(mm, first, count);
-}
-
 #endif
