@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import pyalloc as pa
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.overcommit import (
     OVERCOMMIT_2_6_11,
@@ -154,3 +155,13 @@ def test_impossible_settings_are_refused(settings: dict[str, int], message: str)
     """A wrong sysctl gets one line that says which and why."""
     with pytest.raises(ArgumentError, match=message):
         OvercommitSettings(**settings)
+
+
+def test_a_heap_feels_a_sysctl_at_once() -> None:
+    """What the rules allowed a heap before they changed does not hold any more."""
+    machine = pa.Machine(ram="64M", swap=0, kernel="6.18", arch="x86_64")
+    process = machine.spawn(uid=1000)
+    process.malloc(24)
+    machine.sysctl["vm.overcommit_memory"] = 2
+    machine.sysctl["vm.overcommit_ratio"] = 1
+    assert sum(bool(process.malloc(100_000)) for _ in range(100)) < 10

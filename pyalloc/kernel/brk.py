@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pyalloc.kernel.abi import VM_ACCOUNT, VM_DATA, VM_EXEC, VM_LOCKED
 from pyalloc.kernel.area import Vma
-from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.placement import guarded_start
 from pyalloc.units import PAGE
 
@@ -16,16 +15,16 @@ if TYPE_CHECKING:
 
 def brk(space: AddressSpace, addr: int) -> int:
     """Move the break and return it, as the raw system call: the old break is a refusal."""
-    old = space.brk_value
-    lowest = space.start_brk if space.profile.modern else space.end_code
-    if addr < lowest or (space.profile.data_limit_first and not _fits(space, addr)):
+    old, profile = space.brk_value, space.profile
+    lowest = space.start_brk if profile.modern else space.end_code
+    if addr < lowest or (profile.data_limit_first and not _fits(space, addr)):
         return old
-    new_end, old_end = page_ceil(addr), page_ceil(old)
+    new_end, old_end = -(-addr // PAGE) * PAGE, -(-old // PAGE) * PAGE
     if new_end == old_end:
         space.brk_value = addr
     elif addr <= old:
         _shrink(space, addr, new_end, old_end)
-    elif _fits(space, addr) and _grow(space, old_end, new_end):
+    elif (profile.data_limit_first or _fits(space, addr)) and _grow(space, old_end, new_end):
         space.brk_value = addr
     return space.brk_value
 
@@ -39,14 +38,15 @@ def _fits(space: AddressSpace, addr: int) -> bool:
 
 
 def _shrink(space: AddressSpace, addr: int, new_end: int, old_end: int) -> None:
-    if space.profile.modern and not space.areas.overlaps(new_end, old_end):
-        return
-    old = space.brk_value
-    space.brk_value = addr
+    """Give the pages up to ``old_end`` back, unless that needs an area more than there may be."""
     try:
-        space.munmap(new_end, old_end - new_end)
+        old = space.cut_out(new_end, old_end)
     except OSError:
-        space.brk_value = old
+        return
+    if old or not space.profile.modern:
+        space.brk_value = addr
+    if old:
+        space.drop(old)
 
 
 def _grow(space: AddressSpace, old_end: int, new_end: int) -> bool:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SIGABRT: Final = 6
 _PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
 _MOST_LEASED: Final = 1 << 34
+_TABLES: Final = 1 << 39  # bytes that share page tables but for the root, at most
+FARTHEST: Final = 1 << 64
+"""Above every address."""
 
 
 class ProcessHeap(HeapView):
@@ -35,6 +38,7 @@ class ProcessHeap(HeapView):
     _written_at = 0  # the break for which the heap's area is known to be written
     _area: Vma | None = None  # the one below the break, unless it is in no list any more
     _lease: tuple[int, int, int] | None = None  # as the heap has it
+    far = FARTHEST  # what changes from here on does not touch the lease
     _terms: tuple[Limits, OvercommitSettings, int] | None = None  # under these the room is steady
     _steady_room = 0
 
@@ -150,7 +154,7 @@ class ProcessHeap(HeapView):
         if below is None or below.end != top or below.prev is None:
             below = self._area = space.areas.find(top - 1)
         if below is None or below.end != top or not space.start_brk <= below.start < top:
-            self._lease = None
+            self._lease, self.far = None, FARTHEST
             self.heap.lease(self.heap.brk)  # the first step makes the area: policy does it
             return
         before, above = below.prev, below.next
@@ -168,6 +172,8 @@ class ProcessHeap(HeapView):
         if lease != self._lease:
             self.heap.lease(*lease)
             self._lease = lease
+        far = (highest // _TABLES + 1) * _TABLES  # no table of the heap reaches farther
+        self.far = far if terms == self._terms and far <= min(limit, ceiling) else FARTHEST
 
     def _room(self) -> int:
         """Pages that neither limits nor promises keep from the break."""

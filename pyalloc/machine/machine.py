@@ -416,6 +416,13 @@ user_reserve_kbytes
         """Return whether the overcommit policy lets ``process`` have ``pages`` more."""
         return self.promises.allows(process, pages, more_vm)
 
+    def renew_leases(self) -> None:
+        """Let every heap know that other rules hold for its break."""
+        for process in self.processes.values():
+            if process.alive:
+                process.heap.sync()
+                process.heap.lease()
+
     def promise_room(self, process: Process, pages: int) -> int:
         """Return how many of ``pages`` could be promised one by one without a question."""
         return self.promises.room(process, pages)

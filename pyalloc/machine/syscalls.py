@@ -44,12 +44,16 @@ class SystemCalls(FileCalls):
         self.heap.sync()
         return self.space
 
-    def _after(self) -> None:
-        """Let time pass, and the heap and the machine know that areas may have changed."""
-        machine = self.machine
+    def _after(self, changed: int = 0) -> None:
+        """Let time pass, and the heap and the machine know that areas may have changed.
+
+        ``changed`` is an address below which none has.
+        """
+        machine, heap = self.machine, self.heap
         cost = machine.costs.system_call
         machine.ram.pass_time(cost, cost)
-        self.heap.lease()
+        if changed < heap.far:
+            heap.lease()
         if machine.objects_changed:
             machine.drop_dead_objects()
 
@@ -78,10 +82,12 @@ class SystemCalls(FileCalls):
         if offset % PAGE:
             fail(errno.EINVAL)
         file = None if flags & _ANONYMOUS else self._file(fd)
+        at = 0
         try:
-            return mapping.mmap(space, addr, length, prot, flags, file, offset)
+            at = mapping.mmap(space, addr, length, prot, flags, file, offset)
         finally:
-            self._after()
+            self._after(at)
+        return at
 
     def munmap(self, addr: int, length: int) -> int:
         """Unmap a range and return 0, as ``munmap(2)``.
@@ -99,7 +105,7 @@ class SystemCalls(FileCalls):
         try:
             return space.munmap(addr, length)
         finally:
-            self._after()
+            self._after(addr)
 
     def mprotect(self, addr: int, length: int, prot: int) -> int:
         """Change the protection of a range and return 0, as ``mprotect(2)``.
@@ -117,7 +123,7 @@ class SystemCalls(FileCalls):
         try:
             return protection.mprotect(space, addr, length, prot)
         finally:
-            self._after()
+            self._after(addr)
 
     def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
         """Resize or move a mapping and return its address, as ``mremap(2)``.

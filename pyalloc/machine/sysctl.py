@@ -102,6 +102,7 @@ class Sysctl(MutableMapping[str, int]):
         machine = self._machine
         if name in _OVERCOMMIT:
             machine.overcommit = self.overcommit()
+            machine.renew_leases()
         elif name == "vm.swappiness":
             machine.ram.configure(replace(machine.ram.settings, swappiness=self[name]))
         elif name == "vm.page-cluster":
