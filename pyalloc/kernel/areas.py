@@ -121,10 +121,12 @@ class Areas(AreaList):
                     anon.inherit(right, new)
                 self.move_start(right, new.start)
             return right
-        anon.inherit(left, right if right and right.anon_vma else new)
         if right is None:
+            if new.chain:
+                anon.inherit(left, new)
             left.end = new.end
             return left
+        anon.inherit(left, right if right.anon_vma else new)
         end = right.end
         self.remove(right)
         left.end = end

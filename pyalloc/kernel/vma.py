@@ -266,10 +266,10 @@ class AddressSpace:
         first = self.areas.find(start)
         if first is None or first.start >= end:
             return []
-        old = [first]
-        while (above := old[-1].next) is not None and above.start < end:
-            old.append(above)
-        last = old[-1]
+        old, last = [first], first
+        while last.end < end and last.next is not None and last.next.start < end:
+            last = last.next
+            old.append(last)
         if first.start < start:
             self._may_split(first, counted=not self.profile.modern or end < first.end)
             old[0] = self.areas.split(first, start)

@@ -80,7 +80,8 @@ class Promises:
         if settings.overcommit_memory == ALWAYS:
             return True
         if settings.overcommit_memory == GUESS and machine.profile.modern:
-            return could_hold(machine.total_ram, machine.total_swap, pages)
+            ram = machine.total_ram
+            return pages <= ram or could_hold(ram, machine.total_swap, pages)
         counts = self._counts(process, more_vm)
         return self.policy.allows(settings, counts, pages, root=process.uid == 0)
 
