@@ -298,10 +298,26 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], text: s
         glibc.run(trace((O.MALLOC, 0, 1)), **options)
 
 
-def test_threads_are_refused() -> None:
-    calls = pa.Trace.from_arrays([0, 0], [0, 1], [1, 1], thread=[1, 2])
-    with pytest.raises(ArgumentError, match="threads"):
+def test_more_threads_than_there_is_room_for_are_refused() -> None:
+    many = np.arange(glibc.MOST_THREADS)
+    calls = pa.Trace.from_arrays(np.zeros_like(many), many, many, thread=many)
+    with pytest.raises(ArgumentError, match="1023 threads"):
         glibc.run(calls)
+
+
+@needs_cc
+@pytest.mark.parametrize("word", WORDS)
+def test_each_thread_has_a_heap_of_its_own_until_it_ends(word: int) -> None:
+    """What a thread leaves is the next one's: arena and blocks, but not its cache."""
+    op = [O.MALLOC, O.MALLOC, O.FREE, O.MALLOC, O.THREAD_EXIT, O.MALLOC, O.MALLOC]
+    block = [0, 1, 1, 2, pa.NULL_BLOCK, 3, 4]
+    calls = pa.Trace.from_arrays(op, block, [99] * 7, thread=[0, 1, 1, 2, 1, 3, 0])
+    real = glibc.run(calls, record=RECORD, word=word)
+    assert real.address is not None
+    first, one, _, two, _, three, last = (int(at) for at in real.address)
+    assert abs(last - first) < 1 << 12
+    assert one >> 20 != two >> 20
+    assert three == one  # the cache was emptied into the top
 
 
 @needs_cc

@@ -252,7 +252,7 @@ typedef struct pt {
     bool threaded;
     bool main_ready; /* the main arena is initialised */
     bool hooked; /* up to 2.33: the first malloc, calloc or realloc is still to come */
-    bool initialised; /* by a call that does so: only 2.3.3's malloc_trim minds */
+    bool initialised; /* by a call that does so, whose thread has the main arena */
     bool damaged; /* chunks may not be what they seem: a check of integrity may fail */
     pt_op op;
     pt_sys sys;

@@ -457,8 +457,8 @@ static bool drop_empty_heaps(pt *h, pt_arena *a, pa_unit *top)
         uint64_t units = size_of(h, fence) + ((end - behind) >> h->unit_shift);
         if (!prev_in_use(h, fence))
             units += at(h, fence)->prev_size;
-        if (bytes_of(h, units) + (pt_heap_max(h) - before->size) <
-            h->mp.top_pad + bytes_of(h, MIN_UNITS) + heap_page(h))
+        uint64_t room = bytes_of(h, units) + (pt_heap_max(h) - before->size);
+        if (room < ((h->mp.top_pad + bytes_of(h, MIN_UNITS) + heap_page(h)) & size_mask(h)))
             return true;
         a->system_mem -= heap->size;
         h->base.count_moves++;

@@ -114,12 +114,22 @@ static uint64_t fail_wild(pt *h)
     return PENDING;
 }
 
+/* What _int_malloc() was asked for. */
+static uint64_t asked_bytes(const pt *h)
+{
+    if (h->op.kind == PA_OP_MEMALIGN)
+        return bytes_of(h, h->op.nb + MIN_UNITS) + h->op.align;
+    if (h->op.kind == PA_OP_REALLOC && h->op.old && !h->op.moving)
+        return bytes_of(h, h->op.nb) - (h->pf->align - 1);
+    return h->op.bytes;
+}
+
 static uint64_t finish(pt *h, pa_unit c)
 {
     if (is_wild(h, c))
         return fail_wild(h);
     if (h->mp.perturb && c && !h->op.cached)
-        heap_touch_range(&h->base, pointer_of(h, c), bytes_of(h, h->op.inner) - h->pf->word);
+        heap_touch_range(&h->base, pointer_of(h, c), asked_bytes(h));
     if (h->op.kind == PA_OP_MEMALIGN)
         return finish_memalign(h, c);
     if (h->op.kind == PA_OP_REALLOC && h->op.pointer)
@@ -131,13 +141,13 @@ static uint64_t finish(pt *h, pa_unit c)
     return done(h, pointer_of(h, c));
 }
 
-/* arena_get(): the thread's own, the main one for the first thread, or one that is found for it.
+/* arena_get(): the thread's own, or one that is found for it.
  * False: one is being made, *pending is what it gave so far. */
 static bool choose_arena(pt *h, pa_unit *pending)
 {
     pt_thread *t = self(h);
     h->op.phase = PH_ARENA;
-    if (t->arena < 0 && h->op.thread == 0)
+    if (t->arena < 0 && h->op.thread == 0 && !h->initialised)
         pt_attach(h, t, 0);
     if (t->arena < 0 || h->arenas[t->arena].corrupt)
         return pt_find_arena(h, false, pending);
@@ -188,6 +198,7 @@ static bool retry_elsewhere(pt *h, pa_unit *c)
         return true;
     }
     h->op.phase = PH_RETRY_ARENA;
+    h->op.arena_bytes = h->op.bytes;
     bool main_locked = h->op.kind != PA_OP_MEMALIGN;
     if (pt_find_arena(h, main_locked, c))
         *c = take_again(h);
@@ -258,7 +269,8 @@ static uint64_t allocate(pt *h, uint32_t kind, uint64_t bytes, uint64_t align)
 {
     bool fits = request_fits(h, bytes), hooked = h->hooked;
     h->hooked = false;
-    if (!fits && !h->pf->retries_alone)
+    bool looks = h->pf->retries_alone || (h->pf->version >= 243 && kind == PA_OP_MALLOC);
+    if (!fits && !looks)
         return done(h, 0);
     h->op = (pt_op){.kind = kind,
                     .thread = h->base.thread,
@@ -390,6 +402,16 @@ static uint64_t finish_memalign(pt *h, pa_unit c)
     return done(h, mem_of(h, c));
 }
 
+/* What memalign() does not even look for an arena for; what it does fails there, and then in another
+ * if there are threads. */
+static bool memalign_refuses(const pt *h, uint64_t bytes, bool wraps)
+{
+    bool fits = request_fits(h, bytes);
+    if (h->pf->version >= 219 && h->pf->version < 230)
+        return !fits || wraps;
+    return h->pf->version >= 241 && h->pf->version < 243 && !fits;
+}
+
 static uint64_t memalign(pt *h, uint32_t call, uint64_t align, uint64_t bytes)
 {
     uint64_t mask = size_mask(h);
@@ -406,8 +428,7 @@ static uint64_t memalign(pt *h, uint32_t call, uint64_t align, uint64_t bytes)
         align = power;
     }
     uint64_t least = bytes_of(h, MIN_UNITS);
-    bool guarded = h->pf->version >= 219;
-    if (guarded && (!request_fits(h, bytes) || bytes > mask - align - least))
+    if (memalign_refuses(h, bytes, bytes > mask - align - least))
         return done(h, 0);
     h->op = (pt_op){.kind = PA_OP_MEMALIGN,
                     .thread = h->base.thread,
@@ -416,7 +437,8 @@ static uint64_t memalign(pt *h, uint32_t call, uint64_t align, uint64_t bytes)
                     .never_retried = h->pf->version < 204 && call >= PA_OP_VALLOC,
                     .nb = request_units(h, bytes)};
     uint64_t inner = (bytes_of(h, h->op.nb) + align + least) & mask;
-    h->op.hopeless = !request_fits(h, bytes) || !request_fits(h, inner);
+    h->op.hopeless = !request_fits(h, bytes) || !request_fits(h, inner) ||
+                     (h->pf->version >= 230 && bytes > mask - align - least);
     h->op.inner = h->op.hopeless ? 0 : request_units(h, inner);
     h->op.arena_bytes = wants_tcache(h) ? h->pf->tcache_bytes : bytes + align + least;
     pa_unit cached =
@@ -631,6 +653,8 @@ static const char *resize_fault(const pt *h, const pt_arena *a, pa_unit c)
 
 static uint64_t realloc_chunk(pt *h, pa_unit c)
 {
+    if (h->op.hopeless)
+        return done(h, 0);
     pt_arena *a = pt_arena_of(h, c);
     const char *fault = resize_fault(h, a, c);
     if (fault) {
@@ -727,20 +751,21 @@ static uint64_t pt_realloc(pt *h, uint64_t mem, uint64_t bytes)
         return unknown_pointer(h, mem, "realloc(): invalid pointer");
     if (keeps_block(h, m != NULL, bytes, pt_usable(&h->base, mem)))
         return done(h, mem);
-    if (!request_fits(h, bytes))
+    bool fits = request_fits(h, bytes);
+    bool born = m || h->pf->birth != BIRTH_CALL || !pt_tcache_unborn(h);
+    if (!fits && born)
         return done(h, 0);
     h->op = (pt_op){.kind = PA_OP_REALLOC,
                     .thread = h->base.thread,
                     .pointer = mem,
                     .bytes = bytes,
-                    .nb = request_units(h, bytes)};
+                    .hopeless = !fits,
+                    .nb = fits ? request_units(h, bytes) : MIN_UNITS};
     if (m)
         return realloc_mapped(h, m);
     h->op.old = chunk_of(h, mem);
     h->op.arena_bytes = h->pf->tcache_bytes;
-    if (h->pf->birth != BIRTH_CALL || !pt_tcache_unborn(h))
-        return realloc_chunk(h, h->op.old);
-    return run(h, 0);
+    return born ? realloc_chunk(h, h->op.old) : run(h, 0);
 }
 
 /* ---- threads end --------------------------------------------------------------------------------- */
@@ -798,6 +823,20 @@ static uint64_t sbrk_by_somebody(pt *h, uint64_t delta)
     return heap_ask(&h->base, PA_STOP_BRK, wanted, delta, 0, 0);
 }
 
+/* ptmalloc_init(): the thread that first needs it gets the main arena; since 2.42 it is made before
+ * main(), by the first. */
+static void initialise(pt *h, const pa_call *call)
+{
+    bool early = h->pf->version >= 242;
+    bool refused = call->op == PA_OP_POSIX_MEMALIGN &&
+                   (call->arg % h->pf->word || call->arg & (call->arg - 1));
+    bool trims = call->op == PA_OP_MALLOC_TRIM && h->pf->version < 208;
+    if (!early && (call->op >= PA_OP_SBRK || call->op == PA_OP_FREE || refused || trims))
+        return;
+    h->initialised = true;
+    pt_attach(h, &h->threads[early ? 0 : call->thread], 0);
+}
+
 static uint64_t pt_call(pa_heap *heap, const pa_call *call)
 {
     pt *h = (pt *)heap;
@@ -808,8 +847,8 @@ static uint64_t pt_call(pa_heap *heap, const pa_call *call)
     h->base.thread = call->thread;
     h->threaded |= call->thread != 0;
     h->damaged |= call->pointer && !call->known;
-    h->initialised |=
-        call->op < PA_OP_SBRK && call->op != PA_OP_MALLOC_TRIM && call->op != PA_OP_FREE;
+    if (!h->initialised)
+        initialise(h, call);
     h->op.thread = call->thread;
     switch (call->op) {
     case PA_OP_MALLOC:

@@ -29,6 +29,7 @@ FLAGS: Final = (
     "-D_GNU_SOURCE",
     "-D_FILE_OFFSET_BITS=64",
     "-Wl,-z,now",
+    "-pthread",
 )
 BARE: Final = (
     "-O1",
@@ -104,10 +105,12 @@ def cache_folder() -> Path:
     return _temporary_folder()
 
 
-def _identity(cc: Path, flags: tuple[str, ...], source: bytes) -> str:
+def _identity(cc: Path, flags: tuple[str, ...], source: Path) -> str:
+    headers = sorted(source.parent.glob("*.h"))
+    text = b"\0".join(path.read_bytes() for path in (source, *headers))
     status = cc.stat()
     parts = [str(cc), str(status.st_mtime_ns), str(status.st_size), platform.machine(), *flags]
-    return hashlib.sha256("\0".join(parts).encode() + b"\0" + source).hexdigest()[:24]
+    return hashlib.sha256("\0".join(parts).encode() + b"\0" + text).hexdigest()[:24]
 
 
 def _flags(word: int, *, bare: bool) -> tuple[str, ...]:
@@ -148,7 +151,7 @@ def program(name: str, *, word: int = 8, bare: bool = False, flags: tuple[str, .
     """
     cc, flags = compiler(), (*_flags(word, bare=bare), *flags)
     source = SOURCES / f"{name}.c"
-    target = cache_folder() / f"{name}-{_identity(cc, flags, source.read_bytes())}"
+    target = cache_folder() / f"{name}-{_identity(cc, flags, source)}"
     if not target.exists():
         _build(cc, flags, source, target, word)
     return target

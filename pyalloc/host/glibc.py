@@ -1,6 +1,6 @@
 """The real C library of this machine, making the calls of a trace.
 
-A small C program (``csrc/calls.c``) takes the columns, makes the calls with one thread in a fresh
+A small C program (``csrc/calls.c``) takes the columns, makes the calls in their order in a fresh
 process whose addresses are not randomised, and hands back what the library and the kernel did.
 All memory of that program is mapped and faulted in before call 0, so that addresses, faults and
 resident bytes are the library's alone.
@@ -37,8 +37,11 @@ RECORDS: Final = ("address", "brk", "usable")
 TOUCHES: Final = ("none", "write", "recorded")
 """Whether blocks are written: never, whole when they are allocated, or where TOUCH rows say."""
 
+MOST_THREADS: Final = 1024
+"""Threads the program has room for."""
+
 _MAGIC: Final = 0x70610001
-_IN: Final = struct.Struct("9Q")
+_IN: Final = struct.Struct("12Q")
 _ASKED: Final = struct.Struct("10Q")
 _TOLD: Final = struct.Struct("9Q16s")
 _INFO: Final = struct.Struct("10q10Q")
@@ -157,10 +160,13 @@ def run(
 ) -> HostRun:
     """Make the calls of ``trace`` on the C library of this machine.
 
+    Calls of several threads are made by as many, one at a time, in the order of the rows: a thread
+    starts right before its first row, and has ended before the row after its THREAD_EXIT.
+
     Parameters
     ----------
     trace
-        The calls, of one thread.  A 32-bit process takes the low half of sizes and arguments.
+        The calls.  A 32-bit process takes the low half of sizes and arguments.
     touch
         One of :data:`TOUCHES`.
     record
@@ -229,8 +235,8 @@ def _check(trace: Calls, touch: str, record: Sequence[str], repeat: int) -> None
     if repeat < 1:
         message = f"repeat must be 1 or more (got {repeat})"
         raise ArgumentError(message)
-    if len(trace.thread) and (trace.thread != trace.thread[0]).any():
-        message = "the trace has calls of several threads; the real library is run with one"
+    if len(np.unique(trace.thread)) >= MOST_THREADS:
+        message = f"the trace has calls of more than {MOST_THREADS - 1} threads"
         raise ArgumentError(message)
 
 
@@ -264,14 +270,25 @@ def _aligned(offset: int) -> int:
 def _write_columns(fd: int, trace: Calls, touch: int, *, statistics: bool) -> None:
     arg = trace.arg if trace.arg.any() else None
     block, blocks = _numbered(trace.block)
+    thread, threads = _threads(trace.thread)
     offsets, at = [], _HEADER
-    for column in (trace.op, block, trace.size, arg):
+    for column in (trace.op, block, trace.size, arg, thread):
         offsets.append(0 if column is None else at)
         if column is not None:
             _write_at(fd, np.ascontiguousarray(column), at)
             at = _aligned(at + column.nbytes)
     os.ftruncate(fd, at)
-    os.pwrite(fd, _IN.pack(_MAGIC, len(trace.op), blocks, touch, *offsets, statistics), 0)
+    *offsets, thread_at = offsets
+    counts = (_MAGIC, len(trace.op), blocks, touch)
+    os.pwrite(fd, _IN.pack(*counts, *offsets, statistics, thread_at, threads, at), 0)
+
+
+def _threads(thread: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32] | None, int]:
+    """Return the threads numbered from 0, the main one, and how many; None if it is alone."""
+    distinct = np.union1d(thread, np.zeros(1, np.uint32))
+    if len(distinct) == 1:
+        return None, 1
+    return np.searchsorted(distinct, thread).astype(np.uint32), len(distinct)
 
 
 def _numbered(block: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], int]:

@@ -20,7 +20,8 @@ def malloc_lines(verdict: MallocVerdict) -> Iterator[str]:
         f"{verdict.streams:,} streams, {verdict.calls:,} calls"
     )
     if verdict.finding is None:
-        yield "  every address, break and usable size is equal"
+        also = "usable size, page fault and resident page" if verdict.pages else "usable size"
+        yield f"  every address, break, {also} is equal"
         return
     yield from _finding_lines(verdict.finding)
 
@@ -29,15 +30,20 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
     yield f"  {finding.stream}"
     yield f"  differs at call {finding.difference.row:,} of {finding.calls:,}"
     yield f"  the shortest that still differs, {len(finding.shortest)} calls:"
+    threaded = any(call.thread for call in finding.shortest)
     for row, call in enumerate(finding.shortest):
-        yield f"    {row:>4}  {call_text(call)}"
+        who = f"thread {call.thread}  " if threaded else ""
+        yield f"    {row:>4}  {who}{call_text(call)}"
     yield f"  {difference_text(finding.shortest_difference)}"
+
+
+_PLACES: Final = ("address", "brk")
 
 
 def difference_text(difference: Difference) -> str:
     """Return a difference as one line."""
     real, model = (
-        f"{value:#x}" if isinstance(value, int) and difference.what != "usable" else str(value)
+        f"{value:#x}" if isinstance(value, int) and difference.what in _PLACES else str(value)
         for value in (difference.real, difference.model)
     )
     return f"call {difference.row}: {difference.what}: real {real}, model {model}"
@@ -63,7 +69,7 @@ def call_text(call: Call) -> str:
     aligned = "{block} = {name}({arg}, {size})"
     form = _FORMS.get(op, aligned if op in ALIGNS else "{block} = {name}({size})")
     block = "NULL" if call.block == NULL_BLOCK else f"b{call.block}"
-    size, arg = (_signed(call.size), _signed(call.arg)) if op in SIGNED else call[2:]
+    size, arg = (_signed(call.size), _signed(call.arg)) if op in SIGNED else call[2:4]
     return form.format(block=block, name=op.name.lower(), size=size, arg=arg)
 
 

@@ -28,6 +28,7 @@ def malloc(
     kind: Annotated[list[str] | None, Parameter(negative="")] = None,
     sizes: Annotated[list[str] | None, Parameter(negative="")] = None,
     touch: Literal["none", "write"] = "none",
+    threads: int = 1,
     seed: int = 0,
     tunable: Annotated[list[str] | None, Parameter(negative="")] = None,
     case: Path | None = None,
@@ -36,8 +37,9 @@ def malloc(
 ) -> int:
     """Run random streams of calls on the real C library and on the model, and compare each call.
 
-    Each pointer, each usable size, the break after each call and the library's last words must be
-    equal.  The first stream that differs is shrunk and saved as a case.
+    Each pointer, each usable size, the break after each call, page faults, resident pages and the
+    library's last words must be equal.  The first stream that differs is shrunk, and saved as a
+    case.
 
     Parameters
     ----------
@@ -48,12 +50,13 @@ def malloc(
     word
         64 or 32 bits; may be repeated; by default 64.
     kind
-        The order in which blocks are freed (see "pyalloc workload"), or "storm": every call, at
-        every border; may be repeated; by default each.
+        How blocks live (see "pyalloc workload"), or storm; may be repeated; by default each.
     sizes
         A law of sizes, such as mixed, 1-4000 or pareto:1.2:16-1M; may be repeated.
     touch
         What is done to blocks: nothing, or each is written.
+    threads
+        Spread each stream over 2 to so many threads that take turns.
     seed
         Another seed, other streams.
     tunable
@@ -77,6 +80,7 @@ def malloc(
                 seed=seed,
                 kinds=kind or (),
                 sizes=sizes or (),
+                threads=threads,
             )
             for bits in word or [64]
         ]
@@ -97,11 +101,18 @@ def check(
     seed: int = 0,
     kinds: Sequence[str] = (),
     sizes: Sequence[str] = (),
+    threads: int = 1,
 ) -> MallocVerdict:
     """Verify one word size, with a progress bar."""
     setting = setting or Setting()
     specs = random_streams(
-        streams, calls=calls, kinds=kinds, sizes=sizes, seed=seed, word=setting.word
+        streams,
+        calls=calls,
+        kinds=kinds,
+        sizes=sizes,
+        seed=seed,
+        word=setting.word,
+        threads=threads,
     )
     with progressing() as progress:
         return verify_malloc(specs, setting, total=streams, progress=progress)

@@ -8,6 +8,9 @@
  * call 0, nothing here uses stdio before the last call, and the address space is not randomised.  What is measured
  * between call 0 and the last is therefore the library's doing, to the page.
  *
+ * Calls of several threads are made in the order of the rows: a thread makes its rows up to the next
+ * of another, then hands the turn over; see turns.h.
+ *
  *     entry of the block table:  address of the block, bit 0 set once it is not allocated any more
  */
 #include <errno.h>
@@ -51,7 +54,8 @@ enum {
     SBRK,
     MMAP,
     MUNMAP,
-    TOUCH
+    TOUCH,
+    THREAD_EXIT
 };
 
 enum touch { TOUCH_NONE, TOUCH_WRITE, TOUCH_RECORDED };
@@ -61,6 +65,7 @@ struct in_header {
     uint64_t magic, count, count_blocks, touch;
     uint64_t op, block, size, arg;
     uint64_t statistics; /* 1: say at the end what the library says of itself */
+    uint64_t thread, count_threads, bytes;
 };
 
 struct out_header {
@@ -81,11 +86,15 @@ struct run {
     const uint8_t *op;
     const uint32_t *block;
     const uint64_t *size, *arg;
+    const uint32_t *thread; /* NULL: one thread makes all calls */
     uint64_t *address, *brk, *usable;
     uintptr_t *table;
     uint64_t *sizes; /* of each block, for TOUCH rows only */
     struct out_header *out;
 };
+
+void *__libc_calloc(size_t count, size_t size);
+void __libc_free(void *p);
 
 /* ---- the calls -------------------------------------------------------------------------------- */
 
@@ -105,7 +114,7 @@ static void *allocate(int op, size_t size, size_t arg)
     case MALLOC:
         return malloc(size);
     case CALLOC:
-        return calloc(1, size);
+        return __libc_calloc(1, size);
     case VALLOC:
         return valloc(size);
     case PVALLOC:
@@ -184,10 +193,10 @@ static void write_down(const struct run *r, size_t row, void *p)
 }
 
 static inline __attribute__((always_inline)) void loop(const struct run *r, bool record,
-                                                       enum touch touch)
+                                                       enum touch touch, size_t row, size_t end)
 {
     uintptr_t nobody = 0;
-    for (size_t row = 0; row < r->count; row++) {
+    for (; row < end; row++) {
         uint32_t block = r->block[row];
         /* so that the wait for this table is not charged to the library */
         if (row + AHEAD < r->count && r->block[row + AHEAD] != NO_BLOCK)
@@ -196,7 +205,7 @@ static inline __attribute__((always_inline)) void loop(const struct run *r, bool
         void *p = NULL;
         *(volatile uint64_t *)&r->out->row = row;
         if (r->op[row] == FREE) {
-            free((void *)(*entry & ~DEAD));
+            __libc_free((void *)(*entry & ~DEAD));
             *entry |= DEAD;
         } else if (r->op[row] == MALLOC) {
             p = malloc((size_t)r->size[row]);
@@ -212,22 +221,24 @@ static inline __attribute__((always_inline)) void loop(const struct run *r, bool
             write_down(r, row, p);
         nobody = 0;
     }
-    *(volatile uint64_t *)&r->out->row = r->count;
+    *(volatile uint64_t *)&r->out->row = end;
 }
 
-static __attribute__((noinline)) void run_calls(const struct run *r, enum touch touch)
+/* Make the rows from the first to before the end. */
+static __attribute__((noinline)) void run_calls(const struct run *r, enum touch touch, size_t first,
+                                                size_t end)
 {
     bool record = r->address || r->brk || r->usable;
     if (touch == TOUCH_RECORDED)
-        loop(r, record, TOUCH_RECORDED);
+        loop(r, record, TOUCH_RECORDED, first, end);
     else if (touch == TOUCH_WRITE && record)
-        loop(r, true, TOUCH_WRITE);
+        loop(r, true, TOUCH_WRITE, first, end);
     else if (touch == TOUCH_WRITE)
-        loop(r, false, TOUCH_WRITE);
+        loop(r, false, TOUCH_WRITE, first, end);
     else if (record)
-        loop(r, true, TOUCH_NONE);
+        loop(r, true, TOUCH_NONE, first, end);
     else
-        loop(r, false, TOUCH_NONE);
+        loop(r, false, TOUCH_NONE, first, end);
 }
 
 /* ---- before and after ------------------------------------------------------------------------- */
@@ -311,6 +322,8 @@ static void *map(struct out_header *out, int fd, uint64_t at, uint64_t bytes, in
     return p;
 }
 
+#include "turns.h"
+
 /* Private memory first: the files then lie between it and what the library maps. */
 static void set_up(struct run *r, const struct in_header *in, int in_fd, int out_fd)
 {
@@ -320,12 +333,15 @@ static void set_up(struct run *r, const struct in_header *in, int in_fd, int out
     r->table = map(out, -1, 0, in->count_blocks * sizeof *r->table, PROT_READ | PROT_WRITE);
     if (in->touch == TOUCH_RECORDED)
         r->sizes = map(out, -1, 0, in->count_blocks * sizeof *r->sizes, PROT_READ | PROT_WRITE);
-    uint64_t in_bytes = (in->arg ? in->arg : in->size) + in->count * 8;
+    uint64_t in_bytes = in->bytes;
+    if (in->thread)
+        set_up_turns(out, in->count_threads);
     const char *columns = map(out, in_fd, 0, in_bytes, PROT_READ);
     r->op = (const uint8_t *)(columns + in->op);
     r->block = (const uint32_t *)(const void *)(columns + in->block);
     r->size = (const uint64_t *)(const void *)(columns + in->size);
     r->arg = in->arg ? (const uint64_t *)(const void *)(columns + in->arg) : NULL;
+    r->thread = in->thread ? (const uint32_t *)(const void *)(columns + in->thread) : NULL;
     if (!out->columns_bytes)
         return;
     char *results = map(out, out_fd, out->columns, out->columns_bytes, PROT_READ | PROT_WRITE);
@@ -347,7 +363,10 @@ static void measure(const struct run *r, enum touch touch)
     struct rusage before, after;
     getrusage(RUSAGE_SELF, &before);
     uint64_t begin = now();
-    run_calls(r, touch);
+    if (r->thread)
+        take_turns(r, touch);
+    else
+        run_calls(r, touch, 0, r->count);
     uint64_t end = now();
     getrusage(RUSAGE_SELF, &after);
     r->out->nanoseconds = end - begin;

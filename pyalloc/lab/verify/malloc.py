@@ -1,9 +1,14 @@
-"""Random streams of calls on the host's glibc and on the model, compared call by call."""
+"""Random streams of calls on the host's glibc and on the model, compared call by call.
+
+Streams of several threads are made one call at a time, in one order, by as many real threads.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,15 +24,21 @@ from pyalloc.lab.verify.twin import twin_machine
 from pyalloc.machine import Replay
 from pyalloc.trace import NULL_BLOCK, Op, Trace
 from pyalloc.trace.ops import ALLOCATES
+from pyalloc.workload.spread import SpreadSpec
 from pyalloc.workload.storm import ORDERS, StormSpec
 from pyalloc.workload.streams import KINDS, SIZES, StreamSpec
 from pyalloc.workload.words import nearest
 
-Spec = StreamSpec | StormSpec
+Spec = StreamSpec | StormSpec | SpreadSpec
 """A stream that can be made."""
 
 COMPARED: Final = ("address", "brk", "usable")
 """What is compared of every call: the pointer, the break after it, malloc_usable_size."""
+
+PAGES: Final = ("minor_faults", "rss")
+"""What is compared at the end: page faults since call 0, and bytes resident since then."""
+
+_HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 ARCH: Final = {64: "x86_64", 32: "i386"}
 
@@ -39,6 +50,7 @@ class Call(NamedTuple):
     block: int
     size: int
     arg: int
+    thread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +66,8 @@ class Setting:
 class Difference:
     """The first thing in which two runs differ.
 
-    ``what`` is one of :data:`COMPARED`, or ``"end"``: one of them ended at ``row``, or with other
-    words.
+    ``what`` is one of :data:`COMPARED`, one of :data:`PAGES` (then ``row`` is the number of calls),
+    or ``"end"``: one of them ended at ``row``, or with other words.
     """
 
     row: int
@@ -94,7 +106,8 @@ class MallocVerdict:
     """What was run on the host's glibc, on which model, and how near it comes.
 
     ``streams`` of ``calls`` calls in all were compared until the first that differs;
-    ``equal_calls`` of the calls are equal in everything compared.
+    ``equal_calls`` of the calls are equal in everything compared.  ``pages`` says whether that is
+    page faults and resident pages, too; it is not where the host gives out huge pages.
     """
 
     glibc: str
@@ -104,6 +117,7 @@ class MallocVerdict:
     calls: int
     equal_calls: int
     finding: Finding | None
+    pages: bool = True
 
     @property
     def agrees(self) -> bool:
@@ -133,7 +147,16 @@ def profile_for(version: str) -> str:
     return known[max(before) if before else min(known)]
 
 
-def compare(real: glibc.HostRun, model: Replay) -> Difference | None:
+def counts_pages(setting: Setting) -> bool:
+    """Return whether this host gives out memory page by page, so that pages can be compared."""
+    if setting.tunables.get("hugetlb"):
+        return False
+    with contextlib.suppress(OSError):
+        return "[always]" not in _HUGE_PAGES.read_text(encoding="ascii")
+    return True
+
+
+def compare(real: glibc.HostRun, model: Replay, *, pages: bool = True) -> Difference | None:
     """Return the first difference of two runs of one stream."""
     rows = min(real.calls, model.summary.calls)
     found = [
@@ -144,9 +167,17 @@ def compare(real: glibc.HostRun, model: Replay) -> Difference | None:
     if found:
         return min(found, key=lambda difference: difference.row)
     ends = _end_of_real(real), _end_of_model(model)
-    if real.calls == model.summary.calls and ends[0] == ends[1]:
-        return None
-    return Difference(rows, "end", *ends)
+    if real.calls != model.summary.calls or ends[0] != ends[1]:
+        return Difference(rows, "end", *ends)
+    return _page_difference(real, model) if pages and not real.signal else None
+
+
+def _page_difference(real: glibc.HostRun, model: Replay) -> Difference | None:
+    pairs = (
+        ("minor_faults", real.minor_faults, model.summary.minor_faults),
+        ("rss", real.rss - real.rss0, model.summary.rss),
+    )
+    return next((Difference(real.calls, *pair) for pair in pairs if pair[1] != pair[2]), None)
 
 
 def _first(
@@ -240,10 +271,11 @@ def verify_malloc(
     setting = setting or Setting()
     version = glibc.version(setting.word // 8)
     allocator = allocator or profile_for(version)
-    verdict = MallocVerdict(version, allocator, setting.word, 0, 0, 0, None)
+    pages = counts_pages(setting)
+    verdict = MallocVerdict(version, allocator, setting.word, 0, 0, 0, None, pages)
     for spec in specs:
         trace = spec.make()
-        difference = compare(*run_both(trace, setting, allocator, planted))
+        difference = compare(*run_both(trace, setting, allocator, planted), pages=pages)
         equal = len(trace) if difference is None else difference.row
         verdict = replace(
             verdict,
@@ -267,7 +299,8 @@ class _Shrinking:
     progress: Progress
 
     def difference(self, calls: Sequence[Call]) -> Difference | None:
-        return compare(*run_both(trace_of(calls), self.setting, self.allocator, self.planted))
+        both = run_both(trace_of(calls), self.setting, self.allocator, self.planted)
+        return compare(*both, pages=counts_pages(self.setting))
 
     def finding(self, name: str, trace: Trace, difference: Difference) -> Finding:
         """Shrink to the fewest calls that differ in any way."""
@@ -291,7 +324,9 @@ class _Shrinking:
 def simpler(call: Call) -> Iterator[Call]:
     """Yield plainer forms of a call: malloc for what is like it, less alignment, smaller sizes."""
     if call.op in ALLOCATES and call.op not in {Op.MALLOC, Op.REALLOC}:
-        yield Call(Op.MALLOC, call.block, call.size, 0)
+        yield call._replace(op=Op.MALLOC, arg=0)
+    for thread in range(call.op == Op.THREAD_EXIT, call.thread):
+        yield call._replace(thread=thread)
     for name in ("arg", "size"):
         value = getattr(call, name)
         for smaller in _smaller(value):
@@ -316,14 +351,14 @@ def renumbered(calls: Sequence[Call]) -> tuple[Call, ...]:
 
 def calls_of(trace: Trace) -> list[Call]:
     """Return the rows of ``trace``."""
-    columns = (trace.op, trace.block, trace.size, trace.arg)
+    columns = (trace.op, trace.block, trace.size, trace.arg, trace.thread)
     return [Call(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def trace_of(calls: Sequence[Call]) -> Trace:
     """Return rows as a trace."""
-    columns = list(zip(*calls, strict=True)) if calls else [()] * 4
-    return Trace.from_arrays(*(list(column) for column in columns))
+    op, block, size, arg, thread = zip(*calls, strict=True) if calls else [()] * 5
+    return Trace.from_arrays(list(op), list(block), list(size), list(arg), list(thread))
 
 
 STORM: Final = "storm"
@@ -341,14 +376,31 @@ def random_streams(
     sizes: Sequence[str] = (),
     seed: int = 0,
     word: int = 64,
+    threads: int = 1,
 ) -> Iterator[Spec]:
     """Yield ``count`` streams: lifetimes, size laws and blocks alive drawn from ``seed``.
 
     ``kinds`` and ``sizes`` are what is drawn from.  Kinds are those of
     :data:`~pyalloc.workload.streams.KINDS` and :data:`STORM`, by default all of them, with a storm
     for each fourth; sizes are by default all of :data:`~pyalloc.workload.streams.SIZES`.  ``word``
-    is the pointer's bits, which decide what storms take for larger than any memory.
+    is the pointer's bits, which decide what storms take for larger than any memory.  With more than
+    one of ``threads``, each stream is spread over 2 to so many.
     """
+    for spec in _streams(count, calls=calls, kinds=kinds, sizes=sizes, seed=seed, word=word):
+        if threads == 1:
+            yield spec
+            continue
+        if not 1 < threads < glibc.MOST_THREADS:
+            message = f"threads must be 1 to {glibc.MOST_THREADS - 1} (got {threads})"
+            raise ArgumentError(message)
+        some = int(np.random.default_rng((spec.seed, threads)).integers(2, threads + 1))
+        yield SpreadSpec(stream=spec, threads=some, seed=spec.seed)
+
+
+def _streams(
+    count: int, *, calls: int, kinds: Sequence[str], sizes: Sequence[str], seed: int, word: int
+) -> Iterator[StreamSpec | StormSpec]:
+    """Yield streams of one thread."""
     if count < 1 or calls < 1:
         message = f"at least one stream of one call is needed (got {count} of {calls})"
         raise ArgumentError(message)

@@ -17,6 +17,7 @@ from pyalloc.lab.verify.malloc import (
     MallocVerdict,
     Setting,
     compare,
+    counts_pages,
     profile_for,
     run_both,
     trace_of,
@@ -92,18 +93,21 @@ def read_case(path: Path) -> Case:
     return Case(setting, calls, str(data.get("name", "")))
 
 
-def _call(op: str, block: int | None, size: int, arg: int) -> Call:
-    return Call(Op[op], NULL_BLOCK if block is None else int(block), int(size), int(arg))
+def _call(op: str, block: int | None, size: int, arg: int, thread: int = 0) -> Call:
+    number = NULL_BLOCK if block is None else int(block)
+    return Call(Op[op], number, int(size), int(arg), int(thread))
 
 
 def verify_case(case: Case, allocator: str | None = None) -> MallocVerdict:
     """Run a case on this host's glibc and on the model."""
     version = glibc.version(case.setting.word // 8)
     allocator = allocator or profile_for(version)
-    found = compare(*run_both(trace_of(case.calls), case.setting, allocator))
+    pages = counts_pages(case.setting)
+    both = run_both(trace_of(case.calls), case.setting, allocator)
+    found = compare(*both, pages=pages)
     finding = None
     if found:
         finding = Finding(case.name, case.setting, len(case.calls), found, case.calls, found)
     equal = found.row if found else len(case.calls)
     word = case.setting.word
-    return MallocVerdict(version, allocator, word, 1, len(case.calls), equal, finding)
+    return MallocVerdict(version, allocator, word, 1, len(case.calls), equal, finding, pages)
