@@ -19,7 +19,7 @@ from pyalloc.errors import (
     WrongType,
 )
 from pyalloc.host.outlook import Outlook, outlook
-from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT
+from pyalloc.kernel.abi import MADV, MAP, MREMAP, PER, PROT
 from pyalloc.kernel.costs import Costs
 from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import Task, oom_policy
@@ -73,6 +73,7 @@ __all__ = [
     "MAP",
     "MREMAP",
     "NULL_BLOCK",
+    "PER",
     "PROGRAMS",
     "PROT",
     "WORKLOADS",

@@ -24,7 +24,7 @@ SWAP: Final = 888 << 20
 
 _REFUSALS: Final = {
     3: "the process may not join its cgroup",
-    4: "a personality of 3 GB is refused here",
+    4: "its personality is refused here",
 }
 _EVERY: Final = 64  # blocks from one word of progress to the next
 
@@ -37,7 +37,7 @@ class ProgramRun:
 
     ``count`` blocks were given; ``error`` is errno at NULL, None if it was killed before;
     ``signal`` the name of what killed it.  ``shown`` holds the texts of ``/proc/self/status`` and
-    ``maps``: where the program was asked to show them, and at NULL.
+    ``maps``: before the first block, where the program was asked to show them, and at NULL.
     """
 
     count: int = 0
@@ -46,7 +46,7 @@ class ProgramRun:
     shown: list[dict[str, str]] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)
 
-    def status(self, place: int = 0) -> proc.Fields:
+    def status(self, place: int = 1) -> proc.Fields:
         """Return the fields of a status that was shown; sizes in kB."""
         return proc.parse_fields(self.shown[place]["/proc/self/status"])
 
@@ -56,7 +56,12 @@ class ProgramRun:
 
 
 def run_program(
-    what: str, *, stop: int = 0, procs: str = "-", progress: Progress | None = None
+    what: str,
+    *,
+    stop: int = 0,
+    procs: str = "-",
+    gib: int = 3,
+    progress: Progress | None = None,
 ) -> ProgramRun:
     """Run ``a`` (malloc), ``b`` (malloc and fill), ``c`` (calloc) or ``s`` (single calls).
 
@@ -65,9 +70,11 @@ def run_program(
     what
         The program.
     stop
-        After so many blocks it shows its status and map; 0: only at NULL.
+        After so many blocks it shows its status and map, too; 0: only before the first and at NULL.
     procs
         The cgroup.procs file of the cgroup it runs in; ``b`` without one would take all there is.
+    gib
+        The size of its address space, 3 or 4 GB.
     progress
         Called with a line of words now and then.
 
@@ -80,7 +87,7 @@ def run_program(
         message = "program B runs in a cgroup only: it takes all the memory it can get"
         raise HostError(message)
     path = _compile.program("article", word=4, flags=("-no-pie",))
-    command = [str(path), what, str(stop), procs]
+    command = [str(path), what, str(stop), procs, str(gib)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603
         assert child.stdout is not None  # noqa: S101 - it was asked for
         try:

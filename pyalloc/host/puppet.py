@@ -231,7 +231,8 @@ def _preparation(start: Start, files: Sequence[int]) -> Callable[[], None]:
 
     def prepare() -> None:
         libc.personality(persona)
-        resource.setrlimit(resource.RLIMIT_STACK, (limits.stack, resource.RLIM_INFINITY))
+        stack = limits.stack if limits.stack < INFINITY else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_STACK, (stack, resource.RLIM_INFINITY))
         if not limits.ipc_lock:
             libc.prctl(_PR_CAPBSET_DROP, _CAP_IPC_LOCK, 0, 0, 0)
             _limit(resource.RLIMIT_MEMLOCK, limits.memlock)

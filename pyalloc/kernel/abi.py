@@ -1,7 +1,8 @@
 """The numbers programs and kernel exchange: protections, mapping flags, advice, area flags.
 
-Source: ``include/uapi/asm-generic/mman-common.h``, ``arch/x86/include/uapi/asm/mman.h`` and
-``include/linux/mm.h`` of Linux 6.12.  Area flags are plain ints: they are compared on every merge.
+Source: ``include/uapi/asm-generic/mman-common.h``, ``arch/x86/include/uapi/asm/mman.h``,
+``include/uapi/linux/personality.h`` and ``include/linux/mm.h`` of Linux 6.12.  Area flags are plain
+ints: they are compared on every merge.
 """
 
 from __future__ import annotations
@@ -82,6 +83,14 @@ class MADV(IntEnum):
     POPULATE_WRITE = 23
     DONTNEED_LOCKED = 24
     COLLAPSE = 25
+
+
+class PER(IntFlag):
+    """What ``personality(2)`` and ``setarch`` change about an address space."""
+
+    ADDR_COMPAT_LAYOUT = 0x0200000
+    READ_IMPLIES_EXEC = 0x0400000
+    ADDR_LIMIT_3GB = 0x8000000
 
 
 VM_READ: Final = 0x1

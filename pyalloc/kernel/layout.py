@@ -13,6 +13,7 @@ from typing import Final
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.abi import (
+    PER,
     VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTDUMP,
@@ -32,7 +33,7 @@ from pyalloc.kernel.abi import (
 )
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import Inode, OpenFile
-from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.limits import INFINITY, Limits
 from pyalloc.kernel.profiles import KernelProfile
 from pyalloc.units import PAGE
 
@@ -42,6 +43,7 @@ _LINE: Final = re.compile(
 )
 _ELF32: Final = 0x08048000
 _ELF64: Final = 0x400000
+_THREE_GIB: Final = 0xC0000000
 
 
 @dataclass(slots=True)
@@ -246,10 +248,9 @@ def kernel_area(vma: Vma) -> Vma:
 
 def _task_size(profile: KernelProfile, areas: Iterable[Vma]) -> int:
     """Return the size of the space: a 32-bit program may have been given 3 GiB of it."""
-    small = 0xC0000000
     highest = max((vma.end for vma in areas), default=profile.task_size)
-    if profile.task_size < 1 << 32 and highest <= small:
-        return min(small, profile.task_size)
+    if profile.task_size < 1 << 32 and highest <= _THREE_GIB:
+        return min(_THREE_GIB, profile.task_size)
     return profile.task_size
 
 
@@ -310,50 +311,69 @@ def _segments(layout: Layout) -> None:
 
 
 def default_layout(
-    profile: KernelProfile, limits: Limits | None = None, *, top_down: bool | None = None
+    profile: KernelProfile,
+    limits: Limits | None = None,
+    *,
+    top_down: bool | None = None,
+    personality: int = 0,
 ) -> Layout:
     """Return the layout of a small static program, not randomised.
 
     It has a page of text, one of data and one of bss; its stack and the kernel's own areas are
-    those the profile prescribes.
+    those the profile prescribes.  ``personality`` is a sum of :class:`~pyalloc.kernel.abi.PER`.
     """
     limits = limits or Limits()
-    down = profile.top_down if top_down is None else top_down
-    legacy = page_ceil(profile.task_size // 3)
-    base = mmap_base(profile, limits)
+    down = _grows_down(profile, limits, personality) if top_down is None else top_down
+    top = task_size_of(profile, personality)
+    base, legacy = mmap_base(profile, limits, top), page_ceil(top // 3)
     file = OpenFile(Inode("/prog", number=1, bytes_size=2 * PAGE))
     start = _ELF64 if profile.arch == "x86_64" else _ELF32
     text = Vma(start, start + PAGE, VM_READ | VM_EXEC | VM_MAY, 0, file)
     rights = VM_READ | VM_WRITE | VM_MAY | VM_ACCOUNT
     data = Vma(text.end, text.end + PAGE, rights, 1, file)
     bss = Vma(data.end, data.end + PAGE, rights, data.end // PAGE)
-    top = profile.task_size
     stack_start = top - (profile.extra_stack_pages + 1) * PAGE
     stack = Vma(
         stack_start, top, rights | VM_GROWSDOWN, top // PAGE - 1 - profile.extra_stack_pages
     )
     own = _own_areas(profile, base if down else legacy, down)
     return Layout(
-        profile.task_size,
+        top,
         base,
         legacy,
         down,
         bss.end,
         bss.end,
         top - 8,
-        [text, data, bss, *own, stack],
+        sorted([text, data, bss, *own, stack], key=lambda vma: vma.start),
         [data, bss, stack],
         start_code=text.start,
         end_code=text.end,
         start_data=data.start,
         end_data=data.end,
         gate=profile.gate,
+        read_implies_exec=bool(personality & PER.READ_IMPLIES_EXEC),
     )
+
+
+def task_size_of(profile: KernelProfile, personality: int) -> int:
+    """Return the end of the space: a 64-bit kernel gives 32-bit programs 3 GiB if they ask."""
+    if personality & PER.ADDR_LIMIT_3GB and profile.word == 8 and profile.task_size < 1 << 32:
+        return _THREE_GIB
+    return profile.task_size
+
+
+def _grows_down(profile: KernelProfile, limits: Limits, personality: int) -> bool:
+    """Return whether mappings go down from below the stack; 2.6 asks how far that may grow."""
+    if personality & PER.ADDR_COMPAT_LAYOUT or (not profile.modern and limits.stack == INFINITY):
+        return False
+    return profile.top_down
 
 
 def _own_areas(profile: KernelProfile, at: int, down: bool) -> list[Vma]:
     """Return the kernel's own areas, ending or beginning at ``at``."""
     start = at - sum(pages for _, pages in profile.vdso) * PAGE if down else at
+    start = profile.vdso_at or start
     areas = []
     for name, pages in profile.vdso:
         areas.append(kernel_area(Vma(start, start + pages * PAGE, 0, start // PAGE, name=name)))

@@ -80,7 +80,7 @@ class Placement:
     ) -> int | None:
         """Return the address for ``length`` bytes, None if there is no hole."""
         if not self.profile.modern:
-            return self._place_old(areas, hint, length)
+            return self._place_old(areas, hint, length, flags)
         profile = self.profile
         if hint:
             hint = self.rounded(hint)
@@ -197,36 +197,45 @@ class Placement:
 
     # --- 2.6 ----------------------------------------------------------------------------
 
-    def _place_old(self, areas: Areas, hint: int, length: int) -> int | None:
-        if length > self.task_size:
+    def _place_old(self, areas: Areas, hint: int, length: int, flags: int) -> int | None:
+        top = _LOW_END if self._low(flags) else self.task_size
+        if length > top:
             return None
         hint = -(-hint // PAGE) * PAGE
         if hint:
             above = areas.find(hint)
-            if hint + length <= self.task_size and (above is None or hint + length <= above.start):
+            if hint + length <= top and (above is None or hint + length <= above.start):
                 return hint
         keep_hole = self.profile.placement == "cache+hole"
         if not self.top_down:
-            return self._upward(areas, length, keep_hole)
+            return self._upward(areas, length, flags)
         found = self._downward_hole(areas, length) if keep_hole else self._downward(areas, length)
         if found is not None:
             return found
         self.cache, self.hole = self.bottom, _FORGOTTEN
-        found = self._upward(areas, length, keep_hole)
+        found = self._upward(areas, length, flags)
         self.cache, self.hole = self.base, _FORGOTTEN
         return found
 
-    def _upward(self, areas: Areas, length: int, keep_hole: bool) -> int | None:
-        """Search upward from the cache, once more from the bottom if that fails."""
-        if keep_hole and length <= self.hole:
-            self.cache, self.hole = self.bottom, 0
-        start = at = self.cache
+    def _upward(self, areas: Areas, length: int, flags: int) -> int | None:
+        """Search upward from the cache, once more from the bottom if that fails.
+
+        2.6.18 begins at the bottom if it remembers a hole; for a 64-bit program it does not care.
+        """
+        bottom, top = self.bottom, self.task_size
+        if self._low(flags):
+            bottom, top = _LOW_START, _LOW_END
+        minds_holes = self.profile.placement == "cache+hole"
+        minds_holes &= self.profile.arch != "x86_64" or self._low(flags)
+        if minds_holes and length <= self.hole:
+            self.cache, self.hole = bottom, 0
+        start = at = max(self.cache, bottom)
         above = areas.find(at)
         while True:
-            if at > self.task_size - length:
-                if start == self.bottom:
+            if at > top - length:
+                if start == bottom:
                     return None
-                start = at = self.bottom
+                start = at = bottom
                 self.hole = 0
                 above = areas.find(at)
                 continue

@@ -100,6 +100,8 @@ def maps_line(space: AddressSpace, vma: Vma) -> str:
     """Return the line of ``vma`` in ``/proc/PID/maps``, without its newline."""
     file = vma.file
     offset = vma.pgoff * PAGE if file is not None or space.profile.anon_offset_shown else 0
+    if not space.profile.modern:
+        offset &= (1 << 8 * space.profile.word) - 1  # an unsigned long
     inode = file.inode if file is not None else None
     major, minor, number = (inode.major, inode.minor, inode.number) if inode else (0, 0, 0)
     line = (

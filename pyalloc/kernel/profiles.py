@@ -1,11 +1,19 @@
 """Kernel generations as data: constants, and the few rules that differ.
 
-A profile is one generation on one architecture.  ``i386`` is a plain 32-bit kernel for 2.6 and a
-32-bit program on a 64-bit kernel for 6.x; ``i386-pae`` is a 32-bit kernel with three-level page
-tables.
+A profile is one generation on one architecture, by what a program gets of the address space:
+
+===============  ===========================================================  ==========
+``i386``         a 32-bit kernel of 2.6, its own split                        3 GiB
+``i386`` (6.x)   a 32-bit program on a 64-bit kernel                          4 GiB - 8 KiB
+``i386-compat``  the same, by a name that 2.6 has, too                        4 GiB - 8 KiB
+``i386-pae``     a 32-bit kernel with three levels of page tables             3 GiB
+``i386-4g4g``    2.6 with the 4G/4G patch and PAE, as Red Hat's hugemem       4080 MiB
+``x86_64``       a 64-bit kernel with four levels of page tables              128 TiB
+===============  ===========================================================  ==========
 
 Sources: Linux 2.6.11, 2.6.18 and 6.12 (``mm/mmap.c``, ``mm/vma.c``, ``fs/proc/task_mmu.c``,
-``include/asm-i386``, ``arch/x86/include/asm``), and the behaviour of a running 6.18.
+``include/asm-i386``, ``include/asm-x86_64``, ``arch/x86_64/ia32``, ``arch/x86/include/asm``), boot
+logs of hugemem kernels (3936 MB of low memory), and the behaviour of a running 6.18.
 """
 
 from __future__ import annotations
@@ -64,6 +72,14 @@ class KernelProfile:
     extra_stack_pages: int = 32
     vdso: tuple[tuple[str, int], ...] = (("[vvar]", 4), ("[vdso]", 2))
     """The areas the kernel maps for itself, from low to high, with their pages."""
+    vdso_at: int = 0
+    """Where they begin; 0: wherever the search for a hole leads."""
+    vdso_shown: bool = True
+    """Maps has their names."""
+    low_memory: int = 896 * _MIB
+    """What a 32-bit kernel maps of RAM; the rest is high memory."""
+    memlock: int = 8 * _MIB
+    """RLIMIT_MEMLOCK of a program nobody set limits for."""
     gate: str = ""
     """The last line of every maps text, for a page that is not an area."""
 
@@ -113,6 +129,7 @@ _COMPAT: Final = replace(
     thp_align=False,
     gate="",
 )
+_COMPAT_BY_NAME: Final = replace(_COMPAT, arch="i386-compat")
 _PAE: Final = replace(
     _COMPAT, arch="i386-pae", task_size=0xC0000000, unmapped_base=0x40000000, word=4, levels=3
 )
@@ -136,6 +153,15 @@ _OLD: Final = KernelProfile(
     maps_labels="cover",
     anon_offset_shown=True,
     vmalloc_total=112 * _MIB,
+    memlock=8 * PAGE,
+)
+_OLD_PAE: Final = replace(_OLD, arch="i386-pae", levels=3, table_span=2 * _MIB)
+_OLD_4G: Final = replace(
+    _OLD_PAE,
+    arch="i386-4g4g",
+    task_size=0xFF000000,
+    unmapped_base=0x55000000,
+    low_memory=3936 * _MIB,
 )
 _OLD_64: Final = replace(
     _OLD,
@@ -146,9 +172,20 @@ _OLD_64: Final = replace(
     levels=4,
     table_span=2 * _MIB,
     top_down=False,
-    gate=_VSYSCALL.replace("--xp", "---p")
-    .replace("601000", "e00000")
-    .replace("[vsyscall]", "[vdso]"),
+    vdso=(),
+    gate="ffffffffff600000-ffffffffffe00000 ---p 00000000 00:00 0                  [vdso]",
+)
+_OLD_COMPAT: Final = replace(
+    _OLD_64,
+    arch="i386-compat",
+    task_size=0xFFFFE000,
+    unmapped_base=0x55555000,
+    top_down=True,
+    extra_stack_pages=0,
+    vdso=(("[vdso]", 1),),
+    vdso_at=0xFFFFE000,
+    vdso_shown=False,
+    gate="",
 )
 
 
@@ -158,25 +195,26 @@ def _generation(name: str, *profiles: KernelProfile, **changes: object) -> list[
 
 _FIRST: Final = "ffffe000-fffff000 ---p 00000000 00:00 0 "
 _ALL: Final = [
-    *_generation("6.18", _X86_64, _COMPAT, _PAE),
+    *_generation("6.18", _X86_64, _COMPAT, _COMPAT_BY_NAME, _PAE),
     *_generation(
         "6.12",
         _X86_64,
         _COMPAT,
+        _COMPAT_BY_NAME,
         _PAE,
         anon_rule="target",
         multi_move=False,
         balloon_shown=False,
         vdso=(("[vvar]", 4), ("[vdso]", 2)),
     ),
-    *_generation(
-        "2.6.18", _OLD, replace(_OLD, arch="i386-pae", levels=3, table_span=2 * _MIB), _OLD_64
-    ),
+    *_generation("2.6.18", _OLD, _OLD_PAE, _OLD_4G, _OLD_COMPAT, _OLD_64),
     *_generation(
         "2.6.11",
-        replace(_OLD, gate=_FIRST),
-        replace(_OLD, arch="i386-pae", levels=3, table_span=2 * _MIB, gate=_FIRST),
-        _OLD_64,
+        *(replace(profile, gate=_FIRST) for profile in (_OLD, _OLD_PAE, _OLD_4G)),
+        replace(_OLD_COMPAT, top_down=False, vdso_at=0, gate=_FIRST),
+        replace(
+            _OLD_64, task_size=1 << 47, gate=_OLD_64.gate.removesuffix("[vdso]").rstrip() + " "
+        ),
         placement="cache",
         vdso=(),
         empty_mmap_succeeds=True,
@@ -189,7 +227,7 @@ _ALL: Final = [
 ]
 PROFILES: Final = {(profile.name, profile.arch): profile for profile in _ALL}
 KERNELS: Final = ("2.6.11", "2.6.18", "6.12", "6.18")
-ARCHES: Final = ("i386", "i386-pae", "x86_64")
+ARCHES: Final = ("i386", "i386-compat", "i386-pae", "i386-4g4g", "x86_64")
 
 
 def kernel_profile(name: str, arch: str = "x86_64") -> KernelProfile:

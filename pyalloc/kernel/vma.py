@@ -114,7 +114,7 @@ class AddressSpace:
         if vma.file is not None:
             return vma.file.inode.path
         if vma.name is not None:
-            return vma.name
+            return vma.name if self.profile.vdso_shown else ""
         rule = self.profile.maps_labels
         if rule == "none":
             return ""

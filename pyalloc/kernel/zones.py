@@ -16,11 +16,11 @@ from typing import Final
 from pyalloc.kernel.paging import PagingRules, min_free_kbytes
 from pyalloc.kernel.proctext import ProcText
 from pyalloc.kernel.profiles import KernelProfile
+from pyalloc.units import PAGE
 
 ORDERS: Final = 11
 """Blocks of 4 kB to 4 MB."""
 _DMA: Final = 16 << 8
-_NORMAL_32: Final = 896 << 8
 _DMA32: Final = 4096 << 8
 _END: Final = 1 << 52
 _RATIOS: Final = {"DMA": 256, "DMA32": 256, "Normal": 32}
@@ -58,7 +58,7 @@ def _borders(profile: KernelProfile) -> list[tuple[str, int]]:
         rest = [("Normal", _END)]
     else:
         low = [dma, *([("DMA32", _DMA)] if profile.name == "2.6.18" else [])]
-        rest = [("Normal", _NORMAL_32), ("HighMem", _END)]
+        rest = [("Normal", profile.low_memory // PAGE), ("HighMem", _END)]
     return [*low, *rest, *([("Movable", _END), ("Device", _END)] if profile.modern else [])]
 
 

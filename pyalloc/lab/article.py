@@ -324,7 +324,7 @@ def _values(found: Measured) -> Iterator[tuple[str, Value]]:
 
 
 def _status_here(name: str, blocks: int, run: ProgramRun) -> Iterator[tuple[str, Value]]:
-    if not run.shown:
+    if len(run.shown) < 2:
         return
     for field, value in run.status().items():
         if field.startswith("Vm"):

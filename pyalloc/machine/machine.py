@@ -36,6 +36,8 @@ from pyalloc.units import PAGE, nanoseconds, parse_size
 
 DEFAULT_ALLOCATORS = {"2.6.11": "glibc-2.3.3", "2.6.18": "glibc-2.3.3"}
 MODERN_ALLOCATOR = "glibc-2.36"
+_SHAPES = {2: "i386", 3: "i386-pae", 4: "x86_64"}
+"""Page tables by their levels."""
 
 
 class Machine:
@@ -47,7 +49,8 @@ class Machine:
         Bytes, or text such as ``"256M"``; whole pages are used.
     kernel, arch
         A kernel generation (``"2.6.11"``, ``"2.6.18"``, ``"6.12"``, ``"6.18"``) and
-        ``"i386"``, ``"i386-pae"`` or ``"x86_64"``.
+        ``"i386"``, ``"i386-compat"``, ``"i386-pae"``, ``"i386-4g4g"`` (2.6 only) or ``"x86_64"``:
+        see :mod:`pyalloc.kernel.profiles`.
     cpus
         Processors; an allocator limits its arenas by them.
     overcommit_memory, overcommit_ratio, overcommit_kbytes, admin_reserve_kbytes, \
@@ -196,7 +199,7 @@ user_reserve_kbytes
             watermark_min=marks.least,
             watermark_low=marks.low,
             watermark_high=marks.high,
-            shape=self.profile.arch if self.profile.word == 4 else "x86_64",
+            shape=_SHAPES[self.profile.levels],
             rules=self._rules(),
             swappiness=swappiness,
             page_cluster=page_cluster,
@@ -253,6 +256,7 @@ user_reserve_kbytes
         brk: int | None = None,
         tunables: Mapping[str, int | str] | None = None,
         layout: Layout | None = None,
+        personality: int = 0,
     ) -> Process:
         """Start a process.
 
@@ -272,8 +276,12 @@ user_reserve_kbytes
             Allocator settings by their glibc names, such as ``{"mmap_threshold": 65536}``.
         layout
             An address space made by hand, in place of ``maps``.
+        personality
+            Of the small program, a sum of :class:`pyalloc.PER`: the bottom-up layout
+            (``setarch -L``), 3 GiB for a 32-bit program on a 64-bit kernel (``-3``), reading
+            implies executing (``-X``).
         """
-        limits = (rlimits or Limits()).of(uid)
+        limits = (rlimits or Limits(memlock=self.profile.memlock)).of(uid)
         if rlimit_as is not None:
             limits = replace(limits, address_space=parse_size(rlimit_as, "rlimit_as"))
         if not -1000 <= oom_score_adj <= 1000:
@@ -282,7 +290,7 @@ user_reserve_kbytes
         if maps is not None:
             layout = layout_from_maps(maps, self.profile, brk=brk, limits=limits)
         elif layout is None:
-            layout = default_layout(self.profile, limits)
+            layout = default_layout(self.profile, limits, personality=personality)
         process = Process(
             self,
             self.take_pid(),

@@ -2,14 +2,14 @@
  *
  * article.c -- the programs of "When Linux Runs Out of Memory" (M. Santosa, 2006), for real.
  *
- *     article WHAT STOP PROCS
+ *     article WHAT STOP PROCS GIB
  *
  * WHAT is a (malloc a megabyte at a time until NULL), b (the same, filled), c (calloc) or s (single
- * calls).  After STOP blocks (0: never) and at the end it shows /proc/self/status and maps.  PROCS
- * is the cgroup.procs file of the cgroup to join, or "-".
+ * calls).  Before the first block, after STOP blocks (0: never) and at the end it shows
+ * /proc/self/status and maps.  PROCS is the cgroup.procs file of the cgroup to join, or "-".
  *
- * The process has 3 GB of address space, addresses that are not randomised, a stack of 8 MB and no
- * other limit.  Exit codes: 0 done, 3 the cgroup cannot be joined, 4 the personality is refused.
+ * The process has GIB, 3 or 4, GB of address space, addresses that are not randomised, a stack of
+ * 8 MB and no other limit.  Exit codes: 0 done, 3 the cgroup cannot be joined, 4 the personality is refused.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +23,7 @@
 
 enum { MEGABYTE = 1024 * 1024, CANNOT_JOIN = 3, CANNOT_CHANGE = 4 };
 
-#define WANTED (ADDR_NO_RANDOMIZE | ADDR_LIMIT_3GB)
+#define DECIDED (ADDR_NO_RANDOMIZE | ADDR_LIMIT_3GB)
 
 static void put(const char *text, size_t length)
 {
@@ -69,6 +69,7 @@ static void *one(char what)
 static void loop(char what, int stop)
 {
     int count = 0;
+    show_all();
     while (one(what)) {
         printf("%d\n", ++count);
         fflush(stdout);
@@ -115,13 +116,14 @@ static void join(const char *procs)
 static void become(char **argv)
 {
     int now = personality(0xffffffff);
-    if ((now & WANTED) == WANTED)
+    int wanted = ADDR_NO_RANDOMIZE | (argv[4][0] == '3' ? ADDR_LIMIT_3GB : 0);
+    if ((now & DECIDED) == wanted)
         return;
     struct rlimit stack = {8 << 20, RLIM_INFINITY}, none = {RLIM_INFINITY, RLIM_INFINITY};
     join(argv[3]);
     setrlimit(RLIMIT_STACK, &stack);
     setrlimit(RLIMIT_AS, &none);
-    if (personality((unsigned long)now | WANTED) < 0)
+    if (personality((unsigned long)((now & ~DECIDED) | wanted)) < 0)
         _exit(CANNOT_CHANGE);
     execv("/proc/self/exe", argv);
     _exit(CANNOT_CHANGE);
@@ -129,7 +131,7 @@ static void become(char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
+    if (argc != 5)
         return 2;
     become(argv);
     if (argv[1][0] == 's')

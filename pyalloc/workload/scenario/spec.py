@@ -68,7 +68,8 @@ class MachineSpec(Spec, frozen=True, kw_only=True):
         Literal["2.6.11", "2.6.18", "6.12", "6.18"], Meta(description="The kernel generation.")
     ] = "6.18"
     arch: Annotated[
-        Literal["i386", "i386-pae", "x86_64"], Meta(description="The architecture.")
+        Literal["i386", "i386-compat", "i386-pae", "i386-4g4g", "x86_64"],
+        Meta(description="The architecture."),
     ] = "x86_64"
     cpus: Annotated[
         _Count, Meta(description="Processors; an allocator limits its arenas by them.")
