@@ -19,10 +19,12 @@ from pyalloc.errors import (
     WrongType,
 )
 from pyalloc.host.outlook import Outlook, outlook
+from pyalloc.host.proc import read_proc
 from pyalloc.kernel.abi import MADV, MAP, MREMAP, PER, PROT
 from pyalloc.kernel.costs import Costs
 from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import Task, oom_policy
+from pyalloc.kernel.proctext import ProcText, parse_proc
 from pyalloc.lab.advise import Advice, advise
 from pyalloc.lab.allocators import Allocator, allocators
 from pyalloc.lab.blame import Blame, blame
@@ -117,6 +119,7 @@ __all__ = [
     "OrderStudy",
     "Outcome",
     "Outlook",
+    "ProcText",
     "Process",
     "ProcessKilled",
     "ProcessSpec",
@@ -150,6 +153,8 @@ __all__ = [
     "oom_policy",
     "order",
     "outlook",
+    "parse_proc",
+    "read_proc",
     "read_trace",
     "record",
     "replay",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pyalloc as pa
+from pyalloc.host.kernel import host_kernel
 from pyalloc.kernel.abi import MADV, MAP
 from pyalloc.kernel.layout import default_layout, layout_from_maps
 from pyalloc.kernel.limits import Limits
@@ -200,3 +202,81 @@ def test_smaps_is_formatted_as_on_this_host() -> None:
         return [re.sub(r" +\d+", lambda match: "." * len(match[0]), line) for line in lines]
 
     assert shape(ours) == shape(real)
+
+
+# --- one reader for both worlds ----------------------------------------------------------------
+
+FILES = ("maps", "smaps", "smaps_rollup", "status", "statm")
+
+
+def busy_process(kernel: str, arch: str) -> pa.Process:
+    """Return a process with an area of each kind, one of them locked, and a child."""
+    machine = pa.Machine(kernel=kernel, arch=arch, ram="64M", swap="64M")
+    process = machine.spawn("busy", uid=0)
+    descriptor = process.open(machine.file("/data file", size=40000), "rw")
+    for flags, fd in ((0x22, -1), (0x21, -1), (0x1, descriptor), (0x2, descriptor)):
+        at = process.mmap(0, 8 * PAGE, 3, flags, fd)
+        process.touch(at, 5 * PAGE)
+    process.mlock(at, PAGE)
+    process.touch(process.malloc(100000), 100000)
+    process.fork()
+    return process
+
+
+@pytest.mark.parametrize("arch", ["i386", "x86_64"])
+@pytest.mark.parametrize("kernel", ["2.6.11", "2.6.18", "6.12", "6.18"])
+def test_a_text_is_read_as_what_it_was_printed_from(kernel: str, arch: str) -> None:
+    """Of each era and each file, the fields parsed are those the simulation gives."""
+    process = busy_process(kernel, arch)
+    for name in FILES:
+        try:
+            ours = getattr(process, name)()
+        except FileNotFoundError:
+            assert kernel == "2.6.11" or (kernel == "2.6.18" and name == "smaps_rollup")
+            continue
+        read = pa.parse_proc(name, str(ours))
+        assert dict(read) == dict(ours)
+        assert str(read) == str(ours)
+    for name in ("meminfo", "vmstat"):
+        ours = getattr(process.machine, name)()
+        assert dict(pa.parse_proc(name, str(ours))) == dict(ours)
+
+
+@modern_host
+def test_this_host_s_files_are_read_into_the_same_objects() -> None:
+    """Each field of the model's is one of this kernel's, of the same kind; most are there."""
+    process = busy_process(host_profile().name, "x86_64")
+    for name in ("status", "statm", "smaps_rollup"):
+        real, ours = pa.read_proc(name), getattr(process, name)()
+        common = [field for field in real if field in ours]
+        assert common == [field for field in ours if field in real]
+        assert {field: type(real[field]) for field in common if field.startswith("Vm")} == (
+            {field: type(ours[field]) for field in common if field.startswith("Vm")}
+        )
+        assert len(common) > 0.9 * len(ours)
+    assert list(pa.parse_proc("maps", str(process.maps()))) == list(process.smaps())
+    assert pa.read_proc("meminfo")["MemTotal"] == host_kernel().ram >> 10
+    with pytest.raises(pa.ArgumentError, match="no reader of /proc file 'mounts'"):
+        pa.read_proc("mounts")
+    with pytest.raises(pa.ArgumentError, match="no text of a /proc statm"):
+        pa.parse_proc("statm", "1 2 x")
+
+
+@modern_host
+def test_smaps_rollup_is_formatted_as_on_this_host() -> None:
+    """Its head, its fields, their order and their columns; the sums are those of smaps."""
+    process = busy_process(host_profile().name, "x86_64")
+    real, ours = pa.read_proc("smaps_rollup"), process.smaps_rollup()
+    (head, *lines), (real_head, *real_lines) = str(ours).splitlines(), str(real).splitlines()
+    span = head.split(" ")[0]
+    assert head == f"{span} {real_head.partition(' ')[2].split('  ')[0]} ".ljust(73) + "[rollup]"
+    assert [re.sub(" +[0-9]+", "", line) for line in lines] == (
+        [re.sub(" +[0-9]+", "", line) for line in real_lines]
+    )
+    assert {len(line) for line in lines} == {len(line) for line in real_lines}
+    areas = process.smaps().values()
+    for field in ("Rss", "Anonymous", "Private_Dirty", "Shared_Dirty", "Swap"):
+        assert ours[field] == sum(int(area[field]) for area in areas if field in area)
+    parts = sum(ours[f"Pss_{kind}"] for kind in ("Anon", "File", "Shmem"))
+    assert ours["Pss"] - 2 <= parts <= ours["Pss"]
+    assert 0 < ours["Locked"] <= 4

@@ -391,19 +391,21 @@ static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
         return;
     uint32_t f = pte_frame(pte);
     uint64_t owner = mm->ram->frame[f].owner, huge = huge_at(&pte);
+    uint64_t mappers = rmap_count(mm->ram, f), share = ((uint64_t)4096 << 12) / mappers;
     if (owner_kind(owner) != KIND_OBJECT) {
         out->anon++;
         out->huge_anon += huge;
+        out->share_anon += share;
     } else if (mm->ram->objects[owner_id(owner)].shmem) {
         out->shmem++;
         out->huge_shmem += huge;
+        out->share_shmem += share;
     } else {
         out->file++;
         out->huge_file += huge;
     }
     bool dirty = (pte & PTE_DIRTY) != 0 || owner & OWNER_DIRTY;
     out->lazy += !dirty && owner_kind(owner) == KIND_ANON && !mm->ram->slot_of[f];
-    uint64_t mappers = rmap_count(mm->ram, f), share = ((uint64_t)4096 << 12) / mappers;
     out->dirty += dirty;
     out->referenced += (pte & PTE_ACCESSED) != 0;
     out->shared += mappers > 1;

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pyalloc.errors import PyallocError, TraceError
 from pyalloc.kernel.oom import Task
+from pyalloc.kernel.proctext import ProcText, parse_proc
 from pyalloc.units import PAGE
 
 Pid = int | Literal["self"]
@@ -134,6 +135,31 @@ def read(pid: Pid, name: str) -> str:
         return Path("/proc", str(pid), name).read_text(encoding="utf-8", errors="surrogateescape")
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchProcess.of(pid) from None
+
+
+def read_proc(name: str, pid: Pid = "self") -> ProcText[Any]:
+    """Return a file of this machine's ``/proc`` as a simulated machine's calls return theirs.
+
+    Parameters
+    ----------
+    name
+        ``"maps"``, ``"smaps"``, ``"smaps_rollup"``, ``"status"``, ``"statm"`` of process ``pid``;
+        ``"meminfo"`` or ``"vmstat"`` of the machine.
+    pid
+        A process, by default this one.
+
+    Raises
+    ------
+    ArgumentError
+        There is no reader of that name.
+    NoSuchProcess
+        The process does not exist.
+    PermissionError
+        It is another user's.
+    """
+    if name in ("meminfo", "vmstat"):
+        return parse_proc(name, Path("/proc", name).read_text(encoding="utf-8"))
+    return parse_proc(name, read(pid, name))
 
 
 def maps(pid: Pid = "self") -> tuple[Area, ...]:

@@ -25,7 +25,7 @@ from pyalloc.kernel.abi import (
 )
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.placement import HUGE
-from pyalloc.kernel.proctext import ProcText
+from pyalloc.kernel.proctext import STATM, ProcText, number
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.units import PAGE
 
@@ -85,6 +85,8 @@ class AreaPages:
     swap: int = 0
     pss_bytes: int = 0
     pss_dirty_bytes: int = 0
+    pss_anon_bytes: int = 0
+    pss_shmem_bytes: int = 0
     swap_pss_bytes: int = 0
 
     @property
@@ -177,6 +179,31 @@ def smaps(
     return ProcText("".join(text), fields)
 
 
+def smaps_rollup(space: AddressSpace, pages: Callable[[Vma], AreaPages]) -> ProcText[int]:
+    """Return ``/proc/PID/smaps_rollup``: the sums over all areas, in kB.
+
+    Raises
+    ------
+    OSError
+        ENOENT under 2.6, which has no such file.
+    """
+    if not space.profile.modern:
+        fail(errno.ENOENT)
+    areas = [(vma, pages(vma)) for vma in space]
+    total = AreaPages(
+        **{name: sum(getattr(count, name) for _, count in areas) for name in AreaPages.__slots__}
+    )
+    locked = sum(count.pss_bytes for vma, count in areas if vma.flags & VM_LOCKED)
+    anon, shmem = total.pss_anon_bytes, total.pss_shmem_bytes
+    kinds = {"Anon": anon, "File": total.pss_bytes - anon - shmem, "Shmem": shmem}
+    rows = _smaps_rows(areas[0][0], total)[3:]
+    rows[3:3] = [(f"Pss_{kind}", value // 1024) for kind, value in kinds.items()]
+    rows[-1] = ("Locked", locked // 1024)
+    span = f"{areas[0][0].start:08x}-{areas[-1][0].end:08x}"
+    head = f"{span} ---p 00000000 00:00 0 ".ljust(25 + 6 * space.profile.word) + "[rollup]\n"
+    return ProcText(head + "".join(_smaps_lines(rows, 16)), dict(rows))
+
+
 def _gate_area(line: str) -> Vma:
     """Return the page that is not an area as if it were one."""
     start, end = (int(bound, 16) for bound in line.partition(" ")[0].split("-"))
@@ -244,18 +271,14 @@ def status(space: AddressSpace, who: Identity, resident: Resident) -> ProcText[i
     memory = memory_rows(space, resident)
     lines = [f"{name}:\t{value}\n" for name, value in before]
     lines += [f"{name}:\t{value:8} kB\n" for name, value in memory]
-    fields: dict[str, int | str] = {name: _number(value) for name, value in before}
+    fields: dict[str, int | str] = {name: number(value) for name, value in before}
     fields |= dict(memory)
     if profile.modern:
         lines.append(f"HugetlbPages:\t{0:8} kB\n")
         fields["HugetlbPages"] = 0
     lines += [f"{name}:\t{value}\n" for name, value in after]
-    fields |= {name: _number(value) for name, value in after}
+    fields |= {name: number(value) for name, value in after}
     return ProcText("".join(lines), fields)
-
-
-def _number(value: str) -> int | str:
-    return int(value) if value.isdecimal() and (len(value) == 1 or value[0] != "0") else value
 
 
 def memory_rows(space: AddressSpace, resident: Resident) -> list[tuple[str, int]]:
@@ -384,13 +407,7 @@ def statm(space: AddressSpace, resident: Resident) -> ProcText[int]:
         data = space.data_vm + space.stack_vm
     else:
         data = space.total_vm - space.shared_vm
-    fields = {
-        "size": space.total_vm,
-        "resident": resident.total,
-        "shared": resident.file + resident.shmem,
-        "text": text // _KB,
-        "lib": 0,
-        "data": data,
-        "dt": 0,
-    }
+    shared = resident.file + resident.shmem
+    numbers = (space.total_vm, resident.total, shared, text // _KB, 0, data, 0)
+    fields = dict(zip(STATM, numbers, strict=True))
     return ProcText(" ".join(map(str, fields.values())) + "\n", fields)

@@ -497,6 +497,10 @@ class Process(SystemCalls):
         """Return ``/proc/PID/smaps``: its text, and for each range its fields in kB."""
         return procfs.smaps(self._space(), self._area_pages)
 
+    def smaps_rollup(self) -> ProcText[int]:
+        """Return ``/proc/PID/smaps_rollup`` (6.x): the sums over all areas, in kB."""
+        return procfs.smaps_rollup(self._space(), self._area_pages)
+
     def resident(self) -> procfs.Resident:
         """Return what of the process is in memory, in pages."""
         c = self.pages.table.counters()
@@ -534,6 +538,8 @@ class Process(SystemCalls):
             swap=c["swap"],
             pss_bytes=c["share"] >> 12,
             pss_dirty_bytes=c["share_dirty"] >> 12,
+            pss_anon_bytes=c["share_anon"] >> 12,
+            pss_shmem_bytes=c["share_shmem"] >> 12,
             swap_pss_bytes=c["swap"] * PAGE,
         )
 

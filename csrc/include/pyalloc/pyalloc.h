@@ -236,6 +236,7 @@ typedef struct pa_range_counters {
     uint64_t anon, file, shmem, swap, zero, dirty, referenced, shared, locked;
     uint64_t shared_dirty; /* pages that others map, too, and that were written   */
     uint64_t share, share_dirty; /* bytes << 12: each page divided by its mappers (PSS) */
+    uint64_t share_anon, share_shmem; /* the parts of the share that are no file's         */
     uint64_t lazy; /* MADV_FREE, and not written since                    */
     uint64_t huge_anon, huge_file, huge_shmem; /* pages mapped 2 MB at once               */
 } pa_range_counters;
