@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
-from typing import Final
+from typing import Final, SupportsFloat, SupportsIndex
 
-from pyalloc.errors import ArgumentError
+from pyalloc.errors import ArgumentError, WrongType
 
 PAGE: Final = 4096
 
@@ -31,17 +32,16 @@ def parse_size(value: int | str, name: str = "size") -> int:
     >>> parse_size("256M")
     268435456
     """
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        message = f"{name} must be a number of bytes or text such as '256M' (got {value!r})"
-        raise TypeError(message)
-    if isinstance(value, int):
-        size = value
-    else:
+    wanted = f"{name} must be a number of bytes or text such as '256M' (got {value!r})"
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex | str):
+        raise WrongType(wanted)
+    if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if not match:
-            message = f"{name} must be a number of bytes or text such as '256M' (got {value!r})"
-            raise ArgumentError(message)
+            raise ArgumentError(wanted)
         size = int(float(match[1]) * _FACTORS[match[2].upper()])
+    else:
+        size = operator.index(value)
     if size < 0:
         message = f"{name} must not be negative (got {value!r})"
         raise ArgumentError(message)
@@ -57,7 +57,7 @@ def parse_duration(value: float | str, name: str = "duration") -> float:
     wanted = f"{name} must be a number of seconds or text such as '90s', '5min' or '2h'"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         message = f"{wanted} (got {value!r})"
-        raise TypeError(message)
+        raise WrongType(message)
     seconds = _seconds(value) if isinstance(value, str) else value
     if not 0 <= seconds < float("inf"):
         message = f"{wanted}, 0 or more (got {value!r})"
@@ -110,6 +110,10 @@ def nanoseconds(seconds: float) -> int:
     >>> nanoseconds(0.25)
     250000000
     """
+    given: object = seconds
+    if not isinstance(given, SupportsFloat) or isinstance(given, str):
+        message = f"seconds must be a number (got {seconds!r}, a {type(seconds).__name__})"
+        raise WrongType(message)
     ns = round(seconds * 1e9) if math.isfinite(seconds) else -1
     if not 0 <= ns < 1 << 63:
         message = f"seconds must not be negative, nor more than 292 years (got {seconds!r})"

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
+from pyalloc.arguments import words
 from pyalloc.errors import ArgumentError
 
 
@@ -109,7 +110,7 @@ def costs_of(disk: str | Costs) -> Costs:
     """
     if isinstance(disk, Costs):
         return disk
-    if disk in DISKS:
+    if words(disk, "disk") in DISKS:
         return DISKS[disk]
     near = difflib.get_close_matches(disk, DISKS, n=1) or DISKS
     message = f"no disk {disk!r}; did you mean {' or '.join(near)}?"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from pyalloc.errors import ArgumentError
+from pyalloc.arguments import truth, whole
 
 INFINITY: Final = (1 << 64) - 1
 """RLIM_INFINITY of a 64-bit process; large enough to be no limit for any other."""
@@ -30,10 +30,11 @@ class Limits:
     raw_io: bool | None = None
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            if (getattr(self, item.name) or 0) < 0:
-                message = f"{item.name} must not be negative (got {getattr(self, item.name)!r})"
-                raise ArgumentError(message)
+        for name in ("address_space", "data", "stack", "memlock", "data_hard"):
+            whole(getattr(self, name), name)
+        for name in ("ipc_lock", "raw_io"):
+            if getattr(self, name) is not None:
+                truth(getattr(self, name), name)
 
     def of(self, uid: int) -> Limits:
         """Return the limits of a process of user ``uid``: with root's capabilities for root."""

@@ -139,6 +139,8 @@ class Placement:
         how the kernel passes over holes that lie in between.
         """
         bottom = max(PAGE, self.profile.mmap_min_addr)
+        if length > self.base:
+            return None
         size_class = (length // PAGE).bit_length() - 1
         small = PAGE << size_class
         limit = self.full[size_class]

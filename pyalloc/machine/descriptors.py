@@ -6,12 +6,13 @@ Sources: ``mm/filemap.c``, ``mm/shmem.c`` and ``mm/memfd.c`` of Linux 6.12.
 from __future__ import annotations
 
 import errno
+import operator
 from typing import TYPE_CHECKING, Final
 
+from pyalloc.arguments import registers, words
 from pyalloc.kernel.abi import fail
 from pyalloc.kernel.files import Inode, OpenFile
 from pyalloc.machine.files import File, open_file
-from pyalloc.machine.registers import registers
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class FileCalls:
         Its pages are promised one by one when they are first touched; ``m.meminfo()`` counts them
         as ``Shmem``.
         """
+        words(name, "name")
         inode = Inode(
             f"/memfd:{name}",
             number=self.machine.take_inode(),
@@ -66,8 +68,9 @@ class FileCalls:
 
     def close(self, fd: int) -> None:
         """Close a descriptor; mappings of it stay."""
-        self._file(fd).inode.opened -= 1
-        del self.files[fd]
+        file = self._file(fd)
+        file.inode.opened -= 1
+        del self.files[operator.index(fd)]
         self.machine.objects_changed = True
         self.machine.drop_dead_objects()
 
@@ -93,8 +96,8 @@ class FileCalls:
 
     def _file(self, fd: int) -> OpenFile:
         self.require_alive()
+        (fd,) = registers(-1, fd=fd)
         if fd not in self.files:
-            registers(0, fd=fd)
             fail(errno.EBADF)
         return self.files[fd]
 

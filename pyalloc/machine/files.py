@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pyalloc.arguments import words
 from pyalloc.errors import ArgumentError, WrongType
 from pyalloc.kernel.files import Inode, OpenFile
 from pyalloc.units import PAGE
@@ -75,7 +76,7 @@ def open_file(file: File, mode: str) -> OpenFile:
     if not isinstance(given, File):
         message = f"file must be a File of the machine (got {given!r})"
         raise WrongType(message)
-    if mode not in _MODES:
+    if words(mode, "mode") not in _MODES:
         message = f"mode must be 'r', 'w' or 'rw' (got {mode!r})"
         raise ArgumentError(message)
     readable, writable = _MODES[mode]

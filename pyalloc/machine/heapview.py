@@ -12,12 +12,12 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 from pyalloc import engine
+from pyalloc.arguments import registers
 from pyalloc.errors import ArgumentError
 from pyalloc.machine import malloctext
 from pyalloc.machine.chunks import Chunks, ChunkState, FreeLists, KnownBlocks
 from pyalloc.machine.drawing import draw
 from pyalloc.machine.explain import Explanation, explain
-from pyalloc.machine.registers import registers
 
 if TYPE_CHECKING:
     from pyalloc.machine.process import Process

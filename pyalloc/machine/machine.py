@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pyalloc import engine
-from pyalloc.errors import ArgumentError
+from pyalloc.arguments import instance, mapping, truth, whole, words
+from pyalloc.errors import ArgumentError, WrongType
 from pyalloc.kernel.boot import boot_lines
 from pyalloc.kernel.costs import Costs, costs_of
 from pyalloc.kernel.files import Inode
@@ -36,8 +37,36 @@ from pyalloc.units import PAGE, nanoseconds, parse_size
 
 DEFAULT_ALLOCATORS = {"2.6.11": "glibc-2.3.3", "2.6.18": "glibc-2.3.3"}
 MODERN_ALLOCATOR = "glibc-2.36"
+_LONGEST = (1 << 64) - 1
+_MOST_UID = (1 << 32) - 1
 _SHAPES = {2: "i386", 3: "i386-pae", 4: "x86_64"}
 """Page tables by their levels."""
+
+
+def _policy_of(policy: str | OomPolicy) -> OomPolicy:
+    """Return an OOM policy by its name, or the one given."""
+    given: object = policy
+    if isinstance(policy, str):
+        return oom_policy(policy)
+    if not callable(getattr(given, "choose", None)):
+        message = (
+            f"policy must be a name or have a method choose(tasks, totalpages) (got {given!r})"
+        )
+        raise WrongType(message)
+    return policy
+
+
+def _standing(nice: int, oom_score_adj: int, oom_adj: int) -> tuple[int, int, int]:
+    """Return what the OOM killer goes by, if the kernel lets it be set so."""
+    return (
+        whole(nice, "nice", -20, 19),
+        whole(oom_score_adj, "oom_score_adj", -1000, 1000),
+        whole(oom_adj, "oom_adj", -17, 15),
+    )
+
+
+def _reserve(value: int | None, name: str) -> int | None:
+    return None if value is None else whole(value, name)
 
 
 class Machine:
@@ -107,42 +136,39 @@ user_reserve_kbytes
         sysctl: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
-        if cpus < 1:
-            message = f"cpus must be at least 1 (got {cpus!r})"
-            raise ArgumentError(message)
-        self.profile = kernel_profile(kernel, arch)
+        self.profile = kernel_profile(words(kernel, "kernel"), words(arch, "arch"))
         self.paging = PAGING[kernel]
+        huge_pages = truth(huge_pages, "huge_pages")
         self.huge_pages = huge_pages and self.paging.huge_pages and self.profile.word == 8
-        self.cpus = cpus
-        self.seed = seed
+        self.cpus = whole(cpus, "cpus", 1)
+        self.seed = whole(seed, "seed", -_LONGEST, _LONGEST)
         window = read_ahead if read_ahead is not None else self.paging.read_ahead
         self.read_ahead = parse_size(window, "read_ahead") // PAGE
         self.costs = costs_of(disk or ("ssd" if self.profile.modern else "hdd"))
-        self.oom_policy: OomPolicy = (
-            oom_policy(policy or kernel) if isinstance(policy, str | None) else policy
-        )
+        self.oom_policy = _policy_of(kernel if policy is None else policy)
         self.ram = engine.Ram(
             self._settings(
                 parse_size(ram, "ram") // PAGE,
                 parse_size(swap, "swap") // PAGE,
                 parse_size(reserved, "reserved") // PAGE,
-                swappiness,
-                page_cluster,
+                whole(swappiness, "swappiness", 0, 200),
+                whole(page_cluster, "page_cluster", 0, 31),
             )
         )
+        ratio = whole(overcommit_ratio, "overcommit_ratio")
         self.sysctl = Sysctl(self)
         self.zones: tuple[Zone, ...] = ()
         self._set_up(
             {
-                "vm.overcommit_memory": overcommit_memory,
-                "vm.overcommit_ratio": 0 if overcommit_kbytes else overcommit_ratio,
-                "vm.overcommit_kbytes": overcommit_kbytes,
-                "vm.admin_reserve_kbytes": admin_reserve_kbytes,
-                "vm.user_reserve_kbytes": user_reserve_kbytes,
+                "vm.overcommit_memory": whole(overcommit_memory, "overcommit_memory", 0, 2),
+                "vm.overcommit_ratio": 0 if overcommit_kbytes else ratio,
+                "vm.overcommit_kbytes": whole(overcommit_kbytes, "overcommit_kbytes"),
+                "vm.admin_reserve_kbytes": _reserve(admin_reserve_kbytes, "admin_reserve_kbytes"),
+                "vm.user_reserve_kbytes": _reserve(user_reserve_kbytes, "user_reserve_kbytes"),
                 "vm.swappiness": swappiness,
                 "vm.page-cluster": page_cluster,
             },
-            sysctl or {},
+            mapping(sysctl or {}, "sysctl"),
         )
         self.promises = Promises(self)
         self.oom_reports = RateLimit("oom_kill_process")
@@ -229,13 +255,14 @@ user_reserve_kbytes
         Beyond ``memory_high`` whoever takes pages must reclaim, and wait; with ``oom_group`` the
         OOM killer ends all of it at once.
         """
+        words(name, "name")
         number = self.ram.add_group(
-            parent.number if parent else 0,
+            0 if parent is None else instance(parent, "parent", Cgroup).number,
             pages_of_limit(memory_max, "memory_max"),
             pages_of_limit(swap_max, "swap_max"),
         )
         group = Cgroup(self, name, number, parent)
-        group.oom_group = oom_group
+        group.oom_group = truth(oom_group, "oom_group")
         if memory_high is not None:
             group.memory_high = memory_high
         self.cgroups[group.path] = group
@@ -281,28 +308,32 @@ user_reserve_kbytes
             (``setarch -L``), 3 GiB for a 32-bit program on a 64-bit kernel (``-3``), reading
             implies executing (``-X``).
         """
-        limits = (rlimits or Limits(memlock=self.profile.memlock)).of(uid)
+        limits = Limits(memlock=self.profile.memlock) if rlimits is None else rlimits
+        limits = instance(limits, "rlimits", Limits).of(whole(uid, "uid", 0, _MOST_UID))
         if rlimit_as is not None:
             limits = replace(limits, address_space=parse_size(rlimit_as, "rlimit_as"))
-        if not -1000 <= oom_score_adj <= 1000:
-            message = f"oom_score_adj must be -1000 to 1000 (got {oom_score_adj!r})"
-            raise ArgumentError(message)
+        standing = _standing(nice, oom_score_adj, oom_adj)
+        at = None if brk is None else whole(brk, "brk", 0, self.profile.task_size)
         if maps is not None:
-            layout = layout_from_maps(maps, self.profile, brk=brk, limits=limits)
+            layout = layout_from_maps(words(maps, "maps"), self.profile, brk=at, limits=limits)
         elif layout is None:
-            layout = default_layout(self.profile, limits, personality=personality)
+            persona = whole(personality, "personality")
+            layout = default_layout(self.profile, limits, personality=persona)
+        own_library = DEFAULT_ALLOCATORS.get(self.profile.name, MODERN_ALLOCATOR)
+        words(name, "name")
+        allocator = own_library if allocator is None else words(allocator, "allocator")
         process = Process(
             self,
             self.take_pid(),
             name,
-            layout=layout,
+            layout=instance(layout, "layout", Layout),
             limits=limits,
-            allocator=allocator or DEFAULT_ALLOCATORS.get(self.profile.name, MODERN_ALLOCATOR),
-            cgroup=cgroup,
-            tunables=tunables,
+            allocator=allocator,
+            cgroup=None if cgroup is None else instance(cgroup, "cgroup", Cgroup),
+            tunables=mapping(tunables or {}, "tunables"),
             uid=uid,
         )
-        process.nice, process.oom_score_adj, process.oom_adj = nice, oom_score_adj, oom_adj
+        process.nice, process.oom_score_adj, process.oom_adj = standing
         self.processes[process.pid] = process
         process.take_kernel_memory(self.paging.program_pages, process)
         if maps is not None:
@@ -346,6 +377,8 @@ user_reserve_kbytes
             ``folio`` is no such power of two.
         """
         order = folio_order(parse_size(folio, "folio"))
+        words(name, "name")
+        cached, tmpfs = truth(cached, "cached"), truth(tmpfs, "tmpfs")
         inode = Inode(
             name if name.startswith("/") else f"/{name}",
             number=self.take_inode(),

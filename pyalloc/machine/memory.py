@@ -206,7 +206,7 @@ class ProcessPages:
         return engine.View(
             vpn=vma.start // PAGE,
             count=vma.pages,
-            index=vma.pgoff,
+            index=vma.pgoff if vma.file is not None else 0,  # [vdso] is always whole
             number=number,
             shared=bool(vma.flags & VM_SHARED),
             around=1 if vma.file is None else machine.paging.fault_around,

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc import engine
-from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled
+from pyalloc.arguments import registers, truth, words
+from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled, PyallocError, WrongType
 from pyalloc.kernel import procfs
 from pyalloc.kernel.abi import VM_GROWSDOWN, VM_PFNMAP, VM_WIPEONFORK
 from pyalloc.kernel.area import Vma
@@ -29,7 +30,6 @@ from pyalloc.machine.cgroup import Cgroup
 from pyalloc.machine.heap import ProcessHeap
 from pyalloc.machine.memory import Account, ProcessPages
 from pyalloc.machine.oom import run_oom_killer, task_of
-from pyalloc.machine.registers import registers
 from pyalloc.machine.replay import Playback, Replay, TraceColumns, run_replay
 from pyalloc.machine.syscalls import SystemCalls
 from pyalloc.units import PAGE, nanoseconds
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyalloc.machine.machine import Machine
 
 _PENDING: Final = engine.PENDING
+_LONGEST: Final = (1 << 64) - 1
 _OP: Final = {
     "calloc": 1,
     "memalign": 4,
@@ -51,12 +52,16 @@ _OP: Final = {
 }
 
 
+_MISFITS: Final = (TypeError, OverflowError)
+"""What a number gives that is not one the engine takes: it is looked at again, more slowly."""
+
+
 def _page_numbers(pages: npt.ArrayLike) -> npt.NDArray[np.int64]:
     array = np.asarray(pages)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        message = f"pages must be a list of whole numbers (got {array.dtype} of {array.ndim} axes)"
-        raise ArgumentError(message)
-    return array.astype(np.int64)
+    if array.ndim == 1 and (not array.size or array.dtype.kind in "iu"):
+        return array.astype(np.int64)
+    message = f"pages must be a list of whole numbers (got {array.dtype} of {array.ndim} axes)"
+    raise WrongType(message)
 
 
 class Process(SystemCalls):
@@ -95,7 +100,12 @@ class Process(SystemCalls):
             machine.profile, layout, limits, self.pages, Account(machine, self)
         )
         word = 8 if machine.profile.arch == "x86_64" else 4
-        self.heap = ProcessHeap(self, allocator, word, machine.cpus, tunables)
+        try:
+            self.heap = ProcessHeap(self, allocator, word, machine.cpus, tunables)
+        except PyallocError:
+            self.space.exit()
+            self.pages.table.drop()
+            raise
         self.heap.heap.set_program(name)
         self.allocator = allocator
         self.bind()
@@ -158,10 +168,15 @@ class Process(SystemCalls):
         return f"<Process {self.pid} {self.name} {state}>"
 
     # --- the C library ------------------------------------------------------------------
+    # Sizes and addresses are taken as registers take them; where every call counts, only those
+    # that the engine does not take at once.
 
     def malloc(self, size: int) -> int:
         """Return the address of ``size`` new bytes; 0 is NULL."""
-        pointer = self._malloc(size)
+        try:
+            pointer = self._malloc(size)
+        except _MISFITS:
+            pointer = self._malloc(*registers(self.mask, size=size))
         return pointer if pointer != _PENDING else self.heap.settle(pointer)
 
     def free(self, address: int) -> None:
@@ -172,18 +187,27 @@ class Process(SystemCalls):
         HeapAbort
             The library noticed an error and aborted; the process is dead.
         """
-        if self._free(address) == _PENDING:
+        try:
+            pointer = self._free(address)
+        except _MISFITS:
+            pointer = self._free(*registers(self.mask, address=address))
+        if pointer == _PENDING:
             self.heap.settle(_PENDING)
 
     def realloc(self, address: int, size: int) -> int:
         """Resize a block and return its new address; 0 is NULL."""
-        pointer = self._realloc(address, size)
+        try:
+            pointer = self._realloc(address, size)
+        except _MISFITS:
+            pointer = self._realloc(*registers(self.mask, address=address, size=size))
         return pointer if pointer != _PENDING else self.heap.settle(pointer)
 
     def calloc(self, count: int, size: int) -> int:
         """Return the address of ``count * size`` zeroed bytes; 0 is NULL."""
+        if type(count) is not int or type(size) is not int or count < 0 or size < 0:
+            count, size = registers(self.mask, count=count, size=size)
         total = count * size
-        if total >= 1 << 64:
+        if total > self.mask:
             self.require_alive()
             return 0
         return self._call("calloc", total)
@@ -200,6 +224,7 @@ class Process(SystemCalls):
         """
         block = self.malloc(size)
         if block and size:
+            (size,) = registers(self.mask, size=size)
             if self.space.locked_vm or self.huge_advice:
                 self.touch(block, size)
             else:
@@ -229,27 +254,44 @@ class Process(SystemCalls):
 
     def malloc_trim(self, pad: int = 0) -> int:
         """Give free memory back; 1 if any was."""
+        (pad,) = registers(self.mask, pad=pad)
         return self._call("malloc_trim", pad)
 
     def mallopt(self, parameter: int, value: int) -> int:
         """Set an allocator parameter by its number; 1 if it was taken."""
-        return self._call("mallopt", value & (1 << 64) - 1, parameter & (1 << 64) - 1)
+        parameter, value = registers(_LONGEST, parameter=parameter, value=value)
+        return self._call("mallopt", value, parameter)
 
     def usable_size(self, address: int) -> int:
         """Return ``malloc_usable_size`` in bytes; 0 for NULL."""
         self.require_alive()
+        (address,) = registers(self.mask, address=address)
         return self.heap.heap.usable_size(address)
 
-    def _call(self, name: str, size: int, arg: int = 0) -> int:
+    def _call(self, name: str, size: int, alignment: int = 0) -> int:
         self.require_alive()
         heap = self.heap.heap
-        result = heap.other(_OP[name], size, arg)
+        try:
+            result = heap.other(_OP[name], size, alignment)
+        except _MISFITS:
+            size, alignment = registers(self.mask, size=size, alignment=alignment)
+            result = heap.other(_OP[name], size, alignment)
         return self.heap.settle(result) if result == _PENDING and heap.is_stopped else result
 
     def set_thread(self, thread: int) -> None:
-        """Let the next calls be made by thread number ``thread``; the first one is 0."""
+        """Let the next calls be made by thread number ``thread``; the first one is 0.
+
+        Raises
+        ------
+        ArgumentError
+            No thread has such a number.
+        """
         self.require_alive()
-        self.heap.heap.set_thread(thread)
+        (number,) = registers(-1, thread=thread)
+        if not 0 <= number < 1 << 32:
+            message = f"thread must be 0 to {(1 << 32) - 1} (got {thread!r})"
+            raise ArgumentError(message)
+        self.heap.heap.set_thread(number)
 
     def thread_exit(self) -> None:
         """End the current thread: its cache goes back to the heap."""
@@ -344,8 +386,8 @@ class Process(SystemCalls):
             message = f"length must not be negative (got {length})"
             raise ArgumentError(message)
         addr &= self.mask
-        with self._writing(zeros=zeros):
-            self._touch(addr, length, write=write)
+        with self._writing(zeros=truth(zeros, "zeros")):
+            self._touch(addr, length, write=truth(write, "write"))
 
     @contextlib.contextmanager
     def _writing(self, *, zeros: bool) -> Iterator[None]:
@@ -395,12 +437,14 @@ class Process(SystemCalls):
 
         Raises
         ------
-        ArgumentError
+        WrongType
             ``pages`` does not hold whole numbers.
         MemoryFault, ProcessKilled
             As :meth:`touch`; the accesses before it have been made.
         """
         index = _page_numbers(pages)
+        (addr,) = registers(self.mask, addr=addr)
+        write, zeros = truth(write, "write"), truth(zeros, "zeros")
         if len(index):
             with self._writing(zeros=zeros):
                 self._touch_pages(addr, index, write=write)
@@ -424,18 +468,31 @@ class Process(SystemCalls):
     def exit(self, code: int = 0) -> None:
         """End the process; its memory goes back to the machine."""
         self.require_alive()
+        (code,) = registers(-1, code=code)
         self._end()
         self.exit_code = code
 
     def kill(self, by: str = "SIGKILL") -> None:
         """End the process from outside; ``by`` is kept as ``killed_by``."""
         self.require_alive()
+        by = words(by, "by")
         self._end()
         self.killed_by = by
 
     def die(self, number: int) -> None:
-        """End the process by the signal ``number``."""
-        self.kill(signal.Signals(number).name)
+        """End the process by the signal ``number``.
+
+        Raises
+        ------
+        ArgumentError
+            There is no such signal.
+        """
+        (number,) = registers(-1, number=number)
+        try:
+            self.kill(signal.Signals(number).name)
+        except ValueError:
+            message = f"number must be that of a signal (got {number})"
+            raise ArgumentError(message) from None
 
     def _end(self) -> None:
         self.heap.sync()

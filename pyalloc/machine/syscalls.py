@@ -10,11 +10,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from pyalloc.arguments import registers
 from pyalloc.kernel import mapping, protection, syncing
 from pyalloc.kernel.abi import MADV, MAP, fail
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.machine.descriptors import FileCalls
-from pyalloc.machine.registers import registers
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class SystemCalls(FileCalls):
             )
         if offset % PAGE:
             fail(errno.EINVAL)
+        if type(fd) is not int:
+            (fd,) = registers(-1, fd=fd)
         file = None if flags & _ANONYMOUS else self._file(fd)
         at = 0
         try:

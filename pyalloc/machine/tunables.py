@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import operator
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, SupportsIndex
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
@@ -49,7 +50,7 @@ def number_of(name: str, value: int | str) -> int:
 
 def _number(value: int | str) -> int | None:
     if not isinstance(value, str):
-        return int(value)
+        return operator.index(value) if isinstance(value, SupportsIndex) else None
     with contextlib.suppress(ValueError):
         return int(value, 0)
     with contextlib.suppress(ArgumentError):
