@@ -84,8 +84,14 @@ pt_arena *pt_arena_of(const pt *h, pa_unit c)
 
 /* ---- threads ------------------------------------------------------------------------------------ */
 
+enum { MOST_THREADS = 1 << 22 }; /* Linux counts processes and threads up to there */
+
 pt_thread *pt_thread_of(pt *h, uint32_t thread)
 {
+    if (thread >= MOST_THREADS) {
+        h->base.error = PA_ERR_LIMIT;
+        return NULL;
+    }
     if (thread >= h->count_threads) {
         uint32_t count = thread + 16;
         pt_thread *more = realloc(h->threads, count * sizeof *more);

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc import engine
-from pyalloc.arguments import registers, truth, words
+from pyalloc.arguments import registers, truth, whole, words
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled, PyallocError, WrongType
 from pyalloc.kernel import procfs
 from pyalloc.kernel.abi import VM_GROWSDOWN, VM_PFNMAP, VM_WIPEONFORK
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _PENDING: Final = engine.PENDING
 _LONGEST: Final = (1 << 64) - 1
+_MOST_THREADS: Final = 1 << 22
 _OP: Final = {
     "calloc": 1,
     "memalign": 4,
@@ -287,11 +288,7 @@ class Process(SystemCalls):
             No thread has such a number.
         """
         self.require_alive()
-        (number,) = registers(-1, thread=thread)
-        if not 0 <= number < 1 << 32:
-            message = f"thread must be 0 to {(1 << 32) - 1} (got {thread!r})"
-            raise ArgumentError(message)
-        self.heap.heap.set_thread(number)
+        self.heap.heap.set_thread(whole(thread, "thread", 0, _MOST_THREADS - 1))
 
     def thread_exit(self) -> None:
         """End the current thread: its cache goes back to the heap."""
