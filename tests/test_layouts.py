@@ -7,10 +7,13 @@ from test_host import can_build
 from test_verify_kernel import can_verify
 
 import pyalloc as pa
-from pyalloc.host.kernel import host_kernel
+from pyalloc.host.kernel import host_kernel, may_lock
+from pyalloc.host.mapped import mapped_files
 from pyalloc.host.proc import parse_maps
 from pyalloc.host.puppet import Puppet, Start
 from pyalloc.kernel.limits import INFINITY
+from pyalloc.lab.verify.twins import Twins
+from pyalloc.workload.syscalls import SystemCall
 
 PAGE = 4096
 ANON = int(pa.MAP.PRIVATE | pa.MAP.ANONYMOUS)
@@ -174,3 +177,41 @@ def test_reading_implies_executing_by_personality() -> None:
         process = spawn(kernel, "i386", pa.PER.READ_IMPLIES_EXEC)
         at = process.mmap(0, PAGE, int(pa.PROT.READ), ANON)
         assert process.maps()[f"{at:08x}-{at + PAGE:08x}"].startswith("r-xp")
+
+
+def test_a_32_bit_program_s_stack_merges_with_nothing() -> None:
+    """6.x makes it at the end of a 64-bit space and moves it down: its pages keep their numbers."""
+    for arch, lines in (("i386", 2), ("x86_64", 1), ("i386-pae", 1)):
+        process = spawn("6.18", arch)
+        low = process.space.start_stack // PAGE * PAGE - 32 * PAGE
+        flags = ANON | int(pa.MAP.FIXED | pa.MAP.GROWSDOWN)
+        assert process.mmap(low, 4 * PAGE, 3, flags) == low
+        starts = [int(span.split("-")[0], 16) for span in process.maps()]
+        assert sum(low <= start < process.space.task_size for start in starts) == lines
+
+
+@pytest.mark.skipif(not can_verify(), reason="no profile of this host's kernel")
+@pytest.mark.parametrize("arch", ["x86_64", "i386"])
+def test_what_stands_at_the_stack_is_as_on_this_host(arch: str) -> None:
+    """Mappings over its low end and in its way, growth up to them, and past its limit."""
+    if arch == "i386" and not can_build(4):
+        pytest.skip("no 32-bit gcc")
+    start = Start(arch, limits=pa.Limits(stack=2 << 20, ipc_lock=may_lock()))
+    with mapped_files() as files, Twins(start, host_kernel(), files) as twins:
+        stack = twins.space.at(twins.space.start_stack)
+        assert stack is not None
+        low = stack.start
+        for row, call in enumerate((
+            ("mmap", low, 4 * PAGE, 3, ANON | 0x110, -1, 0),
+            ("touch", low - 2 * PAGE, 1, 1),
+            ("mmap", low - 300 * PAGE, PAGE, 3, ANON | 0x10, -1, 0),
+            ("touch", low - 40 * PAGE, 2, 1),
+            ("touch", low - 44 * PAGE, 1, 0),
+            ("munmap", low - 300 * PAGE, PAGE),
+            ("touch", low - 400 * PAGE, 3, 1),
+            ("touch", low - 500 * PAGE, 1, 1),
+            ("fork",),
+            ("touch", low - 420 * PAGE, 3, 1),
+        )):  # fmt: skip
+            name, *args = call
+            assert twins.difference(row, SystemCall(str(name), tuple(map(int, args)))) is None

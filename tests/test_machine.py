@@ -35,8 +35,7 @@ def test_sizes_out_of_range_are_null_or_an_error_and_lose_nothing() -> None:
     assert process.malloc(0)
     assert process.malloc(1 << 63) == 0
     assert process.calloc(1 << 40, 1 << 40) == 0
-    with pytest.raises(OverflowError):
-        process.malloc(-1)
+    assert process.malloc(-1) == 0  # SIZE_MAX
     assert process.malloc(10)
 
 

@@ -44,6 +44,7 @@ _LINE: Final = re.compile(
 _ELF32: Final = 0x08048000
 _ELF64: Final = 0x400000
 _THREE_GIB: Final = 0xC0000000
+_STACK_TOP_MAX: Final = 0x7FFFFFFFF000
 
 
 @dataclass(slots=True)
@@ -145,6 +146,7 @@ def layout_from_maps(
     if stack:
         stack.flags |= VM_GROWSDOWN
         stack.name = None
+        stack.pgoff = _stack_offset(profile, stack)
     below = [vma.end for vma in areas if vma is not stack and vma.end <= start_stack]
     top = max(below, default=0)
     if top_down is None:
@@ -220,6 +222,16 @@ def _area(match: re.Match[str], files: dict[tuple[str, int, int, int], OpenFile]
     inode = files[key].inode
     inode.bytes_size = max(inode.bytes_size, offset + end - start)
     return Vma(start, end, flags, offset // PAGE, files[key])
+
+
+def _stack_offset(profile: KernelProfile, stack: Vma) -> int:
+    """Return the page number a stack has: 6.x makes it at the end of all space and moves it down.
+
+    Where that is another place than the program's end, the stack merges with no neighbour.
+    """
+    if profile.modern and profile.word == 8:
+        return (_STACK_TOP_MAX - (stack.end - stack.start)) // PAGE
+    return stack.pgoff
 
 
 def _stack(areas: list[Vma], profile: KernelProfile) -> Vma | None:
@@ -333,9 +345,8 @@ def default_layout(
     data = Vma(text.end, text.end + PAGE, rights, 1, file)
     bss = Vma(data.end, data.end + PAGE, rights, data.end // PAGE)
     stack_start = top - (profile.extra_stack_pages + 1) * PAGE
-    stack = Vma(
-        stack_start, top, rights | VM_GROWSDOWN, top // PAGE - 1 - profile.extra_stack_pages
-    )
+    stack = Vma(stack_start, top, rights | VM_GROWSDOWN, stack_start // PAGE)
+    stack.pgoff = _stack_offset(profile, stack)
     own = _own_areas(profile, base if down else legacy, down)
     return Layout(
         top,
