@@ -61,8 +61,11 @@ def _page_numbers(pages: npt.ArrayLike) -> npt.NDArray[np.int64]:
     array = np.asarray(pages)
     if array.ndim == 1 and (not array.size or array.dtype.kind in "iu"):
         return array.astype(np.int64)
+    if not array.ndim:
+        message = f"pages must be a list of whole numbers (got {pages!r})"
+        raise WrongType(message)
     message = f"pages must be a list of whole numbers (got {array.dtype} of {array.ndim} axes)"
-    raise WrongType(message)
+    raise ArgumentError(message)
 
 
 class Process(SystemCalls):
@@ -434,8 +437,10 @@ class Process(SystemCalls):
 
         Raises
         ------
-        WrongType
+        ArgumentError
             ``pages`` does not hold whole numbers.
+        WrongType
+            It is no list.
         MemoryFault, ProcessKilled
             As :meth:`touch`; the accesses before it have been made.
         """
