@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 import pyalloc as pa
 from pyalloc.cli import main
 from pyalloc.errors import ArgumentError
+from pyalloc.host import glibc
+from pyalloc.host.compile import CompilerMissing
 from pyalloc.lab.order import DEFAULT, MOVES, Calls
 from pyalloc.lab.order.calls import ALLOCATION, FREE
 from pyalloc.lab.order.jitter import jittered
@@ -234,6 +236,34 @@ def test_the_article_s_programs_differ_by_a_factor_of_150() -> None:
     assert wasted["fragmented1", "recorded"] > 100 * wasted["fragmented1", "lifetime"]
     assert wasted["fragmented2", "recorded"] == wasted["fragmented1", "lifetime"]
     assert wasted["fragmented2", "fifo"] < 2 * wasted["fragmented2", "recorded"]
+
+
+def test_what_an_order_saves_is_what_the_real_library_saves() -> None:
+    """The calls in each order, also those a search found, hold as much on this machine's glibc."""
+    try:
+        allocator = f"glibc-{glibc.version()}"
+    except CompilerMissing:
+        pytest.skip("no C compiler")
+    if allocator not in {a.name for a in pa.allocators()}:
+        pytest.skip(f"{allocator} is not modelled")
+    study = pa.order(
+        stream("bursts", "1-4000", count=12_000, live=800, seed=1),
+        ["lifo", "lifetime", "size"],
+        allocator=allocator,
+        touch="write",
+        repeats=1,
+        search=10,
+        by="held",
+    )
+    held = {}
+    for result in study:
+        real = glibc.run(study.reordered(result.name), touch="write", record=["brk"])
+        assert real.brk is not None
+        summary = result.summaries[0]
+        held[result.name] = int(real.brk[-1]) - real.brk0
+        assert (held[result.name], real.rss - real.rss0) == (summary.held, summary.rss)
+        assert int(real.brk.max()) - real.brk0 == summary.peak_held
+    assert held["best found"] < held["recorded"] < held["worst found"]
 
 
 def test_a_saving_is_the_mean_of_paired_differences() -> None:

@@ -35,8 +35,7 @@ def blame(
     Parameters
     ----------
     at
-        The moment: "waste" (most memory lies free), "peak" (the heap is largest), "end", or a
-        number of calls.
+        When: "waste" (most memory lies free), "peak" of the heap, "end", or a number of calls.
     sites
         How many call sites to list.
     tries

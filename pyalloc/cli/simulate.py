@@ -53,8 +53,7 @@ def simulate(
     schema
         Print the JSON Schema of scenario files, for editors.
     set
-        Change a key of the scenario, KEY=VALUE, as machine.ram=1G or process.web.copies=3; may be
-        repeated.
+        Change a key of the scenario: KEY=VALUE, as process.web.copies=3; may be repeated.
     seed
         Seed of every random number, in place of the scenario's own.
     until

@@ -47,8 +47,7 @@ def sweep(
     Parameters
     ----------
     plan
-        A TOML file with programs, design, points, draw_seed and a table of parameters; options
-        here win.
+        A TOML file: programs, design, points, draw_seed, a table of parameters; options here win.
     design
         grid: every combination; lhs: a Latin hypercube; random: independent draws.
     points
