@@ -43,11 +43,11 @@ def reset_peak() -> int:
 
 
 def grown(kind: str, sizes: str, count: int, live: int, touch: str) -> Memory:
-    """Return what a replay adds to this process's peak; `prepare` and a first one come before."""
+    """Return what a machine and a replay on it add to this process's peak, after a first one."""
     trace = stream(kind, sizes, count=count, live=live)
     _model.prepare(trace[:1000], touch=touch).run()
-    replay = _model.prepare(trace, touch=touch)
     before = reset_peak()
+    replay = _model.prepare(trace, touch=touch)
     replay.run()
     model = peak_bytes() - before
     return Memory(replay.bytes_held(), model, ENTRY * int(trace.block.max() + 1))

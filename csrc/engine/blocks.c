@@ -8,7 +8,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { HUGE_BYTES = 2 << 20 };
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+enum { PAGE_BYTES = 4096, HUGE_BYTES = 2 << 20 };
 
 /* One more than the highest block number; UINT32_MAX counts as none. */
 static size_t count_named(const uint32_t *numbers, size_t count)
@@ -19,6 +23,15 @@ static size_t count_named(const uint32_t *numbers, size_t count)
         most = past > most ? past : most;
     }
     return most;
+}
+
+/* All of it will be used: have it now, in large pages as far as they are full. */
+static void fault_in(char *at, size_t bytes)
+{
+    size_t whole = bytes & ~(size_t)(HUGE_BYTES - 1);
+    if (whole)
+        madvise(at, whole, MADV_HUGEPAGE);
+    madvise(at, (bytes + PAGE_BYTES - 1) & ~(size_t)(PAGE_BYTES - 1), MADV_POPULATE_WRITE);
 }
 
 bool blocks_init(pa_blocks *blocks, const uint32_t *numbers, size_t count, uint64_t from,
@@ -35,9 +48,8 @@ bool blocks_init(pa_blocks *blocks, const uint32_t *numbers, size_t count, uint6
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
         return false;
-    size_t whole = blocks->count * sizeof *blocks->at & ~(size_t)(HUGE_BYTES - 1);
-    if (whole && blocks->count <= count) /* most of it will be used */
-        madvise(at, whole, MADV_HUGEPAGE);
+    if (blocks->count <= count)
+        fault_in(at, blocks->count * sizeof *blocks->at);
     blocks->at = at;
     blocks->mapped_bytes = bytes;
     return true;
