@@ -98,10 +98,14 @@ class Areas(AreaList):
         one, other = left.anon_vma, right.anon_vma
         return one is None or other is None or one is other
 
-    def merge_new(self, new: Vma, *, forked: bool = False, left_only: bool = False) -> Vma | None:
-        """Join ``new``, which is in no list yet, to its neighbours; None if neither fits."""
-        left = before = self.last_before(new.start)
-        right = None if left_only else before.next if before else self.find(0)
+    def merge_new(self, new: Vma, *, forked: bool = False, left: Vma | None = None) -> Vma | None:
+        """Join ``new``, which is in no list yet, to its neighbours; None if neither fits.
+
+        ``left`` names the only one that comes into question.
+        """
+        before = self.last_before(new.start) if left is None else left
+        right = None if left is not None else before.next if before else self.find(0)
+        left = before
         if left and not (
             left.end == new.start
             and self._joins(left, new)

@@ -78,7 +78,7 @@ def _extend(space: AddressSpace, new: Vma) -> Vma | None:
     """Join ``new`` to what is before it; 2.6 joins it to what follows, too."""
     if not space.profile.modern:
         return space.areas.merge_new(new)
-    below = space.areas.find(new.start - 1)
+    below = space.areas.last_before(new.start)
     if below is None or below.end != new.start or below.end <= space.start_brk:
         return None
-    return space.areas.merge_new(new, left_only=True)
+    return space.areas.merge_new(new, left=below)

@@ -112,7 +112,8 @@ def mmap(
         vm, pgoff = _of_object(profile, vm, file, offset // PAGE, pgoff)
     if flags & _NORESERVE and not space.commit.strict:
         vm |= VM_NORESERVE
-    vma = _map(space, Vma(addr, addr + length, vm, pgoff, file, name))
+    old = space.cut_out(addr, addr + length) if flags & _FIXED else []
+    vma = _map(space, Vma(addr, addr + length, vm, pgoff, file, name), old)
     if vma.flags & VM_LOCKED or flags & _POPULATE_WHEN == _POPULATE:
         space.populate(addr, addr + length)
     return addr
@@ -270,10 +271,9 @@ def _unoccupied(space: AddressSpace, addr: int, length: int) -> int:
 # --- putting it there --------------------------------------------------------------------------
 
 
-def _map(space: AddressSpace, new: Vma) -> Vma:
-    """Put ``new`` in place of whatever is there, merged where it can (``mmap_region``)."""
+def _map(space: AddressSpace, new: Vma, old: list[Vma]) -> Vma:
+    """Put ``new`` in place of ``old``, merged where it can (``mmap_region``)."""
     modern, commit, pages = space.profile.modern, space.commit, (new.end - new.start) // PAGE
-    old = space.cut_out(new.start, new.end)
     if old and not modern:
         space.drop(old)
         old = []

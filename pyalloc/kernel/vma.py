@@ -160,23 +160,26 @@ class AddressSpace:
         self.total_vm += pages
         if flags & VM_LOCKED:
             self.locked_vm += pages
-        if self.profile.modern:
-            if flags & (VM_EXEC | VM_WRITE | VM_GROWSDOWN) == VM_EXEC:
+        if not self.profile.modern:
+            self._count_old(flags, file, pages)
+        elif flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) == VM_WRITE:
+            self.data_vm += pages
+        elif flags & (VM_EXEC | VM_WRITE | VM_GROWSDOWN) == VM_EXEC:
+            self.exec_vm += pages
+        elif flags & VM_GROWSDOWN:
+            self.stack_vm += pages
+        if pages > 0:
+            self.peak_vm = max(self.peak_vm, self.total_vm)
+
+    def _count_old(self, flags: int, file: OpenFile | None, pages: int) -> None:
+        if file is not None:
+            self.shared_vm += pages
+            if flags & (VM_EXEC | VM_WRITE) == VM_EXEC:
                 self.exec_vm += pages
-            elif flags & VM_GROWSDOWN:
-                self.stack_vm += pages
-            elif flags & (VM_WRITE | VM_SHARED) == VM_WRITE:
-                self.data_vm += pages
-        else:
-            if file is not None:
-                self.shared_vm += pages
-                if flags & (VM_EXEC | VM_WRITE) == VM_EXEC:
-                    self.exec_vm += pages
-            elif flags & VM_GROWSDOWN:
-                self.stack_vm += pages
-            if flags & VM_IO:
-                self.reserved_vm += pages
-        self.peak_vm = max(self.peak_vm, self.total_vm)
+        elif flags & VM_GROWSDOWN:
+            self.stack_vm += pages
+        if flags & VM_IO:
+            self.reserved_vm += pages
 
     def may_expand(self, flags: int, pages: int) -> bool:
         """Return whether RLIMIT_AS and (6.x) RLIMIT_DATA leave room for ``pages`` more."""
@@ -275,7 +278,8 @@ class AddressSpace:
             old[0] = self.areas.split(first, start)
             last = old[-1]
         if last.end > end:
-            self._may_split(last, counted=not self.profile.modern)
+            if last.flags & VM_DONTEXPAND or not self.profile.modern:
+                self._may_split(last, counted=not self.profile.modern)
             self.areas.split(last, end)
         return old
 

@@ -35,7 +35,7 @@ FARTHEST: Final = 1 << 64
 class ProcessHeap(HeapView):
     """The allocator of one process: :class:`HeapView` to look at it, and what lets it run."""
 
-    _written_at = 0  # the break for which the heap's area is known to be written
+    written_at = 0  # the break for which the heap's area is known to be written
     _area: Vma | None = None  # the one below the break, unless it is in no list any more
     _lease: tuple[int, int, int] | None = None  # as the heap has it
     far = FARTHEST  # what changes from here on does not touch the lease
@@ -138,13 +138,18 @@ class ProcessHeap(HeapView):
     def sync(self) -> None:
         """Let the address space catch up with the break, which the allocator writes to."""
         space, heap = self.process.space, self.heap
-        if space.brk_value == self._written_at and not heap.moved_from(self._written_at):
+        if space.brk_value == self.written_at and not heap.moved_from(self.written_at):
             return
         for brk in (heap.take_peak(), heap.brk):
             if brk != space.brk_value:
                 space.brk(brk)
                 self._written(space.start_brk)
-        self._written_at = space.brk_value
+        self.written_at = space.brk_value
+
+    def moved_to(self, brk: int) -> None:
+        """Take note that somebody else moved the break of the address space."""
+        self.heap.set_brk(brk)
+        self.written_at = brk
 
     def lease(self) -> None:
         """Let the break move as far as nothing could refuse it."""

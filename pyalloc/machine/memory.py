@@ -48,7 +48,12 @@ class Account:
 
     def charge(self, pages: int) -> bool:
         """Promise ``pages`` more if the policy allows."""
-        return self.machine.promises.charge(self.process, pages)
+        promises = self.machine.promises
+        if promises.allows(self.process, pages):
+            promises.areas += pages
+            return True
+        promises.refuse(self.process, pages)
+        return False
 
     def uncharge(self, pages: int) -> None:
         """Take a promise back."""

@@ -60,18 +60,14 @@ class Promises:
         machine = self.machine
         return commit_limit(machine.overcommit, machine.total_ram, machine.total_swap)
 
-    def charge(self, process: Asker, pages: int) -> bool:
-        """Promise ``pages`` to ``process``; False, and a line in the log, if that is refused."""
-        if self.allows(process, pages):
-            self.areas += pages
-            return True
+    def refuse(self, process: Asker, pages: int) -> None:
+        """Let the log say that ``process`` was not promised ``pages``."""
         if self.machine.profile.modern:
             self.refusals.log(
                 self.machine,
                 f"__vm_enough_memory: pid: {process.pid}, comm: {process.name},"
                 f" bytes: {pages * PAGE} not enough memory for the allocation",
             )
-        return False
 
     def allows(self, process: Asker, pages: int, more_vm: int = 0) -> bool:
         """Return whether the policy lets ``process``, larger by ``more_vm``, have ``pages``."""

@@ -41,8 +41,10 @@ class SystemCalls(FileCalls):
         """Return the address space, with what the heap has done since."""
         if not self.alive:
             self.require_alive()
-        self.heap.sync()
-        return self.space
+        space, heap = self.space, self.heap
+        if space.brk_value != heap.written_at or heap.heap.moved_from(heap.written_at):
+            heap.sync()
+        return space
 
     def _after(self, changed: int = 0) -> None:
         """Let time pass, and the heap and the machine know that areas may have changed.
@@ -239,7 +241,7 @@ class SystemCalls(FileCalls):
         except TypeError:
             (addr,) = registers(mask, addr=addr)
         brk = space.brk(addr)
-        self.heap.heap.set_brk(brk)
+        self.heap.moved_to(brk)
         self._after()
         return brk
 
