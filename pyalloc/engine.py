@@ -702,6 +702,10 @@ class Ram:
         """Return how many pages of an object are in frames."""
         return int(lib.pa_ram_object_resident(self.handle, number))
 
+    def flush_stats(self) -> None:
+        """Let reclaim know all counters of all groups as they are now."""
+        lib.pa_ram_flush_stats(self.handle)
+
     def add_stream(self, pages: int) -> int:
         """Open a file that is read ahead in windows of up to ``pages``; return its number."""
         number = int(lib.pa_ram_add_stream(self.handle, pages))

@@ -93,7 +93,8 @@ class Scan:
             return self.process.mmap(0, length, both, MAP.PRIVATE | MAP.ANONYMOUS)
         if mode == "shm":
             return self.process.mmap(0, length, both, MAP.SHARED | MAP.ANONYMOUS)
-        file: File = self.machine.file("data", 2 * length, cached=False)
+        megabytes = -(-length >> 20) + 1  # the recorder wrote whole ones, and one more
+        file: File = self.machine.file("data", megabytes << 20, cached=False)
         self.fd = self.process.open(file)
         if mode == "fread":
             return 0
@@ -128,6 +129,7 @@ class Scan:
 def counts(machine: Machine, process: Process) -> npt.NDArray[np.float64]:
     """Return the counters that a :class:`Pass` is made of."""
     table, events = process.pages.table.counters(), machine.ram.counters()
+    machine.ram.flush_stats()  # the recorder read memory.stat
     return np.array(
         [
             table["minor_faults"],

@@ -92,26 +92,23 @@ def test_a_mapped_file_without_readahead_misses_as_often(run: dict[str, Any]) ->
     "run", [r for r in FILES if r["mode"] == "fread" and r["pattern"] == "seq"], ids=name_of
 )
 def test_reading_a_file_again_and_again_reads_whole_windows(run: dict[str, Any]) -> None:
-    """Every pass reads the same, to the page: up to the last window's end.
-
-    At 0.95 the kernel reclaims whole megabytes, which is what was read at once, and so finds
-    nothing of the next pass; here pages go one by one, and some stay.
-    """
+    """Every pass reads the same, to the page: all or nothing, as large folios go whole."""
     mine, truth = Scan(run).passes(), run["rows"]
-    assert mine[0].read == pytest.approx(truth[0].read, abs=0.001)
-    if run["ws_factor"] != 0.95:
-        assert [row.read for row in mine] == pytest.approx([r.read for r in truth], abs=0.001)
+    assert [row.read for row in mine] == pytest.approx([r.read for r in truth], abs=0.001)
 
 
 @pytest.mark.parametrize(
     "run",
-    [r for r in FILES if r["mode"] == "fread" and r["pattern"] in {"zipf", "hotcold"}],
+    [r for r in FILES if r["mode"] == "fread" and r["pattern"] != "seq"],
     ids=name_of,
 )
-def test_skewed_reads_of_a_file_find_most_of_it(run: dict[str, Any]) -> None:
-    """Windows read more than what is missed, about as much more as the kernel's."""
+def test_reads_of_a_file_in_another_order_read_as_much(run: dict[str, Any]) -> None:
+    """Windows read far more than what is missed; one of 8 MB more or less is a tenth of a pass.
+
+    Which pages are random decides how often that happens: ten draws of the same run spread as far.
+    """
     mine = mean(row.read for row in Scan(run).passes()[1:])
-    assert mine == pytest.approx(mean(row.read for row in run["rows"][1:]), abs=0.11)
+    assert mine == pytest.approx(mean(row.read for row in run["rows"][1:]), abs=0.2)
 
 
 def test_mapped_random_reads_read_far_more_than_they_touch() -> None:

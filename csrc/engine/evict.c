@@ -17,10 +17,11 @@ static void take_reference(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context
     mm_cool(mm, vpn);
 }
 
-uint64_t take_references(pa_ram *ram, uint32_t f)
+uint64_t take_references(pa_ram *ram, const folio *all)
 {
     uint64_t count = 0;
-    rmap_each(ram, f, take_reference, &count);
+    for (uint32_t i = 0; i < all->count; i++)
+        rmap_each(ram, folio_frame(all, i), take_reference, &count);
     return count;
 }
 
@@ -75,7 +76,7 @@ static void leave_slot(pa_ram *ram, uint32_t f)
 {
     uint64_t slot = ram->slot_of[f] - 1;
     ram->slot_shadow[slot] =
-        workingset_shadow(ram, owner_group(ram->frame[f].owner), ram->state[f]);
+        workingset_shadow(ram, owner_group(ram->frame[f].owner), ram->state[f], 1);
     ram->slot_frame[slot] = 0;
     ram->slot_of[f] = 0;
 }
@@ -146,37 +147,54 @@ static fate evict_shmem(pa_ram *ram, uint32_t f)
     return leave_to_swap(ram, f, true);
 }
 
-static fate evict_file(pa_ram *ram, uint32_t f)
+/* Its place in the file is written if it is dirty. */
+static bool write_dirty(pa_ram *ram, uint32_t f)
 {
     uint64_t owner = ram->frame[f].owner;
+    if (!(owner & OWNER_DIRTY))
+        return false;
+    ram->events.file_written++;
+    ram_mark(ram, f, 0, OWNER_DIRTY);
+    ram->state[f] |= STATE_RECLAIM;
+    return device_plug(&ram->disk, &ram->settings.costs, f,
+                       file_place(ram, owner_id(owner), owner_place(owner)));
+}
+
+static fate evict_file(pa_ram *ram, const folio *all)
+{
     eviction e = {.ram = ram};
-    rmap_each(ram, f, evict_one, &e);
-    ram->maps[f] = 0;
-    if (owner & OWNER_DIRTY) {
-        ram->events.file_written++;
-        ram_mark(ram, f, 0, OWNER_DIRTY);
-        ram->state[f] |= STATE_RECLAIM;
-        if (device_plug(&ram->disk, &ram->settings.costs, f,
-                        file_place(ram, owner_id(owner), owner_place(owner))))
-            return FATE_WRITING;
+    bool writes = false;
+    for (uint32_t i = 0; i < all->count; i++) {
+        uint32_t f = folio_frame(all, i);
+        rmap_each(ram, f, evict_one, &e);
+        ram->maps[f] = 0;
+        writes |= write_dirty(ram, f);
     }
-    uint64_t shadow = workingset_shadow(ram, owner_group(owner), ram->state[f]);
-    leave_object(ram, f, shadow << PTE_SHIFT | PTE_SHADOW);
-    ram_release(ram, f);
+    if (writes)
+        return FATE_WRITING;
+    uint64_t shadow = workingset_shadow(ram, owner_group(ram->frame[all->frame].owner),
+                                        ram->state[all->frame], all->count);
+    for (uint32_t i = 0; i < all->count; i++) {
+        uint32_t f = folio_frame(all, i);
+        leave_object(ram, f, shadow << PTE_SHIFT | PTE_SHADOW);
+        ram_release(ram, f);
+    }
     return FATE_FREED;
 }
 
-fate evict(pa_ram *ram, uint32_t f)
+fate evict(pa_ram *ram, const folio *all)
 {
+    uint32_t f = all->frame;
     uint64_t owner = ram->frame[f].owner;
-    huge_isolate(ram, f);
+    for (uint32_t i = 0; ram->has_huge && i < all->count; i++)
+        huge_isolate(ram, folio_frame(all, i));
     switch (owner_kind(owner)) {
     case KIND_ANON:
         return evict_anon(ram, f);
     case KIND_SLOT:
         return evict_cached(ram, f);
     case KIND_OBJECT:
-        return ram->objects[owner_id(owner)].shmem ? evict_shmem(ram, f) : evict_file(ram, f);
+        return ram->objects[owner_id(owner)].shmem ? evict_shmem(ram, f) : evict_file(ram, all);
     case KIND_FREE:
         break;
     }

@@ -183,6 +183,15 @@ uint64_t *mm_resident_counter(pa_mm *mm, uint32_t f)
     return mm->ram->objects[owner_id(owner)].shmem ? &mm->shmem : &mm->file;
 }
 
+/* Pages of a folio that are unmapped one after the other are one look at it: note the last one. */
+static bool ends_batch(pa_ram *ram, uint32_t f)
+{
+    folio all = folio_of(ram, f);
+    uint64_t place = owner_place(ram->frame[f].owner);
+    bool is_last = all.count == 1 || !((place + 1) & (all.count - 1));
+    return is_last || !ram->maps[folio_frame(&all, (uint32_t)(place + 1) & (all.count - 1))];
+}
+
 /* One mapper less; an anonymous frame that nobody maps is freed, unless swap still refers to it. */
 static void unmap_frame(pa_mm *mm, uint32_t f, uint64_t pte)
 {
@@ -192,7 +201,7 @@ static void unmap_frame(pa_mm *mm, uint32_t f, uint64_t pte)
         ram->maps[f]--;
         if (pte & PTE_DIRTY)
             object_mark_dirty(ram, f);
-        if (pte & PTE_ACCESSED)
+        if (pte & PTE_ACCESSED && ends_batch(ram, f))
             object_mark_accessed(ram, f);
         return;
     }

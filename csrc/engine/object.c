@@ -87,11 +87,15 @@ uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
 
 void object_mark_accessed(pa_ram *ram, uint32_t f)
 {
-    uint64_t owner = ram->frame[f].owner;
-    if (!(owner & OWNER_REFERENCED))
-        ram_mark(ram, f, OWNER_REFERENCED, 0);
-    else if (!(owner & (OWNER_ACTIVE | OWNER_LOCKED)))
-        ram_mark(ram, f, OWNER_ACTIVE, OWNER_REFERENCED);
+    folio all = folio_of(ram, f);
+    uint64_t owner = ram->frame[all.frame].owner;
+    if (!(owner & OWNER_REFERENCED)) { /* it keeps its place in the list */
+        for (uint32_t i = 0; i < all.count; i++)
+            ram->frame[folio_frame(&all, i)].owner |= OWNER_REFERENCED;
+    } else if (!(owner & (OWNER_ACTIVE | OWNER_LOCKED))) {
+        folio_mark(ram, &all, OWNER_ACTIVE, OWNER_REFERENCED);
+        workingset_age(ram, owner_group(owner), all.count);
+    }
 }
 
 void object_mark_dirty(pa_ram *ram, uint32_t f)
@@ -132,8 +136,8 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];
     bool active = o->shmem && ram->settings.rules & PA_NEW_ANON_ACTIVE;
     if (*entry & PTE_SHADOW)
-        active |=
-            workingset_refault(ram, group_id, (uint32_t)f, (uint32_t)(*entry >> PTE_SHIFT), true);
+        active |= workingset_refault(ram, group_id, (uint32_t)f, (uint32_t)(*entry >> PTE_SHIFT),
+                                     true, 1);
     *entry = f << PTE_SHIFT | PTE_PRESENT;
     ram->maps[f] = 0;
     o->resident++;
@@ -141,6 +145,40 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     ram_put(ram, (uint32_t)f,
             owner_of(KIND_OBJECT, group_id, id, index) | (active ? OWNER_ACTIVE : 0));
     return (uint32_t)f;
+}
+
+/* The shadow that a folio comes back to: the last one there is where its pages go. */
+static uint32_t last_shadow(const uint64_t *entry, uint64_t count)
+{
+    while (count && !(entry[count - 1] & PTE_SHADOW))
+        count--;
+    return count ? (uint32_t)(entry[count - 1] >> PTE_SHIFT) : 0;
+}
+
+uint32_t object_new_folio(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index,
+                          unsigned order)
+{
+    uint32_t frames[HUGE_PAGES], count = 1u << order;
+    object *o = &ram->objects[id];
+    if (!order)
+        return object_new_page(ram, group_id, id, index);
+    uint64_t *leaf = pt_table_make_leaf(&o->pages, index);
+    if (!leaf || !ram_take_folio(ram, group_id, count, frames))
+        return NO_FRAME;
+    uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];
+    uint32_t shadow = last_shadow(entry, count);
+    bool active = shadow && workingset_refault(ram, group_id, frames[0], shadow, true, count);
+    uint8_t state = ram->state[frames[0]] | STATE_FOLIO;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t owner = owner_of(KIND_OBJECT, group_id, id, index + i);
+        entry[i] = (uint64_t)frames[i] << PTE_SHIFT | (uint64_t)order << ORDER_SHIFT | PTE_PRESENT;
+        ram->maps[frames[i]] = 0;
+        ram->state[frames[i]] = state;
+        ram_put(ram, frames[i], owner | (active ? OWNER_ACTIVE : 0));
+    }
+    o->resident += count;
+    o->order = order > o->order ? (uint8_t)order : o->order;
+    return frames[0];
 }
 
 uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major)
@@ -176,8 +214,17 @@ static uint32_t read_page(pa_ram *ram, const reader *r, uint64_t index, uint64_t
     uint32_t f = object_page(ram, r->group, r->object, index, &major);
     if (f == NO_FRAME || !readahead_was_marked(ram, f))
         return f;
-    readahead_async(ram, r, index, want);
+    uint64_t first;
+    object_folio(ram, r->object, index, &first);
+    readahead_async(ram, r, first, index + want - first);
     return object_page(ram, r->group, r->object, index, &major);
+}
+
+/* Several reads of one folio in a row are one look at it. */
+static bool is_same_folio(pa_ram *ram, uint32_t id, uint64_t last, uint64_t index)
+{
+    uint64_t first, pages = object_folio(ram, id, index, &first);
+    return last >= first && last < first + pages;
 }
 
 int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t first,
@@ -195,7 +242,7 @@ int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t f
         uint32_t f = read_page(ram, &r, index, count - *done);
         if (f == NO_FRAME)
             return PA_EXHAUSTED;
-        if (!s || s->last != index || !index)
+        if (!s || !is_same_folio(ram, id, s->last, index))
             object_mark_accessed(ram, f);
         ram_work(ram, ram->settings.costs.copy, 1);
         if (write)
@@ -240,6 +287,8 @@ int pa_ram_load_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t fir
             return PA_EXHAUSTED;
         if (o->shmem)
             object_mark_dirty(ram, f); /* it is nowhere else */
+        else if (now)
+            ram->state[f] |= STATE_FOLIO;
         *object_entry(ram, id, i) |= (uint64_t)now << ORDER_SHIFT;
     }
     return PA_OK;

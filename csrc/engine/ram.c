@@ -192,9 +192,9 @@ static void uncharge(pa_ram *ram, uint32_t group_id, uint64_t count)
 }
 
 /* Reclaim for whoever is waiting; kswapd, if it had given up, has hope again. */
-static bool reclaim_some(pa_ram *ram, uint32_t group_id)
+static bool reclaim_some(pa_ram *ram, uint32_t group_id, uint64_t pages)
 {
-    bool fine = reclaim(ram, group_id, RECLAIM_BATCH) > 0;
+    bool fine = reclaim(ram, group_id, pages > RECLAIM_BATCH ? pages : RECLAIM_BATCH) > 0;
     if (fine)
         ram->fruitless = 0;
     return fine;
@@ -206,14 +206,28 @@ static bool make_room(pa_ram *ram, uint32_t group_id)
     while (!ram_room(ram, group_id)) {
         uint32_t full = tightest(ram, group_id);
         ram->groups[full].limit_hits++;
-        if (!reclaim_some(ram, full))
+        if (!reclaim_some(ram, full, 1))
             return false;
     }
     while (ram_available(ram) <= (int64_t)ram->settings.watermark_min) {
-        if (!reclaim_some(ram, 0))
+        if (!reclaim_some(ram, 0, 1))
             return false;
     }
     return true;
+}
+
+/* Room for a folio that is not needed at any price (__GFP_NORETRY). */
+static bool make_folio_room(pa_ram *ram, uint32_t group_id, uint64_t pages)
+{
+    for (int tries = 2; ram_room(ram, group_id) < pages; tries--) {
+        uint32_t full = tightest(ram, group_id);
+        ram->groups[full].limit_hits++;
+        if (!tries || !reclaim_some(ram, full, pages))
+            return false;
+    }
+    int64_t free_frames = (int64_t)(ram->settings.watermark_min + pages);
+    return ram_available(ram) > free_frames ||
+           (reclaim_some(ram, 0, pages) && ram_available(ram) > free_frames);
 }
 
 void ram_settle(pa_ram *ram)
@@ -264,6 +278,19 @@ uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first
     balance(ram);
     throttle(ram, group_id, got);
     return got;
+}
+
+bool ram_take_folio(pa_ram *ram, uint32_t group_id, uint64_t count, uint32_t *frames)
+{
+    uint64_t taken = 0, first, got = make_folio_room(ram, group_id, count);
+    for (; got && taken < count; taken += got) {
+        got = ram_take(ram, group_id, count - taken, &first);
+        for (uint64_t i = 0; i < got; i++)
+            frames[taken + i] = (uint32_t)(first + i);
+    }
+    for (uint64_t i = 0; taken < count && i < taken; i++)
+        ram_give(ram, frames[i], group_id);
+    return taken == count;
 }
 
 void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id)

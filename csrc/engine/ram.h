@@ -43,7 +43,8 @@ enum frame_state {
     STATE_RECLAIM = 1,    /* goes as soon as it is written (PG_reclaim)                  */
     STATE_AHEAD = 2,      /* was read before anybody asked (PG_readahead)                */
     STATE_WORKINGSET = 4, /* has been on the active list (PG_workingset)                 */
-    STATE_ZEROS = 8       /* holds nothing but zeros: needs no place in swap to be kept  */
+    STATE_ZEROS = 8,      /* holds nothing but zeros: needs no place in swap to be kept  */
+    STATE_FOLIO = 16      /* came in as a part of a large folio of a file                */
 };
 
 #define OWNER_ACTIVE (UINT64_C(1) << 60)
@@ -75,6 +76,13 @@ typedef struct lru {
     uint64_t count;
 } lru;
 
+/* What reclaim knows of a group and those below it: counters are added up every two seconds, not
+ * whenever they change (rstat). */
+typedef struct known {
+    uint64_t pages[LRU_LISTS];
+    uint64_t restored[2];
+} known;
+
 typedef struct group {
     lru lists[LRU_LISTS];
     uint64_t scan_left[LRU_LISTS]; /* 2.6: pages still to be looked at, below one batch */
@@ -84,7 +92,8 @@ typedef struct group {
     uint64_t limit_hits, scanned, stolen;
     uint64_t age;          /* evictions and activations so far (nonresident_age)          */
     uint64_t restored[2];  /* refaults that were activated at once: anonymous, of files   */
-    uint64_t restored_seen[2]; /* the same at the end of the last reclaim                     */
+    uint64_t restored_seen[2]; /* known.restored at the end of the last reclaim               */
+    known known;
     uint64_t high, high_hits;  /* memory.high                                            */
     uint64_t over, throttled;  /* pages taken beyond it, not yet paid for; ms of waiting */
     uint32_t parent, cursor; /* cursor: where the next reclaim of this subtree begins       */
@@ -115,12 +124,14 @@ typedef struct object {
 /* One open file: what was read of it last (file_ra_state). */
 typedef struct stream {
     uint64_t start, size, async_size; /* the window; its last async_size pages are read ahead */
-    uint64_t last;                    /* the page that was read last                          */
+    uint64_t last;                    /* the page that was read last; none: UNREAD            */
     uint64_t ready_at;                /* when the disk has done with the window               */
     uint32_t pages;                   /* of the largest window                                */
     uint32_t misses;                  /* of mapped reads, less the hits                       */
     uint32_t order;                   /* of the folios the next window is read in             */
 } stream;
+
+#define UNREAD (UINT64_MAX - 1)
 
 /* Who reads which object, and through which stream. */
 typedef struct reader {
@@ -157,6 +168,7 @@ struct pa_ram {
     uint64_t promised, most_promised; /* pages of shared memory that are promised as they come */
     uint64_t count_anon, count_shmem, count_file, count_dirty, count_cached;
     pa_ram_counters events; /* only the fields that count events */
+    uint64_t flushed; /* the two seconds in which groups' counters were added up last         */
     uint32_t fruitless; /* how often kswapd found nothing, one after another */
     bool reclaiming;
     bool has_huge; /* 2 MB were mapped at once some time */
@@ -214,6 +226,8 @@ static inline bool pte_is_frame(uint64_t pte)
 /* Take up to `want` frames in one run for a group, reclaiming if need be; 0: exhausted.  They are
  * charged, and on no list yet. */
 uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first);
+/* Take `count` frames for a folio, charged at once; false: reclaim tried, and there is no room. */
+bool ram_take_folio(pa_ram *ram, uint32_t group_id, uint64_t count, uint32_t *frames);
 /* A frame that belongs to nobody's list: uncharge it and give it back. */
 void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id);
 /* Give the frame its owner and put it at the newest end of the owner's list. */
@@ -264,6 +278,33 @@ static inline void ram_work(pa_ram *ram, uint64_t ns, uint64_t count)
 /* Pages whose write has ended by now go where reclaim finds them first. */
 void ram_settle(pa_ram *ram);
 
+/* ---- pages that are one (folio.c) ------------------------------------------------------------- */
+
+/* The frames that are looked at, made active and reclaimed as one: a large folio of a file that is
+ * still whole, or one frame. */
+typedef struct folio {
+    const uint64_t *entry; /* of its first page in the object; NULL: it is `frame` alone */
+    uint32_t frame, count;
+} folio;
+
+folio folio_large(pa_ram *ram, uint32_t f);
+
+static inline folio folio_of(pa_ram *ram, uint32_t f)
+{
+    return ram->state[f] & STATE_FOLIO ? folio_large(ram, f) : (folio){NULL, f, 1};
+}
+
+static inline uint32_t folio_frame(const folio *all, uint32_t i)
+{
+    return all->entry ? pte_frame(all->entry[i]) : all->frame;
+}
+
+void folio_mark(pa_ram *ram, const folio *all, uint64_t set, uint64_t clear);
+void folio_set_state(pa_ram *ram, const folio *all, uint8_t bits);
+bool folio_is_writing(const pa_ram *ram, const folio *all);
+/* A part of it must stay, so all of it does. */
+bool folio_is_locked(const pa_ram *ram, const folio *all);
+
 /* ---- taking a page away (evict.c) ------------------------------------------------------------- */
 
 typedef enum fate {
@@ -272,18 +313,25 @@ typedef enum fate {
     FATE_FREED
 } fate;
 
-fate evict(pa_ram *ram, uint32_t f);
+fate evict(pa_ram *ram, const struct folio *all);
 /* Entries through which the page was used since it was last looked at. */
-uint64_t take_references(pa_ram *ram, uint32_t f);
+uint64_t take_references(pa_ram *ram, const struct folio *all);
 
 /* ---- pages that come back (workingset.c) ------------------------------------------------------ */
 
-/* A page of the group leaves memory, or becomes active: the others are so much older. */
-void workingset_age(pa_ram *ram, uint32_t group_id);
-/* What is kept in place of a page that leaves; state: its frame_state. */
-uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state);
-/* A page with this shadow came back into frame f of the group; true: it is active at once. */
-bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file);
+/* `count` pages of the group leave memory, or become active: the others are so much older. */
+void workingset_age(pa_ram *ram, uint32_t group_id, uint64_t count);
+/* What is kept in place of `count` pages that leave as one; state: their frame_state. */
+uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state, uint64_t count);
+/* `count` pages with this shadow came back as one, the first of them into frame f; true: they are
+ * active at once. */
+bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file,
+                        uint64_t count);
+
+/* ---- what reclaim knows (stats.c) ------------------------------------------------------------- */
+
+/* The group's counters as they were when they were last added up. */
+const known *stats_of(pa_ram *ram, uint32_t group_id);
 
 /* ---- reclaim (reclaim.c) ---------------------------------------------------------------------- */
 
@@ -332,6 +380,9 @@ void rmap_forget_mm(pa_ram *ram, uint32_t mm);
 uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major);
 /* A page that was nowhere, put into the cache; of a file its data is still to be read. */
 uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index);
+/* The same, of a whole folio of 1 << order pages of a file; the frame of its first page. */
+uint32_t object_new_folio(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index,
+                          unsigned order);
 /* The entry of a page, or NULL. */
 /* Whether a page that is not there yet must not be made: no more may be promised. */
 bool object_refuses(pa_ram *ram, uint32_t id, uint64_t index);
@@ -339,17 +390,26 @@ uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
 /* How many pages the folio of page `index` has, and which is its first: 1 unless it was made
  * larger and is still whole. */
 uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first);
-/* A page of it was looked at (read(), or a fault). */
+/* A page was looked at (read(), or a mapper that is gone now): so was its folio. */
 void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);
 void object_drop_all(pa_ram *ram);
+
+/* ---- what is cached next to a page (cachewalk.c) ---------------------------------------------- */
+
+/* The first page from `index` on, or back from it, that the kernel takes for one that is not cached;
+ * it looks at `most`.  Back from page 0 is UINT64_MAX. */
+uint64_t cache_next_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most);
+uint64_t cache_prev_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most);
 
 /* ---- reading files (readahead.c) -------------------------------------------------------------- */
 
 /* Page `index` is not cached and `want` pages from it on are asked for; or it was marked. */
 void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want);
 void readahead_async(pa_ram *ram, const reader *r, uint64_t index, uint64_t want);
-/* Did this page start the next window?  The mark is gone then. */
+/* Does the folio of this page start the next window? */
+bool readahead_is_marked(pa_ram *ram, uint32_t f);
+/* The same; the mark is gone then. */
 bool readahead_was_marked(pa_ram *ram, uint32_t f);
 /* A fault of a mapped page that is not cached, or is; or pages mapped around a fault. */
 void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t index);

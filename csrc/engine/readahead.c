@@ -4,8 +4,8 @@
  *
  * Model of mm/readahead.c and of the faults of mm/filemap.c in Linux 6.12.  Each open file remembers
  * the window that was read last.  A page near the window's end is marked; whoever comes to it has
- * the next, larger window read without waiting for it.  Pages are single here, where the kernel
- * reads large folios; since 6.16 windows end at the borders that those would have.
+ * the next, larger window read without waiting for it.  Since 6.16 each window is read in larger
+ * folios than the one before, and ends where one of them would.
  */
 #include "ram.h"
 
@@ -19,7 +19,7 @@ uint32_t pa_ram_add_stream(pa_ram *ram, uint32_t pages)
     if (!more)
         return 0;
     ram->streams = more;
-    more[ram->count_streams] = (stream){.pages = pages};
+    more[ram->count_streams] = (stream){.pages = pages, .last = UNREAD};
     return ++ram->count_streams;
 }
 
@@ -50,64 +50,118 @@ static bool is_cached(pa_ram *ram, uint32_t id, uint64_t index)
     return entry && *entry & PTE_PRESENT;
 }
 
-/* Read what is not there of `size` pages, and mark the one that starts the next window; returns
- * when the disk will have done with it. */
-static uint64_t read_window(pa_ram *ram, const reader *r, uint64_t start, uint64_t size,
-                            uint64_t async_size)
+/* A window that is being read: neighbours become one request. */
+typedef struct reading {
+    pa_ram *ram;
+    const reader *r;
+    uint64_t at, run; /* pages before `at` that are in no request yet           */
+    uint64_t mark;    /* the folio of this page will start the next window      */
+    uint64_t end;     /* when the disk will have done                           */
+} reading;
+
+static void end_request(reading *w)
 {
-    uint64_t end = ram->disk.now, pages = ram->objects[r->object].count_pages, run = 0;
-    const pa_costs *costs = &ram->settings.costs;
-    uint64_t stop = start + size < pages ? start + size : pages, mark = start + size - async_size;
-    for (uint64_t i = start; i <= stop; i++) {
-        bool fresh = i < stop && !is_cached(ram, r->object, i);
-        uint32_t f = fresh ? object_new_page(ram, r->group, r->object, i) : NO_FRAME;
-        if (f == NO_FRAME) {
-            if (run)
-                end = device_fetch(&ram->disk, costs, file_place(ram, r->object, i - run), run);
-            run = 0;
-            if (fresh)
-                break; /* no memory for more */
-            continue;
-        }
-        run++;
-        ram->events.file_read++;
-        if (i == mark && async_size)
-            ram->state[f] |= STATE_AHEAD;
-    }
-    return end;
+    const pa_costs *costs = &w->ram->settings.costs;
+    if (w->run)
+        w->end = device_fetch(&w->ram->disk, costs,
+                              file_place(w->ram, w->r->object, w->at - w->run), w->run);
+    w->run = 0;
 }
 
+/* False: a part of the folio is cached already, or there is no memory for it. */
+static bool read_folio(reading *w, uint64_t index, unsigned order)
+{
+    uint64_t pages = UINT64_C(1) << order;
+    for (uint64_t i = index; i < index + pages; i++) {
+        if (is_cached(w->ram, w->r->object, i))
+            return false;
+    }
+    uint32_t f = object_new_folio(w->ram, w->r->group, w->r->object, index, order);
+    if (f == NO_FRAME)
+        return false;
+    if ((w->mark & ~(pages - 1)) == index)
+        w->ram->state[f] |= STATE_AHEAD;
+    if (w->at != index)
+        end_request(w);
+    w->at = index + pages;
+    w->run += pages;
+    w->ram->events.file_read += pages;
+    return true;
+}
+
+/* Read what is not there of `size` pages, page by page (page_cache_ra_unbounded). */
+static void read_pages(reading *w, uint64_t start, uint64_t size, uint64_t async_size)
+{
+    uint64_t pages = w->ram->objects[w->r->object].count_pages;
+    if (start >= pages)
+        return;
+    size = size < pages - start ? size : pages - start;
+    w->mark = async_size ? start + size - async_size : UINT64_MAX;
+    for (uint64_t i = start; i < start + size; i++) {
+        if (!is_cached(w->ram, w->r->object, i) && !read_folio(w, i, 0))
+            break;
+    }
+}
+
+static unsigned floor_log2(uint64_t n)
+{
+    return 63u - (unsigned)__builtin_clzll(n);
+}
+
+/* The largest folio that may begin at a page, and fits. */
+static unsigned order_at(uint64_t at, uint64_t stop, unsigned most)
+{
+    unsigned order = most;
+    if (at & ((UINT64_C(1) << order) - 1))
+        order = (unsigned)__builtin_ctzll(at);
+    while (order && at + (UINT64_C(1) << order) > stop)
+        order--;
+    return order;
+}
+
+/* Read the window in folios of its order; after the first that cannot be had, page by page
+ * (page_cache_ra_order). */
 static void read_stream(pa_ram *ram, const reader *r, stream *s)
 {
-    s->ready_at = read_window(ram, r, s->start, s->size, s->async_size);
+    uint64_t pages = ram->objects[r->object].count_pages, at = s->start, end = s->start + s->size;
+    uint64_t stop = end < pages ? end : pages;
+    reading w = {ram, r, at, 0, end - s->async_size, ram->disk.now};
+    unsigned most = ram->settings.rules & PA_LARGE_FOLIOS ? floor_log2(s->size) : 0;
+    most = most < HUGE_ORDER ? most : HUGE_ORDER;
+    s->order = s->order < most ? s->order : most;
+    while (at < stop) {
+        unsigned order = order_at(at, stop, s->order);
+        if (!read_folio(&w, at, order))
+            break;
+        at += UINT64_C(1) << order;
+    }
+    if (at < stop)
+        read_pages(&w, at, end - at, s->async_size);
+    end_request(&w);
+    s->ready_at = w.end;
 }
 
 /* ---- read() ----------------------------------------------------------------------------------- */
 
-/* How many pages right before `index` are cached, at most `most`. */
-static uint64_t history(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most)
-{
-    uint64_t n = 0;
-    while (n < most && n < index && is_cached(ram, id, index - 1 - n))
-        n++;
-    return n;
-}
-
 void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
 {
     stream *s = &ram->streams[r->stream - 1];
-    uint64_t most = most_of(s, want), from_last = index - s->last;
+    uint64_t most = most_of(s, want), from_last = index - (s->last + 1);
     if (!index || want > most || from_last <= 1) {
         s->start = index;
         s->size = first_size(want, most);
         s->async_size = s->size > want ? s->size - want : s->size / 2;
     } else {
-        uint64_t before = history(ram, r->object, index, most);
+        uint64_t miss = cache_prev_miss(ram, r->object, index - 1, most);
+        uint64_t before = index - miss - 1;
         if (before <= want) { /* a read on its own */
-            device_until(&ram->disk, read_window(ram, r, index, want, 0));
+            reading w = {ram, r, index, 0, 0, ram->disk.now};
+            read_pages(&w, index, want, 0);
+            end_request(&w);
+            device_until(&ram->disk, w.end);
             return;
         }
-        s->size = (before == index ? before * 2 : before) + want;
+        s->size = (miss == UINT64_MAX ? before * 2 : before) + want;
         s->size = s->size < most ? s->size : most;
         s->start = index;
         s->async_size = 1;
@@ -117,23 +171,13 @@ void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
     device_until(&ram->disk, s->ready_at);
 }
 
-/* The first page from `index` on that is not cached, looking at `most` of them; 0: none. */
-static uint64_t next_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most)
-{
-    for (uint64_t i = index; i < index + most; i++) {
-        if (!is_cached(ram, id, i))
-            return i;
-    }
-    return 0;
-}
-
 /* Each window is read in larger folios than the one before, and ends where one of them would. */
 static void end_at_border(const pa_ram *ram, stream *s, uint64_t most)
 {
     if (!(ram->settings.rules & PA_LARGE_FOLIOS))
         return;
     uint32_t largest = (uint32_t)__builtin_ctzll(most);
-    s->order = s->order + 2 < HUGE_ORDER ? s->order + 2 : HUGE_ORDER;
+    s->order += 2;
     uint64_t border = UINT64_C(1) << (s->order < largest ? s->order : largest);
     uint64_t end = (s->start + s->size) & ~(border - 1);
     if (end > s->start)
@@ -145,11 +189,12 @@ void readahead_async(pa_ram *ram, const reader *r, uint64_t index, uint64_t want
     stream *s = &ram->streams[r->stream - 1];
     uint64_t most = most_of(s, want);
     device_until(&ram->disk, s->ready_at); /* the reader has come up with the disk */
-    if (index == s->start + s->size - s->async_size) {
+    uint64_t first, folio_pages = object_folio(ram, r->object, index, &first);
+    if (index == ((s->start + s->size - s->async_size) & ~(folio_pages - 1))) {
         s->start += s->size;
         s->size = next_size(s->size, most);
     } else {
-        uint64_t start = next_miss(ram, r->object, index + 1, most);
+        uint64_t start = cache_next_miss(ram, r->object, index + 1, most);
         if (!start || start - index > most)
             return;
         s->start = start;
@@ -160,11 +205,18 @@ void readahead_async(pa_ram *ram, const reader *r, uint64_t index, uint64_t want
     read_stream(ram, r, s);
 }
 
+bool readahead_is_marked(pa_ram *ram, uint32_t f)
+{
+    folio all = folio_of(ram, f);
+    return ram->state[all.frame] & STATE_AHEAD;
+}
+
 bool readahead_was_marked(pa_ram *ram, uint32_t f)
 {
-    bool marked = ram->state[f] & STATE_AHEAD && !device_is_writing(&ram->disk, f);
+    folio all = folio_of(ram, f);
+    bool marked = ram->state[all.frame] & STATE_AHEAD && !folio_is_writing(ram, &all);
     if (marked)
-        ram->state[f] &= (uint8_t)~STATE_AHEAD;
+        ram->state[all.frame] &= (uint8_t)~STATE_AHEAD;
     return marked;
 }
 

@@ -17,21 +17,22 @@ enum { FRUITLESS_SWEEPS = 16 };
 typedef enum verdict { EVICT, KEEP, ACTIVATE } verdict;
 
 /* What to do with an inactive page (folio_check_references). */
-static verdict judge(pa_ram *ram, uint32_t f)
+static verdict judge(pa_ram *ram, const folio *all)
 {
-    uint64_t owner = ram->frame[f].owner, references = take_references(ram, f);
+    uint32_t f = all->frame;
+    uint64_t owner = ram->frame[f].owner, references = take_references(ram, all);
     bool seen = owner & OWNER_REFERENCED;
     if (!(ram->settings.rules & PA_SECOND_LOOK))
         return references || (seen && rmap_count(ram, f)) ? ACTIVATE : EVICT;
     if (!references)
-        return EVICT;
+        return folio_is_locked(ram, all) ? KEEP : EVICT;
     return seen || references > 1 ? ACTIVATE : KEEP;
 }
 
-/* The frame's write is under way, and it goes as soon as it has ended: wait for that. */
-static void await_write(pa_ram *ram, uint32_t f)
+/* Its write is under way, and it goes as soon as that has ended: wait for it. */
+static void await_write(pa_ram *ram, const folio *all)
 {
-    while (device_is_writing(&ram->disk, f) && device_wait(&ram->disk, &ram->settings.costs))
+    while (folio_is_writing(ram, all) && device_wait(&ram->disk, &ram->settings.costs))
         ram_settle(ram);
 }
 
@@ -41,35 +42,50 @@ bool sweep_is_done(const sweep *s)
     return s->freed + (s->ram->disk.background ? s->issued : 0) >= s->target;
 }
 
-/* One page; what reclaiming it cost (lru_note_cost). */
-static uint64_t shrink_page(sweep *s, uint32_t f)
+static void count_freed(sweep *s, uint64_t n)
 {
     pa_ram *ram = s->ram;
-    verdict v = judge(ram, f);
+    s->g->stolen += n;
+    ram->events.stolen += n;
+    ram->events.stolen_background += ram->disk.background ? n : 0;
+    s->freed += n;
+}
+
+static void count_scanned(sweep *s, uint64_t n)
+{
+    pa_ram *ram = s->ram;
+    s->g->scanned += n;
+    ram->events.scanned += n;
+    ram->events.scanned_background += ram->disk.background ? n : 0;
+    ram_work(ram, ram->settings.costs.scan, n);
+}
+
+/* One page or folio; what reclaiming it cost (lru_note_cost). */
+static uint64_t shrink_folio(sweep *s, const folio *all)
+{
+    pa_ram *ram = s->ram;
+    verdict v = judge(ram, all);
     fate what = FATE_STAYS;
     if (v == EVICT) {
-        ram_work(ram, ram->settings.costs.unmap, 1);
-        what = evict(ram, f);
+        ram_work(ram, ram->settings.costs.unmap, all->count);
+        what = evict(ram, all);
     }
     if (what == FATE_FREED) {
-        s->g->stolen++;
-        ram->events.stolen++;
-        ram->events.stolen_background += ram->disk.background;
-        s->freed++;
+        count_freed(s, all->count);
         return 0;
     }
     if (what == FATE_WRITING) {
-        s->issued++;
-        return RECLAIM_BATCH + 1;
+        s->issued += all->count;
+        return (RECLAIM_BATCH + 1) * all->count;
     }
     if (v == KEEP) {
-        ram_mark(ram, f, OWNER_REFERENCED, 0);
-        return 1;
+        folio_mark(ram, all, OWNER_REFERENCED, 0);
+        return all->count;
     }
-    ram->events.activated++;
-    workingset_age(ram, s->group_id);
-    ram_mark(ram, f, OWNER_ACTIVE, OWNER_REFERENCED);
-    return 1;
+    ram->events.activated += all->count;
+    workingset_age(ram, s->group_id, all->count);
+    folio_mark(ram, all, OWNER_ACTIVE, OWNER_REFERENCED);
+    return all->count;
 }
 
 void shrink_inactive(sweep *s, lru_list which, uint64_t count)
@@ -78,18 +94,16 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
     lru *list = &s->g->lists[which];
     uint64_t cost = 0;
     ram_settle(ram);
-    for (; count && list->oldest != NO_FRAME; count--) {
-        uint32_t f = list->oldest;
-        s->g->scanned++;
-        ram->events.scanned++;
-        ram->events.scanned_background += ram->disk.background;
-        ram_work(ram, ram->settings.costs.scan, 1);
-        if (device_is_writing(&ram->disk, f)) {
+    for (uint64_t seen = 0; seen < count && list->oldest != NO_FRAME;) {
+        folio all = folio_of(ram, list->oldest);
+        seen += all.count;
+        count_scanned(s, all.count);
+        if (folio_is_writing(ram, &all)) {
             if (ram->disk.background)
                 break;
-            await_write(ram, f);
+            await_write(ram, &all);
         }
-        cost += shrink_page(s, f);
+        cost += shrink_folio(s, &all);
     }
     lru_note_cost(ram, s->group_id, is_file_list(which), cost);
 }
@@ -110,14 +124,15 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
-    for (; count && list->oldest != NO_FRAME; count--) {
-        uint32_t f = list->oldest;
-        s->g->scanned++;
-        ram_work(ram, ram->settings.costs.scan, 1);
-        take_references(ram, f);
-        ram->events.deactivated++;
-        ram->state[f] |= STATE_WORKINGSET;
-        ram_mark(ram, f, 0, OWNER_ACTIVE | OWNER_REFERENCED);
+    for (uint64_t seen = 0; seen < count && list->oldest != NO_FRAME;) {
+        folio all = folio_of(ram, list->oldest);
+        seen += all.count;
+        s->g->scanned += all.count;
+        ram_work(ram, ram->settings.costs.scan, all.count);
+        take_references(ram, &all);
+        ram->events.deactivated += all.count;
+        folio_set_state(ram, &all, STATE_WORKINGSET);
+        folio_mark(ram, &all, 0, OWNER_ACTIVE | OWNER_REFERENCED);
     }
 }
 
@@ -137,9 +152,9 @@ static bool is_low(uint64_t inactive, uint64_t active)
     return inactive * (gigabytes ? isqrt(10 * gigabytes) : 1) < active;
 }
 
-static bool inactive_is_low(const group *g, lru_list inactive)
+static bool inactive_is_low(const known *k, lru_list inactive)
 {
-    return is_low(g->lists[inactive].count, g->lists[inactive + 1].count);
+    return is_low(k->pages[inactive], k->pages[inactive + 1]);
 }
 
 /* Is it worth looking at anonymous pages?  They need a slot, or have one already. */
@@ -151,24 +166,20 @@ static bool can_swap(const sweep *s)
 /* What the whole subtree looks like, before a priority begins (prepare_scan_control). */
 static void prepare(sweep *s)
 {
-    const pa_ram *ram = s->ram;
+    pa_ram *ram = s->ram;
     const group *top = &ram->groups[s->top];
-    uint64_t pages[LRU_LISTS] = {0};
-    for (uint32_t i = 0; i < ram->count_groups; i++) {
-        for (unsigned l = 0; ram_is_below(ram, i, s->top) && l < LRU_LISTS; l++)
-            pages[l] += ram->groups[i].lists[l].count;
-    }
+    const known *k = stats_of(ram, s->top);
     s->anon_cost = top->anon_cost;
     s->file_cost = top->file_cost;
     for (unsigned file = 0; file < 2; file++)
         s->may_deactivate[file] = s->force_deactivate ||
-                                  top->restored[file] != top->restored_seen[file] ||
-                                  is_low(pages[2 * file], pages[2 * file + 1]);
-    s->trim_cache = pages[LRU_INACTIVE_FILE] >> s->priority && !s->may_deactivate[1];
-    uint64_t files = pages[LRU_INACTIVE_FILE] + pages[LRU_ACTIVE_FILE];
+                                  k->restored[file] != top->restored_seen[file] ||
+                                  inactive_is_low(k, 2 * file);
+    s->trim_cache = k->pages[LRU_INACTIVE_FILE] >> s->priority && !s->may_deactivate[1];
+    uint64_t files = ram->count_file;
     int64_t left = ram_available(ram) + (int64_t)files;
     s->file_is_tiny = !s->top && left <= (int64_t)ram->settings.watermark_high &&
-                      !s->may_deactivate[0] && pages[LRU_INACTIVE_ANON] >> s->priority;
+                      !s->may_deactivate[0] && k->pages[LRU_INACTIVE_ANON] >> s->priority;
 }
 
 /* The shares of anonymous and file pages, by what getting them back costs. */
@@ -250,7 +261,7 @@ static void shrink_lists(sweep *s)
             break;
     }
     device_unplug(&s->ram->disk, &s->ram->settings.costs);
-    if (can_swap(s) && inactive_is_low(s->g, LRU_INACTIVE_ANON))
+    if (can_swap(s) && inactive_is_low(stats_of(s->ram, s->group_id), LRU_INACTIVE_ANON))
         shrink_active(s, LRU_ACTIVE_ANON, RECLAIM_BATCH);
 }
 
@@ -308,7 +319,7 @@ static uint64_t try_to_free(pa_ram *ram, uint32_t top, uint64_t target)
     sweep s = {.ram = ram, .top = top, .target = target};
     sweep_priorities(&s);
     for (unsigned file = 0; file < 2; file++)
-        ram->groups[top].restored_seen[file] = ram->groups[top].restored[file];
+        ram->groups[top].restored_seen[file] = ram->groups[top].known.restored[file];
     if (!s.freed && !s.issued) {
         s.full_walk = true;
         sweep_priorities(&s);

@@ -35,7 +35,8 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
         s->g->scanned++;
         ram_work(ram, ram->settings.costs.scan, 1);
         bool mapped = rmap_count(ram, f) || which == LRU_ACTIVE_ANON;
-        bool stays = mapped && (!mapped_too || take_references(ram, f));
+        folio page = {NULL, f, 1};
+        bool stays = mapped && (!mapped_too || take_references(ram, &page));
         ram->events.deactivated += !stays;
         ram_mark(ram, f, 0, stays ? OWNER_REFERENCED : OWNER_ACTIVE | OWNER_REFERENCED);
     }

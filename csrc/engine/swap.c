@@ -134,7 +134,7 @@ static uint32_t load_slot(pa_ram *ram, uint32_t group_id, uint64_t slot)
     if (!got)
         return NO_FRAME;
     bool active = ram->settings.rules & PA_NEW_ANON_ACTIVE;
-    active |= workingset_refault(ram, group_id, (uint32_t)f, ram->slot_shadow[slot], false);
+    active |= workingset_refault(ram, group_id, (uint32_t)f, ram->slot_shadow[slot], false, 1);
     ram->slot_frame[slot] = (uint32_t)f + 1;
     ram->slot_of[f] = (uint32_t)slot + 1;
     ram->maps[f] = 0;

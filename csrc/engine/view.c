@@ -100,7 +100,7 @@ static pa_status fault_around(const access *a)
     uint64_t mapped = 0;
     for (uint64_t v = low; v < high; v++) {
         uint32_t f = cached(a, index_of(a, v));
-        bool marked = f != NO_FRAME && a->mm->ram->state[f] & STATE_AHEAD;
+        bool marked = f != NO_FRAME && readahead_is_marked(a->mm->ram, f);
         if (*entry_at(a, v) || f == NO_FRAME || marked)
             continue;
         map_frame(a, v, f, false);

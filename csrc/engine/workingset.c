@@ -16,50 +16,50 @@ enum { AGE_BITS = 30 };
 #define SHADOW_WORKINGSET (UINT32_C(1) << 31)
 #define SHADOW_ZEROS (UINT32_C(1) << AGE_BITS)
 
-void workingset_age(pa_ram *ram, uint32_t group_id)
+void workingset_age(pa_ram *ram, uint32_t group_id, uint64_t count)
 {
     for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
-        ram->groups[g].age++;
+        ram->groups[g].age += count;
 }
 
-uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state)
+uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state, uint64_t count)
 {
     uint32_t age = (uint32_t)(ram->groups[group_id].age % AGE_MASK) + 1;
-    workingset_age(ram, group_id);
+    workingset_age(ram, group_id, count);
     return age | (state & STATE_WORKINGSET ? SHADOW_WORKINGSET : 0) |
            (state & STATE_ZEROS ? SHADOW_ZEROS : 0);
 }
 
 /* How many pages may have gone by in the meantime. */
-static uint64_t reach(const pa_ram *ram, uint32_t group_id, bool file)
+static uint64_t reach(pa_ram *ram, uint32_t group_id, bool file)
 {
-    const lru *l = ram->groups[group_id].lists;
-    uint64_t pages = l[LRU_ACTIVE_FILE].count;
+    const uint64_t *listed = stats_of(ram, group_id)->pages;
+    uint64_t pages = listed[LRU_ACTIVE_FILE];
     if (!file)
-        pages += l[LRU_INACTIVE_FILE].count;
+        pages += listed[LRU_INACTIVE_FILE];
     if (swap_room(ram, group_id))
-        pages += l[LRU_ACTIVE_ANON].count + (file ? l[LRU_INACTIVE_ANON].count : 0);
+        pages += listed[LRU_ACTIVE_ANON] + (file ? listed[LRU_INACTIVE_ANON] : 0);
     return pages;
 }
 
-bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file)
+bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file,
+                        uint64_t count)
 {
     const group *g = &ram->groups[group_id];
     if (shadow & SHADOW_ZEROS)
         ram->state[f] |= STATE_ZEROS;
     if (!(ram->settings.rules & PA_WORKINGSET) || !(shadow & AGE_MASK))
         return false;
-    *(file ? &ram->events.refault_file : &ram->events.refault_anon) += 1;
+    *(file ? &ram->events.refault_file : &ram->events.refault_anon) += count;
     uint64_t distance = (g->age % AGE_MASK + AGE_MASK - ((shadow & AGE_MASK) - 1)) % AGE_MASK;
     if (distance > reach(ram, group_id, file))
         return false;
-    *(file ? &ram->events.restored_file : &ram->events.restored_anon) += 1;
-    workingset_age(ram, group_id);
-    for (uint32_t i = group_id; i != NO_GROUP; i = ram->groups[i].parent)
-        ram->groups[i].restored[file]++;
+    *(file ? &ram->events.restored_file : &ram->events.restored_anon) += count;
+    workingset_age(ram, group_id, count);
+    ram->groups[group_id].restored[file] += count;
     if (shadow & SHADOW_WORKINGSET) {
         ram->state[f] |= STATE_WORKINGSET;
-        lru_note_cost(ram, group_id, file, RECLAIM_BATCH);
+        lru_note_cost(ram, group_id, file, RECLAIM_BATCH * count);
     }
     return true;
 }

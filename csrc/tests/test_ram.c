@@ -117,7 +117,7 @@ enum { MMS = 4, SPAN = 1500, STEPS = 4000 };
 typedef struct world {
     pa_ram *ram;
     pa_mm *mm[MMS];
-    uint32_t file, shmem;
+    uint32_t file, shmem, stream;
     uint64_t seed;
 } world;
 
@@ -156,16 +156,19 @@ static void random_step(world *w)
         break;
     case 7:
         view.object = write ? w->file : w->shmem;
+        view.stream = write && count % 5 ? w->stream : 0;
         view.shared = count % 2;
         pa_mm_unmap(*mm, view.vpn, view.count, 0, 0);
         pa_mm_touch_object(*mm, &view, view.vpn, count, count % 3 == 0, &done);
         break;
     case 8:
         pa_ram_resize_object(w->ram, w->shmem, next_random(&w->seed) % 300);
-        pa_ram_access_object(w->ram, 0, w->file, vpn % 200, count, write, 0, &done);
+        pa_ram_access_object(w->ram, 0, w->file, vpn % 200, count, write, w->stream, &done);
+        pa_ram_access_object(w->ram, 0, w->file, vpn, count, false, w->stream, &done);
         break;
     case 9:
         pa_mm_write_zeros(*mm, write);
+        pa_ram_forget_object(w->ram, w->file, vpn, count);
         break;
     case 10:
         pa_ram_pass(w->ram, count * 10000, 0);
@@ -186,7 +189,8 @@ static void anything_goes(uint32_t rules, bool slow)
     world w = {.ram = pa_ram_new(&settings), .seed = rules + 1};
     for (int i = 0; i < MMS; i++)
         w.mm[i] = pa_mm_new(w.ram, 0);
-    w.file = (uint32_t)pa_ram_add_object(w.ram, 256, false);
+    w.file = (uint32_t)pa_ram_add_object(w.ram, SPAN / 2, false);
+    w.stream = pa_ram_add_stream(w.ram, 32);
     w.shmem = (uint32_t)pa_ram_add_object(w.ram, 256, true);
     pa_ram_promise_object(w.ram, w.shmem);
     for (int i = 0; i < STEPS; i++) {
@@ -268,6 +272,7 @@ int main(void)
         anything_goes(PA_SECOND_LOOK | PA_FREES_DISCARDED, slow);
         anything_goes(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
         anything_goes(modern, slow);
+        anything_goes(modern | PA_LARGE_FOLIOS, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED | PA_ZERO_IS_FILE, slow);
     }

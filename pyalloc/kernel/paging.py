@@ -84,6 +84,7 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         (1, 2),
         scaled=True,
         huge_pages=True,
+        read_ahead=8 << 20,
         largest_folio=9,
     ),
 }

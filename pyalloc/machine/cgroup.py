@@ -38,7 +38,11 @@ class Cgroup:
         return f"{self.parent.path if self.parent else ''}/{self.name}"
 
     def counters(self) -> dict[str, int]:
-        """Return usage and events in pages, those of the cgroups below it included."""
+        """Return usage and events in pages, those of the cgroups below it included.
+
+        They are added up for whoever looks, and reclaim knows them as of then.
+        """
+        self.machine.ram.flush_stats()
         return self.machine.ram.group(self.number)
 
     @property

@@ -100,8 +100,9 @@ user_reserve_kbytes
         default of 6.x), ``"hdd"`` (of 2.6), ``"none"`` (nothing takes time) or a
         :class:`~pyalloc.kernel.costs.Costs`.
     read_ahead
-        Bytes that are read ahead of a file at most (``read_ahead_kb`` of its disk): by default 1M
-        for 6.x, as on the machine its recordings come from, and 128K for 2.6, as the kernel has it.
+        Bytes that are read ahead of a file at most (``read_ahead_kb`` of its disk): by default 128K
+        for 2.6, 1M for 6.12, and 8M for 6.18, which takes twice the largest request of a disk that
+        says it rotates and no more (``blk_apply_bdi_limits``), as that of its recordings does.
     sysctl
         More of them, by their names: ``{"vm.panic_on_oom": 1}``; :attr:`Machine.sysctl` has all of
         them, to be read and written at any time.
@@ -505,8 +506,13 @@ user_reserve_kbytes
         return reading.free_memory(self)
 
     def vmstat(self) -> ProcText[int]:
-        """Return the lines of ``/proc/vmstat`` that the machine knows, by their names."""
+        """Return the lines of ``/proc/vmstat`` that the machine knows, by their names.
+
+        Counters of memory cgroups are added up for whoever looks, as Linux does for
+        ``memory.stat``: reclaim, which otherwise knows them as of up to two seconds ago, does then.
+        """
         self._catch_up()
+        self.ram.flush_stats()
         return reading.vmstat(self)
 
     def swaps(self) -> ProcText[tuple[int, int]]:

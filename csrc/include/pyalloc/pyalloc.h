@@ -173,6 +173,8 @@ int pa_ram_limit_group(pa_ram *ram, uint32_t group, uint64_t pages, uint64_t pag
  * reclaimed as far as that goes. */
 int pa_ram_throttle_group(pa_ram *ram, uint32_t group, uint64_t pages);
 void pa_ram_read_group(const pa_ram *ram, uint32_t group, pa_group_counters *out);
+/* Add the groups' counters up, as reading memory.stat does: reclaim knows them as of then. */
+void pa_ram_flush_stats(pa_ram *ram);
 /* Memory of the kernel itself, charged to a group; pages < 0 gives back. */
 int pa_ram_charge_kernel(pa_ram *ram, uint32_t group, int64_t pages);
 

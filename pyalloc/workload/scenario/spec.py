@@ -115,8 +115,8 @@ class MachineSpec(Spec, frozen=True, kw_only=True):
     read_ahead: Annotated[
         Size | None,
         Meta(
-            description="How much of a file is read ahead at most: by default 1M for 6.x and 128K"
-            " for 2.6."
+            description="How much of a file is read ahead at most: by default 8M for 6.18, 1M for"
+            " 6.12 and 128K for 2.6."
         ),
     ] = None
     sysctl: Annotated[

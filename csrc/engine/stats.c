@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * stats.c -- what reclaim knows of a group's lists.
+ *
+ * Model of the flushing of mm/memcontrol.c: each processor counts for itself, and the counters of a
+ * group and of all below it are added up every two seconds, or when somebody reads memory.stat.
+ * Reclaim takes what was added up last (mem_cgroup_flush_stats_ratelimited(), since 6.12), so
+ * that within two seconds it may see an active list that is long gone, or none where all is active.
+ */
+#include "ram.h"
+
+#define PERIOD UINT64_C(2000000000) /* ns */
+
+static void add(known *sum, const group *g)
+{
+    for (unsigned l = 0; l < LRU_LISTS; l++)
+        sum->pages[l] += g->lists[l].count;
+    for (unsigned file = 0; file < 2; file++)
+        sum->restored[file] += g->restored[file];
+}
+
+void pa_ram_flush_stats(pa_ram *ram)
+{
+    for (uint32_t i = 0; i < ram->count_groups; i++)
+        ram->groups[i].known = (known){0};
+    for (uint32_t i = 0; i < ram->count_groups; i++) {
+        for (uint32_t g = i; g != NO_GROUP; g = ram->groups[g].parent)
+            add(&ram->groups[g].known, &ram->groups[i]);
+    }
+}
+
+const known *stats_of(pa_ram *ram, uint32_t group_id)
+{
+    uint64_t now = ram->disk.now / PERIOD;
+    if (now != ram->flushed) {
+        pa_ram_flush_stats(ram);
+        ram->flushed = now;
+    }
+    return &ram->groups[group_id].known;
+}
