@@ -105,6 +105,10 @@ static void clear_in_word(pa_bitmap *map, uint64_t word, uint64_t mask)
 static void each_word(pa_bitmap *map, uint64_t first, uint64_t count,
                       void (*change)(pa_bitmap *, uint64_t, uint64_t))
 {
+    if (count == 1) {
+        change(map, first >> 6, UINT64_C(1) << (first & 63));
+        return;
+    }
     while (count) {
         unsigned bit = (unsigned)(first & 63);
         uint64_t here = count < 64 - bit ? count : 64 - bit;

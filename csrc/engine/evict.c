@@ -86,8 +86,7 @@ static fate leave_to_swap(pa_ram *ram, uint32_t f, bool write)
 {
     uint64_t slot = ram->slot_of[f] - 1;
     ram->maps[f] = 0;
-    ram_unput(ram, f);
-    ram_put(ram, f, owner_of(KIND_SLOT, owner_group(ram->frame[f].owner), 0, slot));
+    ram_renew(ram, f, owner_of(KIND_SLOT, owner_group(ram->frame[f].owner), 0, slot));
     bool zeros = ram->state[f] & STATE_ZEROS && ram->settings.rules & PA_ZERO_MAP;
     if (write && !zeros) {
         ram->events.swapped_out++;
@@ -115,6 +114,19 @@ static fate evict_anon(pa_ram *ram, uint32_t f)
         return FATE_STAYS;
     e.entry = (uint64_t)(ram->slot_of[f] - 1) << PTE_SHIFT | PTE_SWAP;
     rmap_each(ram, f, evict_one, &e);
+    return leave_to_swap(ram, f, dirty);
+}
+
+fate evict_sole(pa_ram *ram, uint32_t f, const sole *at)
+{
+    bool dirty = *at->pte & PTE_DIRTY;
+    if (!dirty && !ram->slot_of[f])
+        return evict_anon(ram, f);
+    if (!join_slot(ram, f))
+        return FATE_STAYS;
+    eviction e = {.ram = ram, .anon = true};
+    e.entry = (uint64_t)(ram->slot_of[f] - 1) << PTE_SHIFT | PTE_SWAP;
+    evict_one(at->mm, at->vpn, at->pte, &e);
     return leave_to_swap(ram, f, dirty);
 }
 

@@ -110,10 +110,10 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
     } else {
         ram->maps[f]++;
     }
-    bool sole = ram->slot_refs[slot] == 1 && !ram->maps[f];
-    bool writable = sole && (write || ram->settings.rules & PA_EXCLUSIVE);
+    bool alone = ram->slot_refs[slot] == 1 && !ram->maps[f];
+    bool writable = alone && (write || ram->settings.rules & PA_EXCLUSIVE);
     *pte = (uint64_t)f << PTE_SHIFT | PTE_PRESENT | PTE_ACCESSED | locked |
-           (sole ? 0 : PTE_FORKED) | (writable ? PTE_WRITE : 0) | (write && sole ? PTE_DIRTY : 0);
+           (alone ? 0 : PTE_FORKED) | (writable ? PTE_WRITE : 0) | (write && alone ? PTE_DIRTY : 0);
     mm->swap--;
     mm->anon++;
     swap_drop_ref(ram, slot);
@@ -123,7 +123,7 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
         *pte |= PTE_DIRTY; /* the frame is the only copy now */
     }
     fault_count(mm, major);
-    return write && !sole ? copy_on_write(mm, vpn, pte) : PA_OK;
+    return write && !alone ? copy_on_write(mm, vpn, pte) : PA_OK;
 }
 
 static void map_zero(pa_mm *mm, uint64_t *pte)

@@ -95,6 +95,12 @@ void ram_unput(pa_ram *ram, uint32_t f)
     count_kind(ram, ram->frame[f].owner, -1);
 }
 
+void ram_renew(pa_ram *ram, uint32_t f, uint64_t owner)
+{
+    ram_unput(ram, f);
+    ram_put(ram, f, owner);
+}
+
 void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner)
 {
     lru *was = home_of(ram, f);
@@ -109,9 +115,14 @@ void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner)
 
 void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear)
 {
-    uint64_t owner = ram->frame[f].owner;
-    ram_unput(ram, f);
-    ram_put(ram, f, (owner & ~clear) | set);
+    uint64_t owner = ram->frame[f].owner, now = (owner & ~clear) | set;
+    if ((owner ^ now) & OWNER_DIRTY) {
+        ram_renew(ram, f, now);
+        return;
+    }
+    lru_remove(ram, home_of(ram, f), f);
+    ram->frame[f].owner = now;
+    lru_add(ram, home_of(ram, f), f);
 }
 
 void ram_set_dirty(pa_ram *ram, uint32_t f)

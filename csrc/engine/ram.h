@@ -234,6 +234,8 @@ void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id);
 void ram_put(pa_ram *ram, uint32_t f, uint64_t owner);
 /* Take it off its list; whoever does puts it somewhere else, or gives it back. */
 void ram_unput(pa_ram *ram, uint32_t f);
+/* Give it another owner of the same group, and the newest place in that one's list. */
+void ram_renew(pa_ram *ram, uint32_t f, uint64_t owner);
 /* Give it another owner of the same group; it keeps its place unless its list is another. */
 void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner);
 /* Take it off its list, uncharge it, give it back. */
@@ -314,6 +316,25 @@ typedef enum fate {
 } fate;
 
 fate evict(pa_ram *ram, const struct folio *all);
+
+/* The one entry that maps an anonymous page, where the page was made for: nearly all are so. */
+typedef struct sole {
+    pa_mm *mm;
+    uint64_t vpn, *pte;
+} sole;
+
+static inline bool sole_find(pa_ram *ram, uint32_t f, sole *out)
+{
+    uint64_t owner = ram->frame[f].owner;
+    if (owner_kind(owner) != KIND_ANON || ram->maps[f])
+        return false;
+    *out = (sole){.mm = ram->mms[owner_id(owner)], .vpn = owner_place(owner)};
+    out->pte = out->mm ? pt_table_find(&out->mm->table, out->vpn) : NULL;
+    return out->pte && (*out->pte & (PTE_PRESENT | PTE_ZERO | PTE_HUGE)) == PTE_PRESENT &&
+           pte_frame(*out->pte) == f;
+}
+
+fate evict_sole(pa_ram *ram, uint32_t f, const sole *at);
 /* Entries through which the page was used since it was last looked at. */
 uint64_t take_references(pa_ram *ram, const struct folio *all);
 

@@ -16,14 +16,12 @@ enum { FRUITLESS_SWEEPS = 16 };
 
 typedef enum verdict { EVICT, KEEP, ACTIVATE } verdict;
 
-/* What to do with an inactive page (folio_check_references). */
-static verdict judge(pa_ram *ram, const folio *all)
+/* What to do with an inactive page (folio_check_references) that was used so often. */
+static verdict judge(const pa_ram *ram, const folio *all, uint64_t references)
 {
-    uint32_t f = all->frame;
-    uint64_t owner = ram->frame[f].owner, references = take_references(ram, all);
-    bool seen = owner & OWNER_REFERENCED;
+    bool seen = ram->frame[all->frame].owner & OWNER_REFERENCED;
     if (!(ram->settings.rules & PA_SECOND_LOOK))
-        return references || (seen && rmap_count(ram, f)) ? ACTIVATE : EVICT;
+        return references || (seen && rmap_count(ram, all->frame)) ? ACTIVATE : EVICT;
     if (!references)
         return folio_is_locked(ram, all) ? KEEP : EVICT;
     return seen || references > 1 ? ACTIVATE : KEEP;
@@ -60,15 +58,25 @@ static void count_scanned(sweep *s, uint64_t n)
     ram_work(ram, ram->settings.costs.scan, n);
 }
 
+static uint64_t take_reference_at(const sole *at)
+{
+    uint64_t references = (*at->pte & PTE_ACCESSED) != 0;
+    *at->pte &= ~(uint64_t)PTE_ACCESSED;
+    mm_cool(at->mm, at->vpn);
+    return references;
+}
+
 /* One page or folio; what reclaiming it cost (lru_note_cost). */
 static uint64_t shrink_folio(sweep *s, const folio *all)
 {
     pa_ram *ram = s->ram;
-    verdict v = judge(ram, all);
+    sole at;
+    bool is_sole = sole_find(ram, all->frame, &at);
+    verdict v = judge(ram, all, is_sole ? take_reference_at(&at) : take_references(ram, all));
     fate what = FATE_STAYS;
     if (v == EVICT) {
         ram_work(ram, ram->settings.costs.unmap, all->count);
-        what = evict(ram, all);
+        what = is_sole ? evict_sole(ram, all->frame, &at) : evict(ram, all);
     }
     if (what == FATE_FREED) {
         count_freed(s, all->count);
