@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyalloc.errors import (
     ArgumentError,
+    EndlessFault,
     EngineBug,
     EngineBusy,
     EngineLimit,
@@ -94,6 +95,7 @@ __all__ = [
     "ChunkState",
     "Chunks",
     "Costs",
+    "EndlessFault",
     "EngineBug",
     "EngineBusy",
     "EngineLimit",

@@ -67,3 +67,11 @@ class EngineBug(PyallocError, AssertionError):
 
 class KernelPanic(PyallocError, RuntimeError):
     """The simulated kernel has no way on: memory is exhausted and nobody can be killed."""
+
+
+class EndlessFault(PyallocError, MemoryError):
+    """A page fault that is tried again for ever: its cgroup is full, and nobody may be killed.
+
+    The kernel kills nobody else for it, and does not panic; the process makes no progress until
+    somebody frees memory or raises the limit.  The access can then be made again.
+    """

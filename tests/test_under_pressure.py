@@ -241,3 +241,50 @@ def test_systemd_oomd_omits_and_avoids() -> None:
     assert SystemdOomd(avoid=("/a",)).choose(tasks, 1000).victim == tasks[1]
     assert SystemdOomd(avoid=("/a",), omit=("/b",)).choose(tasks, 1000).victim == tasks[0]
     assert SystemdOomd(omit=("/a", "/b")).choose(tasks, 1000).victim is None
+
+
+def test_a_full_cgroup_of_unkillables_waits_for_ever() -> None:
+    """Linux neither panics nor kills others: the fault is tried again, and goes on with room."""
+    m = pa.Machine(ram="256M", swap=0, kernel="6.12")
+    group = m.cgroup("g", "16M")
+    other = eater(m, "other", 1 << 20)
+    p = m.spawn("a", cgroup=group, oom_score_adj=-1000)
+    at = p.mmap(0, 32 << 20, 3, 0x22)
+    with pytest.raises(pa.EndlessFault, match=r"/g is full .* raise its memory_max") as stuck:
+        p.touch(at, 32 << 20)
+    assert isinstance(stuck.value, MemoryError)
+    assert p.alive
+    assert other.alive
+    assert "Out of memory and no killable processes..." in m.dmesg()
+    assert "Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF" in m.dmesg()
+    assert "panic" not in m.dmesg()
+    group.set_limits(memory_max="64M")
+    p.touch(at, 32 << 20)
+    assert p.status()["VmRSS"] >= 32 << 10
+
+
+def test_a_system_call_in_such_a_cgroup_fails() -> None:
+    """read(2) does not try again: what it has got, or ENOMEM."""
+    m = pa.Machine(ram="256M", swap=0, kernel="6.12")
+    p = m.spawn("a", cgroup=m.cgroup("g", "16M"), oom_score_adj=-1000)
+    fd = p.memfd_create("big")
+    p.ftruncate(fd, 32 << 20)
+    written = p.write(fd, 32 << 20, 0)
+    assert 8 << 20 < written < 16 << 20
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        p.write(fd, 4096, written)
+
+
+def test_the_reasons_of_a_kill_as_a_table() -> None:
+    """A line for each candidate, a column for each term; what adds up is the score."""
+    m = pa.Machine(ram="64M", swap=0, kernel="6.12")
+    eater(m, "small", 2 << 20)
+    with pytest.raises(pa.ProcessKilled):
+        eater(m, "big", 62 << 20)
+    table = m.oom_events[0].table().splitlines()
+    assert table[0].split() == ["pid", "name", "rss", "page", "tables", "score"]
+    assert [line[0] for line in table] == [" ", " ", ">", "h"]
+    mark, pid, name, rss, tables, score = table[2].replace(",", "").split()
+    assert (mark, name) == (">", "big")
+    assert int(rss) + int(tables) == int(score)
+    assert table[3] == f"highest badness: {pid} (big)"

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from pyalloc.errors import (
     ArgumentError,
+    EndlessFault,
     HeapAbort,
     KernelPanic,
     MemoryFault,
@@ -209,8 +210,8 @@ class _Stage:
             pass
         except MemoryFault as fault:
             run.process.kill("SIGBUS" if fault.signal == 7 else "SIGSEGV")
-        except KernelPanic as panic:
-            self._panic(run, panic)
+        except (KernelPanic, EndlessFault) as end:
+            self._halt(run, end)
         except OSError as error:
             self.report(run.job, "refused", f"a system call failed: {error.strerror}")
             self._exit(run, 1)
@@ -243,8 +244,12 @@ class _Stage:
             run.process.kill(signal)
             self._ended(run)
 
-    def _panic(self, run: _Run, panic: KernelPanic) -> None:
-        self.report(run.job, "panic", f"Kernel panic: {panic}")
+    def _halt(self, run: _Run, end: KernelPanic | EndlessFault) -> None:
+        """End the machine, or this program: its process stays, and does nothing more."""
+        if isinstance(end, EndlessFault):
+            self.report(run.job, "stuck", str(end))
+            return
+        self.report(run.job, "panic", f"Kernel panic: {end}")
         self._over = True
 
     # --- what a step has done -----------------------------------------------------------

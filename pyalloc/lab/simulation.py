@@ -43,7 +43,9 @@ class Event:
     ``limit``, ``swapping``, ``swap-full``
         a cgroup reached its limit, the machine began to swap, its swap is full;
     ``change``, ``note``, ``panic``
-        a change the scenario makes, a program's remark, the end of the machine.
+        a change the scenario makes, a program's remark, the end of the machine;
+    ``stuck``
+        its cgroup is full and nobody in it may be killed: a fault that is tried again for ever.
     """
 
     time: float

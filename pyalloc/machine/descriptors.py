@@ -10,6 +10,7 @@ import operator
 from typing import TYPE_CHECKING, Final
 
 from pyalloc.arguments import registers, words
+from pyalloc.errors import EndlessFault
 from pyalloc.kernel.abi import fail
 from pyalloc.kernel.files import Inode, OpenFile
 from pyalloc.machine.files import File, open_file
@@ -187,7 +188,12 @@ class FileCalls:
             at += done
             if not dry:
                 break
-            self.out_of_memory()
+            try:
+                self.out_of_memory()
+            except EndlessFault:  # a system call does not try again
+                if at * PAGE > offset:
+                    break
+                fail(errno.ENOMEM)
         return min(at * PAGE, offset + length) - offset if at * PAGE > offset else 0
 
     def _watch(self, inode: Inode, pages: int) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyalloc.errors import KernelPanic
+from pyalloc.errors import EndlessFault, KernelPanic
 from pyalloc.kernel.oom import OOM_SCORE_ADJ_MIN, Task, Verdict, badness
+from pyalloc.kernel.oomtable import reasons
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class OomEvent:
     report: str
     killed: tuple[int, ...] = ()
 
+    def table(self) -> str:
+        """Return all candidates and the terms of their scores, as a table; ``>`` marks the dead."""
+        return reasons(self.tasks, self.verdict)
+
 
 def task_of(process: Process) -> Task:
     """Return what the OOM killer sees of ``process``."""
@@ -69,7 +74,9 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
     Raises
     ------
     KernelPanic
-        Nobody can be killed.
+        The machine is full and nobody can be killed, or a sysctl wants it so.
+    EndlessFault
+        A cgroup is full and nobody in it can be killed.
     """
     cgroup = _full_cgroup(invoker)
     candidates = [p for p in machine.processes.values() if p.alive and _is_in(p, cgroup)]
@@ -88,6 +95,13 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
     event = OomEvent(invoker.pid, victim, path, total, tasks, verdict, report, killed)
     machine.oom_events.append(event)
     machine.log(report)
+    if victim is None and path is not None and not _panics(verdict):
+        machine.log("Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF")
+        message = (
+            f"{path} is full and nobody in it can be killed ({verdict.why}); process"
+            f" {invoker.pid} ({invoker.name}) tries again for ever: raise its memory_max"
+        )
+        raise EndlessFault(message)
     if victim is None:
         message = f"out of memory and no killable processes ({verdict.why})"
         raise KernelPanic(message)
@@ -117,6 +131,10 @@ def _verdict(
         if points is not None:
             return Verdict(task, task, {task.pid: points}, {}, "oom_kill_allocating_task")
     return machine.oom_policy.choose(tasks, total)
+
+
+def _panics(verdict: Verdict) -> bool:
+    return "panic_on_oom" in verdict.why
 
 
 def _dies_as_one(machine: Machine, full: Cgroup | None, verdict: Verdict) -> Cgroup | None:
@@ -213,11 +231,13 @@ def _report(
         yield from _mem_info(machine)
     if machine.sysctl.flag("vm.oom_dump_tasks"):
         yield from _task_table(machine, tasks)
-    if verdict.victim is None and "panic_on_oom" in verdict.why:
+    if verdict.victim is None and _panics(verdict):
         yield f"Kernel panic - not syncing: Out of memory: {verdict.why}"
         return
     if verdict.victim is None:
         yield "Out of memory and no killable processes..."
+        if cgroup is None:
+            yield "Kernel panic - not syncing: System is deadlocked on memory"
         return
     yield _constraint(machine, cgroup, verdict.victim)
     yield _killed(machine, cgroup, verdict.victim)
@@ -292,7 +312,7 @@ def _report_26(machine: Machine, verdict: Verdict) -> Iterator[str]:
         f" pagetables:{c['tables']}"
     )
     yield f"Free swap:       {c['slots_free'] * _KB:6d}kB"
-    if verdict.victim is None and "panic_on_oom" in verdict.why:
+    if verdict.victim is None and _panics(verdict):
         yield "Kernel panic - not syncing: out of memory. panic_on_oom is selected"
         return
     if verdict.victim is None:

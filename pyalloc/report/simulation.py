@@ -32,7 +32,13 @@ _DRAWN: Final = 4
 Reals = npt.NDArray[np.float64]
 
 _WORDS: Final = {OOM: "out of memory"}
-_STYLES: Final = {OOM: "red", "panic": "red", "refused": "yellow", "limit": "yellow"}
+_STYLES: Final = {
+    OOM: "red",
+    "panic": "red",
+    "stuck": "red",
+    "refused": "yellow",
+    "limit": "yellow",
+}
 
 
 def render(found: Simulation) -> Group:
