@@ -43,7 +43,12 @@ def load(folder: Path, text: str) -> pa.Scenario:
 
 BAD = {
     "unknown key": ("ram =", "rma =", 5, "machine.rma: no such key; did you mean ram?"),
-    "unknown key of a part": ("memory_max", "memory_mx", 9, "did you mean memory_max?"),
+    "unknown key of a part": (
+        "memory_max",
+        "memory_mx",
+        9,
+        "did you mean memory_max or memory_high?",
+    ),
     "unknown table": ("[[cgroup]]", "[[cgruop]]", 7, "cgruop: no such key; did you mean cgroup?"),
     "wrong unit of a size": ('"1G"', '"1Q"', 5, "ram: must be a number of bytes"),
     "a part of a byte": ('"1G"', "1.5", 5, "text such as '256M' (got 1.5)"),
@@ -371,3 +376,36 @@ def test_processes_that_have_ended_leave_nothing_on_the_host() -> None:
     twin = machine.copy()
     assert twin.spawn("next").fill(100)
     assert len(twin.processes) == 5002
+
+
+def test_a_cgroup_has_all_its_limits() -> None:
+    """memory_high holds it back, oom_group ends all of it, and a change can move memory_high."""
+    found = pa.simulate(
+        {
+            "duration": "2min",
+            "machine": {"ram": "256M", "swap": "0", "kernel": "6.12"},
+            "cgroup": [
+                {"name": "slow", "memory_max": "64M", "memory_high": "16M"},
+                {"name": "pod", "memory_max": "32M", "oom_group": True},
+            ],
+            "process": [
+                {"name": "held", "program": "hold:size=32M", "cgroup": "slow"},
+                {"name": "side", "program": "hold:size=1M", "cgroup": "pod"},
+                {"name": "main", "program": "hold:size=48M", "cgroup": "pod", "start": "5s"},
+            ],
+            "change": [{"at": "90s", "cgroup": "slow", "memory_high": "48M"}],
+        }
+    )
+    ended = {outcome.name: outcome.how for outcome in found.outcomes}
+    assert ended == {"held": "running", "side": "oom", "main": "oom"}
+    told = [event for event in found.events.column("text").to_pylist() if event]
+    assert "/slow: memory_high 48M" in told
+    assert any(text.startswith("killed: it dies with ") for text in told)
+    assert found.machine.cgroups["/slow"].memory_high == 48 << 20
+
+
+def test_a_machine_too_small_to_start_anything_is_refused() -> None:
+    """Nothing runs before every process could start once."""
+    tiny = {"machine": {"ram": "8K"}, "process": [{"name": "a", "program": "hold:size=1M"}]}
+    with pytest.raises(pa.ScenarioError, match=r"process a: .* too small for it to start"):
+        pa.simulate(tiny)

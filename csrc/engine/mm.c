@@ -138,6 +138,9 @@ void pa_mm_drop(pa_mm *mm)
 
 void pa_mm_read(const pa_mm *mm, pa_mm_counters *out)
 {
+    *out = (pa_mm_counters){0};
+    if (!mm) /* its process has ended */
+        return;
     *out = (pa_mm_counters){.anon = mm->anon,
                             .file = mm->file,
                             .shmem = mm->shmem,

@@ -178,7 +178,11 @@ class _Stage:
         label = self._label(spec, copy)
         again = self._restarts.get(label, 0)
         seed = (self.seed, zlib.crc32(label.encode()), again)
-        process = spawn(self.machine, spec, self.cgroups)
+        try:
+            process = spawn(self.machine, spec, self.cgroups)
+        except (ProcessKilled, EndlessFault) as end:
+            self.report(None, "refused", f"{label} cannot start: {end}")
+            return
         job = Job(self, process, label, seed)
         what = self.programs[spec.name]
         self._begin(_Run(spec, copy, what, job, what(job), self.machine.clock))
@@ -259,17 +263,20 @@ class _Stage:
         self._news.look(run.process.cgroup, now=kills > self._kills_seen)
         for event in self.machine.oom_events[self._kills_seen :]:
             self._kills_seen += 1
-            if event.victim is not None and event.victim in self.alive:
-                self._oom(self.alive[event.victim], event)
+            for pid in event.killed:
+                if pid in self.alive:
+                    self._oom(self.alive[pid], event)
         if not run.process.alive and run.process.pid in self.alive:
             self._ended(run)
 
     def _oom(self, victim: _Run, event: OomEvent) -> None:
-        task = next(task for task in event.tasks if task.pid == event.victim)
+        task = next(task for task in event.tasks if task.pid == victim.process.pid)
         victim.peak_swap = max(victim.peak_swap, task.swapents * PAGE)
         where = event.cgroup or "the machine"
         score = event.verdict.scores.get(victim.process.pid)
-        text = f"killed: {where} is out of memory; badness {score:,}"
+        text = f"killed: {where} is out of memory; badness {score or 0:,}"
+        if victim.process.pid != event.victim:
+            text = f"killed: it dies with {event.victim}, the victim"
         if event.invoker != event.victim and event.invoker in self.alive:
             text += f", asked by {self.alive[event.invoker].job.label}"
         self._ended(victim, text, (task.rss + task.swapents) * PAGE)
@@ -319,7 +326,10 @@ class _Stage:
 
     def _change_limits(self, group: Cgroup, change: ChangeSpec) -> None:
         limits = {"memory_max": change.memory_max, "swap_max": change.swap_max}
-        words = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+        named = {**limits, "memory_high": change.memory_high}
+        words = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
+        if change.memory_high is not None:
+            group.memory_high = change.memory_high
         try:
             group.set_limits(**limits)
         except ArgumentError as error:

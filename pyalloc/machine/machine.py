@@ -33,7 +33,7 @@ from pyalloc.machine.process import Process
 from pyalloc.machine.promises import Promises
 from pyalloc.machine.ratelimit import RateLimit
 from pyalloc.machine.sysctl import Sysctl
-from pyalloc.units import PAGE, nanoseconds, parse_size
+from pyalloc.units import PAGE, format_size, nanoseconds, parse_size
 
 DEFAULT_ALLOCATORS = {"2.6.11": "glibc-2.3.3", "2.6.18": "glibc-2.3.3"}
 MODERN_ALLOCATOR = "glibc-2.36"
@@ -216,7 +216,10 @@ user_reserve_kbytes
         self, frames: int, slots: int, reserved: int, swappiness: int, page_cluster: int
     ) -> engine.RamSettings:
         if not frames or reserved >= frames:
-            message = f"a machine needs ram beyond what is reserved (got {frames} pages)"
+            message = (
+                f"a machine needs ram beyond what is reserved (got {format_size(frames * PAGE)},"
+                f" {format_size(reserved * PAGE)} of it reserved)"
+            )
             raise ArgumentError(message)
         marks = watermarks(frames - reserved, self.paging)
         return engine.RamSettings(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyalloc.errors import PyallocError
+from pyalloc.errors import ArgumentError, ProcessKilled, PyallocError
 from pyalloc.workload.programs import ProgramError, program
 from pyalloc.workload.scenario.convert import plain
 from pyalloc.workload.scenario.origin import Origin
@@ -130,7 +130,11 @@ def _trial(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _spawn_on(machine: Machine, process: ProcessSpec, groups: dict[str, Cgroup]) -> None:
-    spawn(machine, process, groups).exit()
+    try:
+        spawn(machine, process, groups).exit()
+    except ProcessKilled:
+        message = "the machine, or its cgroup, is too small for it to start; give it more memory"
+        raise ArgumentError(message) from None
 
 
 def _tried(path: KeyPath, make: Any) -> Any:  # noqa: ANN401 - what ``make`` returns

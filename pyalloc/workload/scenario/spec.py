@@ -134,7 +134,14 @@ class CgroupSpec(Spec, frozen=True, kw_only=True):
     name: Annotated[Name, Meta(description="Its name, by which others refer to it.")]
     parent: Annotated[str, Meta(description="The cgroup it lies in; none: the root.")] = ""
     memory_max: Annotated[Limit, Meta(description="memory.max.")] = "max"
+    memory_high: Annotated[
+        Limit,
+        Meta(description="memory.high: beyond it whoever takes pages must reclaim, and wait."),
+    ] = "max"
     swap_max: Annotated[Limit, Meta(description="memory.swap.max.")] = "max"
+    oom_group: Annotated[
+        bool, Meta(description="memory.oom.group: whether the OOM killer ends all of it at once.")
+    ] = False
 
 
 class FileSpec(Spec, frozen=True, kw_only=True):
@@ -212,6 +219,7 @@ class ChangeSpec(Spec, frozen=True, kw_only=True):
     at: Annotated[Duration, Meta(description="When.")]
     cgroup: Annotated[str, Meta(description="The cgroup whose limits change.")] = ""
     memory_max: Annotated[Limit | None, Meta(description="Its new memory.max.")] = None
+    memory_high: Annotated[Limit | None, Meta(description="Its new memory.high.")] = None
     swap_max: Annotated[Limit | None, Meta(description="Its new memory.swap.max.")] = None
     process: Annotated[str, Meta(description="The process, all its copies, that it is about.")] = ""
     oom_score_adj: Annotated[

@@ -31,7 +31,12 @@ def cgroups_on(machine: Machine, specs: Sequence[CgroupSpec]) -> dict[str, Cgrou
             if spec.name not in made and (not spec.parent or spec.parent in made):
                 parent = made[spec.parent] if spec.parent else None
                 made[spec.name] = machine.cgroup(
-                    spec.name, spec.memory_max, spec.swap_max, parent=parent
+                    spec.name,
+                    spec.memory_max,
+                    spec.swap_max,
+                    parent=parent,
+                    memory_high=spec.memory_high,
+                    oom_group=spec.oom_group,
                 )
     return made
 
