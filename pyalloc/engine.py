@@ -543,6 +543,7 @@ def _word_names(struct: str) -> tuple[str, ...]:
 
 _RAM_WORDS: Final = _word_names("pa_ram_counters")
 _GROUP_WORDS: Final = _word_names("pa_group_counters")
+_GROUP_PAGES: Final = _word_names("pa_group_pages")
 _MM_WORDS: Final = _word_names("pa_mm_counters")
 
 
@@ -701,6 +702,12 @@ class Ram:
     def object_resident(self, number: int) -> int:
         """Return how many pages of an object are in frames."""
         return int(lib.pa_ram_object_resident(self.handle, number))
+
+    def group_pages(self, group: int) -> dict[str, int]:
+        """Return what a group's pages are, by the names of ``pa_group_pages``: a walk over them."""
+        pages = ffi.new("pa_group_pages *")
+        lib.pa_ram_read_group_pages(self.handle, group, pages)
+        return _words(pages, _GROUP_PAGES)
 
     def flush_stats(self) -> None:
         """Let reclaim know all counters of all groups as they are now."""

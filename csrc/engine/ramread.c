@@ -80,6 +80,35 @@ uint64_t pa_ram_mapped(const pa_ram *ram)
     return mapped;
 }
 
+static void count_page(const pa_ram *ram, uint32_t f, pa_group_pages *out)
+{
+    uint64_t owner = ram->frame[f].owner;
+    bool object = owner_kind(owner) == KIND_OBJECT;
+    bool shmem = object && ram->objects[owner_id(owner)].shmem;
+    out->anon += owner_kind(owner) == KIND_ANON;
+    out->swap_cached += owner_kind(owner) == KIND_SLOT;
+    out->shmem += shmem;
+    out->file += object && !shmem;
+    out->mapped += object && rmap_count(ram, f);
+    out->dirty += object && !shmem && owner & OWNER_DIRTY;
+    out->writing += device_is_writing(&ram->disk, f);
+}
+
+void pa_ram_read_group_pages(const pa_ram *ram, uint32_t group_id, pa_group_pages *out)
+{
+    *out = (pa_group_pages){0};
+    uint64_t *listed[] = {&out->inactive_anon, &out->active_anon, &out->inactive_file,
+                          &out->active_file, &out->unevictable};
+    for (uint32_t i = 0; i < ram->count_groups; i++) {
+        for (unsigned l = 0; ram_is_below(ram, i, group_id) && l < LRU_LISTS; l++) {
+            const lru *list = &ram->groups[i].lists[l];
+            *listed[l] += list->count;
+            for (uint32_t f = list->newest; f != NO_FRAME; f = ram->frame[f].older)
+                count_page(ram, f, out);
+        }
+    }
+}
+
 uint64_t pa_ram_time(const pa_ram *ram)
 {
     return ram->disk.now;

@@ -98,6 +98,11 @@ class Verdict:
     why: str = ""
     also: tuple[Task, ...] = ()
 
+    @property
+    def panics(self) -> bool:
+        """Whether a sysctl has the kernel panic instead of killing anybody."""
+        return self.victim is None and "panic_on_oom" in self.why
+
 
 class _Trail(Mapping[int, tuple[Term, ...]]):
     """The steps of each task's badness by pid, worked out when somebody looks."""

@@ -1,7 +1,6 @@
 """Out of memory on one machine: who is asked, who dies, what the log says.
 
-The choice is :mod:`pyalloc.kernel.oom`'s.  Report texts: ``mm/oom_kill.c`` of Linux 2.6.18 and
-6.12.
+The choice is :mod:`pyalloc.kernel.oom`'s, the text :mod:`pyalloc.machine.oomreport`'s.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING
 from pyalloc.errors import EndlessFault, KernelPanic
 from pyalloc.kernel.oom import OOM_SCORE_ADJ_MIN, Task, Verdict, badness
 from pyalloc.kernel.oomtable import reasons
+from pyalloc.machine.oomreport import Incident, killed_line
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
     from pyalloc.machine.cgroup import Cgroup
     from pyalloc.machine.machine import Machine
     from pyalloc.machine.process import Process
-
-_KB = PAGE // 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
     verdict = _verdict(machine, invoker, cgroup, tasks, total)
     group = _dies_as_one(machine, cgroup, verdict)
     killed = tuple(_killed_with(candidates, group, verdict))
-    report = "\n".join(_report(machine, invoker, cgroup, tasks, verdict))
+    report = "\n".join(Incident(machine, invoker, cgroup, tasks, verdict).lines())
     if group is not None:
         report += "\n" + "\n".join(_group_report(machine, cgroup, group, tasks, killed))
     victim = verdict.victim.pid if verdict.victim else None
@@ -95,7 +93,7 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
     event = OomEvent(invoker.pid, victim, path, total, tasks, verdict, report, killed)
     machine.oom_events.append(event)
     machine.log(report)
-    if victim is None and path is not None and not _panics(verdict):
+    if victim is None and path is not None and not verdict.panics:
         machine.log("Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF")
         message = (
             f"{path} is full and nobody in it can be killed ({verdict.why}); process"
@@ -133,10 +131,6 @@ def _verdict(
     return machine.oom_policy.choose(tasks, total)
 
 
-def _panics(verdict: Verdict) -> bool:
-    return "panic_on_oom" in verdict.why
-
-
 def _dies_as_one(machine: Machine, full: Cgroup | None, verdict: Verdict) -> Cgroup | None:
     """Return the outermost cgroup around the victim, up to ``full``, that dies as one."""
     if verdict.victim is None:
@@ -171,7 +165,7 @@ def _group_report(
     yield f"Tasks in {group.path} are going to be killed due to memory.oom.group set"
     for task in tasks:
         if task.pid in killed[1:]:
-            yield _killed(machine, cgroup, task)
+            yield killed_line(machine, cgroup, task)
 
 
 def _full_cgroup(process: Process) -> Cgroup | None:
@@ -200,123 +194,3 @@ def _totalpages(machine: Machine, cgroup: Cgroup | None) -> int:
     usage = cgroup.counters()
     swap = min(usage["swap_limit"], machine.total_swap) if machine.swappiness else 0
     return max(usage["limit"] + swap, 1)
-
-
-# --- the report ------------------------------------------------------------------------------
-
-
-def _report(
-    machine: Machine,
-    invoker: Process,
-    cgroup: Cgroup | None,
-    tasks: Sequence[Task],
-    verdict: Verdict,
-) -> Iterator[str]:
-    if not machine.profile.modern:
-        yield from _report_26(machine, verdict)
-        return
-    yield (
-        f"{invoker.name} invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_ZERO"
-        f"|__GFP_COMP), order=0, oom_score_adj={invoker.oom_score_adj}"
-    )
-    if cgroup is not None:
-        usage = cgroup.counters()
-        yield (
-            f"memory: usage {usage['usage'] * _KB}kB, limit {usage['limit'] * _KB}kB,"
-            f" failcnt {usage['limit_hits']}"
-        )
-        limit = min(usage["swap_limit"], machine.total_swap)
-        yield f"swap: usage {usage['usage_swap'] * _KB}kB, limit {limit * _KB}kB, failcnt 0"
-    else:
-        yield from _mem_info(machine)
-    if machine.sysctl.flag("vm.oom_dump_tasks"):
-        yield from _task_table(machine, tasks)
-    if verdict.victim is None and _panics(verdict):
-        yield f"Kernel panic - not syncing: Out of memory: {verdict.why}"
-        return
-    if verdict.victim is None:
-        yield "Out of memory and no killable processes..."
-        if cgroup is None:
-            yield "Kernel panic - not syncing: System is deadlocked on memory"
-        return
-    yield _constraint(machine, cgroup, verdict.victim)
-    yield _killed(machine, cgroup, verdict.victim)
-
-
-def _mem_info(machine: Machine) -> Iterator[str]:
-    c = machine.ram.counters()
-    yield "Mem-Info:"
-    yield (
-        f"active_anon:{c['active_anon']} inactive_anon:{c['inactive_anon']} isolated_anon:0\n"
-        f" active_file:{c['active_file']} inactive_file:{c['inactive_file']} isolated_file:0\n"
-        f" unevictable:{c['unevictable']} dirty:{c['dirty']} writeback:0\n"
-        f" mapped:{machine.ram.mapped()} shmem:{c['shmem']} pagetables:{c['tables']}\n"
-        f" free:{c['free']}"
-    )
-    yield f"{c['file'] + c['shmem']} total pagecache pages"
-    yield f"{c['swap_cached']} pages in swap cache"
-    yield f"Free swap  = {c['slots_free'] * _KB}kB"
-    yield f"Total swap = {c['slots'] * _KB}kB"
-    yield f"{machine.ram.settings.count_frames} pages RAM"
-    yield "0 pages HighMem/MovableOnly"
-    yield f"{c['reserved']} pages reserved"
-
-
-def _task_table(machine: Machine, tasks: Sequence[Task]) -> Iterator[str]:
-    yield "Tasks state (memory values in pages):"
-    yield (
-        "[  pid  ]   uid  tgid total_vm      rss rss_anon rss_file rss_shmem pgtables_bytes"
-        " swapents oom_score_adj name"
-    )
-    for task in tasks:
-        c = machine.processes[task.pid].pages.table.counters()
-        yield (
-            f"[{task.pid:7d}] {task.uid:5d} {task.pid:5d} {task.total_vm:8d} {task.rss:8d}"
-            f" {c['anon']:8d} {c['file']:8d} {c['shmem']:9d} {task.pgtables_bytes:8d}"
-            f" {task.swapents:8d}         {task.oom_score_adj:5d} {task.name}"
-        )
-
-
-def _constraint(machine: Machine, cgroup: Cgroup | None, victim: Task) -> str:
-    scope = f"oom_memcg={cgroup.path}" if cgroup else "global_oom"
-    kind = "MEMCG" if cgroup else "NONE"
-    group = machine.processes[victim.pid].cgroup
-    return (
-        f"oom-kill:constraint=CONSTRAINT_{kind},nodemask=(null),cpuset=/,mems_allowed=0,{scope},"
-        f"task_memcg={group.path if group else '/'},task={victim.name},pid={victim.pid},"
-        f"uid={victim.uid}"
-    )
-
-
-def _killed(machine: Machine, cgroup: Cgroup | None, victim: Task) -> str:
-    c = machine.processes[victim.pid].pages.table.counters()
-    prefix = "Memory cgroup out of memory" if cgroup else "Out of memory"
-    if machine.sysctl.flag("vm.oom_kill_allocating_task") and cgroup is None:
-        prefix += " (oom_kill_allocating_task)"
-    return (
-        f"{prefix}: Killed process {victim.pid} ({victim.name}) total-vm:{victim.total_vm * _KB}kB,"
-        f" anon-rss:{c['anon'] * _KB}kB, file-rss:{c['file'] * _KB}kB,"
-        f" shmem-rss:{c['shmem'] * _KB}kB, UID:{victim.uid}"
-        f" pgtables:{victim.pgtables_bytes // 1024}kB oom_score_adj:{victim.oom_score_adj}"
-    )
-
-
-def _report_26(machine: Machine, verdict: Verdict) -> Iterator[str]:
-    c = machine.ram.counters()
-    mask = 0x280D2 if machine.profile.name == "2.6.18" else 0xD2
-    yield f"oom-killer: gfp_mask=0x{mask:x}, order=0"
-    yield (
-        f"Active:{c['active_anon'] + c['active_file']}"
-        f" inactive:{c['inactive_anon'] + c['inactive_file']} dirty:{c['dirty']} writeback:0"
-        f" unstable:0 free:{c['free']} slab:0 mapped:{c['anon_mapped'] + machine.ram.mapped()}"
-        f" pagetables:{c['tables']}"
-    )
-    yield f"Free swap:       {c['slots_free'] * _KB:6d}kB"
-    if verdict.victim is None and _panics(verdict):
-        yield "Kernel panic - not syncing: out of memory. panic_on_oom is selected"
-        return
-    if verdict.victim is None:
-        yield "Kernel panic - not syncing: Out of memory and no killable processes..."
-        return
-    victim = verdict.victim
-    yield f"Out of Memory: Killed process {victim.pid} ({victim.name})."

@@ -173,6 +173,14 @@ int pa_ram_limit_group(pa_ram *ram, uint32_t group, uint64_t pages, uint64_t pag
  * reclaimed as far as that goes. */
 int pa_ram_throttle_group(pa_ram *ram, uint32_t group, uint64_t pages);
 void pa_ram_read_group(const pa_ram *ram, uint32_t group, pa_group_counters *out);
+/* What the pages of a group and those below it are, and where they are listed. */
+typedef struct pa_group_pages {
+    uint64_t anon, file, shmem, swap_cached; /* file: without shmem */
+    uint64_t mapped, dirty, writing; /* of files and shmem; writing: of all */
+    uint64_t inactive_anon, active_anon, inactive_file, active_file, unevictable;
+} pa_group_pages;
+
+void pa_ram_read_group_pages(const pa_ram *ram, uint32_t group, pa_group_pages *out);
 /* Add the groups' counters up, as reading memory.stat does: reclaim knows them as of then. */
 void pa_ram_flush_stats(pa_ram *ram);
 /* Memory of the kernel itself, charged to a group; pages < 0 gives back. */
