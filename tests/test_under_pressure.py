@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import pytest
 
@@ -288,3 +289,11 @@ def test_the_reasons_of_a_kill_as_a_table() -> None:
     assert (mark, name) == (">", "big")
     assert int(rss) + int(tables) == int(score)
     assert table[3] == f"highest badness: {pid} (big)"
+
+
+@pytest.mark.parametrize(("kernel", "arch"), [("2.6.11", "i386"), ("6.12", "x86_64")])
+def test_a_tiny_machine_boots_with_what_it_has(kernel: str, arch: str) -> None:
+    """No line of the boot says less than nothing; what init gives back is there."""
+    text = str(pa.Machine(ram="100K", swap=0, kernel=kernel, arch=arch).dmesg())
+    free, freed = (int(n) for n in re.findall(r"mory: (\d+)[kK]", text))
+    assert free + freed >= 100 > free >= 0

@@ -83,14 +83,14 @@ uint64_t pa_ram_mapped(const pa_ram *ram)
 static void count_page(const pa_ram *ram, uint32_t f, pa_group_pages *out)
 {
     uint64_t owner = ram->frame[f].owner;
-    bool object = owner_kind(owner) == KIND_OBJECT;
-    bool shmem = object && ram->objects[owner_id(owner)].shmem;
+    bool cached = owner_kind(owner) == KIND_OBJECT;
+    bool shmem = cached && ram->objects[owner_id(owner)].shmem;
     out->anon += owner_kind(owner) == KIND_ANON;
     out->swap_cached += owner_kind(owner) == KIND_SLOT;
     out->shmem += shmem;
-    out->file += object && !shmem;
-    out->mapped += object && rmap_count(ram, f);
-    out->dirty += object && !shmem && owner & OWNER_DIRTY;
+    out->file += cached && !shmem;
+    out->mapped += cached && rmap_count(ram, f);
+    out->dirty += cached && !shmem && owner & OWNER_DIRTY;
     out->writing += device_is_writing(&ram->disk, f);
 }
 

@@ -8,7 +8,7 @@ line, ``Memory: 255716k/262080k available (2083k kernel code, 5772k reserved, 63
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pyalloc.kernel.profiles import KernelProfile
@@ -57,6 +57,8 @@ def boot_lines(profile: KernelProfile, pages: int, high_pages: int = 0) -> Itera
     'Memory: 255716k/262080k available (2'
     """
     image, total = image_of(profile), pages * _KB
+    if image.init + image.cached > total:  # a smaller machine needs a smaller kernel
+        image = replace(image, init=min(image.init, total), cached=0)
     spanned = total - image.init + image.reserved + image.holes
     available = total - image.init - image.cached
     if profile.modern:
