@@ -103,7 +103,7 @@ def test_reclaim_knows_lists_as_of_two_seconds_ago() -> None:
         process.read(fd, PAGE, page * PAGE)
     assert machine.ram.counters()["deactivated"] == 0
     assert machine.ram.counters()["active_file"] == active > 7000
-    machine.vmstat()
+    machine.cgroups["/reader"].stat()
     for page in range(11000, 11400, 2):
         process.read(fd, PAGE, page * PAGE)
     assert machine.ram.counters()["deactivated"] > 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
+from pyalloc.kernel.proctext import ProcText
 from pyalloc.units import PAGE, parse_size
 
 if TYPE_CHECKING:
@@ -38,12 +39,37 @@ class Cgroup:
         return f"{self.parent.path if self.parent else ''}/{self.name}"
 
     def counters(self) -> dict[str, int]:
-        """Return usage and events in pages, those of the cgroups below it included.
+        """Return usage and events in pages, those of the cgroups below it included."""
+        return self.machine.ram.group(self.number)
 
-        They are added up for whoever looks, and reclaim knows them as of then.
+    def stat(self) -> ProcText[int]:
+        """Return the lines of ``memory.stat`` that the machine knows: sizes in bytes, and events.
+
+        As on Linux counters are added up for whoever reads it, and reclaim, which otherwise knows
+        them as of up to two seconds ago, does from then on.
         """
         self.machine.ram.flush_stats()
-        return self.machine.ram.group(self.number)
+        pages, usage = self.machine.ram.group_pages(self.number), self.counters()
+        cached = pages["file"] + pages["shmem"] + pages["swap_cached"]
+        sizes = {
+            "anon": pages["anon"],
+            "file": cached,
+            "kernel": usage["usage"] - pages["anon"] - cached,
+            "pagetables": usage["tables"],
+            "shmem": pages["shmem"],
+            "file_mapped": pages["mapped"],
+            "file_dirty": pages["dirty"],
+            "file_writeback": pages["writing"],
+            "swapcached": pages["swap_cached"],
+            "inactive_anon": pages["inactive_anon"],
+            "active_anon": pages["active_anon"],
+            "inactive_file": pages["inactive_file"],
+            "active_file": pages["active_file"],
+            "unevictable": pages["unevictable"],
+        }
+        fields = {name: count * PAGE for name, count in sizes.items()}
+        fields |= {"pgscan": usage["scanned"], "pgsteal": usage["stolen"]}
+        return ProcText("".join(f"{name} {value}\n" for name, value in fields.items()), fields)
 
     @property
     def memory_current(self) -> int:

@@ -59,7 +59,7 @@ def _lines_modern(of: Incident) -> Iterator[str]:
         f"{of.invoker.name} invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_ZERO"
         f"|__GFP_COMP), order=0, oom_score_adj={of.invoker.oom_score_adj}"
     )
-    yield from _cgroup_lines(machine, of.cgroup) if of.cgroup else _mem_info(machine)
+    yield from _cgroup_lines(of.cgroup) if of.cgroup else _mem_info(machine)
     if machine.sysctl.flag("vm.oom_dump_tasks"):
         yield from _task_table(machine, of.tasks)
     if verdict.panics:
@@ -73,7 +73,7 @@ def _lines_modern(of: Incident) -> Iterator[str]:
         yield killed_line(machine, of.cgroup, verdict.victim)
 
 
-def _cgroup_lines(machine: Machine, cgroup: Cgroup) -> Iterator[str]:
+def _cgroup_lines(cgroup: Cgroup) -> Iterator[str]:
     usage = cgroup.counters()
     yield (
         f"memory: usage {usage['usage'] * _KB}kB, limit {_limit(usage['limit'])}kB,"
@@ -82,37 +82,12 @@ def _cgroup_lines(machine: Machine, cgroup: Cgroup) -> Iterator[str]:
     limit = _limit(usage["swap_limit"])
     yield f"swap: usage {usage['usage_swap'] * _KB}kB, limit {limit}kB, failcnt 0"
     yield f"Memory cgroup stats for {cgroup.path}:"
-    yield from (f"{name} {value}" for name, value in _memory_stat(machine, cgroup).items())
+    yield from str(cgroup.stat()).splitlines()
 
 
 def _limit(pages: int) -> int:
     """Return a limit in kB; none is the most that a counter of pages counts to."""
     return min(pages, (1 << 63) // PAGE - 1) * _KB
-
-
-def _memory_stat(machine: Machine, cgroup: Cgroup) -> dict[str, int]:
-    """Return the lines of ``memory.stat`` that the machine knows, in bytes."""
-    pages = machine.ram.group_pages(cgroup.number)
-    usage = cgroup.counters()
-    listed = pages["anon"] + pages["file"] + pages["shmem"] + pages["swap_cached"]
-    sizes = {
-        "anon": pages["anon"],
-        "file": pages["file"] + pages["shmem"] + pages["swap_cached"],
-        "kernel": usage["usage"] - listed,
-        "pagetables": usage["tables"],
-        "shmem": pages["shmem"],
-        "file_mapped": pages["mapped"],
-        "file_dirty": pages["dirty"],
-        "file_writeback": pages["writing"],
-        "swapcached": pages["swap_cached"],
-        "inactive_anon": pages["inactive_anon"],
-        "active_anon": pages["active_anon"],
-        "inactive_file": pages["inactive_file"],
-        "active_file": pages["active_file"],
-        "unevictable": pages["unevictable"],
-    }
-    events = {"pgscan": usage["scanned"], "pgsteal": usage["stolen"]}
-    return {**{name: count * PAGE for name, count in sizes.items()}, **events}
 
 
 def _mem_info(machine: Machine) -> Iterator[str]:
