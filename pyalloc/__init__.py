@@ -31,6 +31,7 @@ from pyalloc.lab.allocators import Allocator, allocators
 from pyalloc.lab.blame import Blame, blame
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.lab.explain import CallExplanation, explain
+from pyalloc.lab.fit import Fit, fit
 from pyalloc.lab.leaks import Leaks, leaks
 from pyalloc.lab.order import OrderResult, OrderStudy, order
 from pyalloc.lab.replay import Agreement, agreement, replay
@@ -105,6 +106,7 @@ __all__ = [
     "Explanation",
     "File",
     "FileSpec",
+    "Fit",
     "FreeLists",
     "HeapAbort",
     "HeapView",
@@ -150,6 +152,7 @@ __all__ = [
     "blame",
     "examine",
     "explain",
+    "fit",
     "leaks",
     "load_scenario",
     "oom_policy",

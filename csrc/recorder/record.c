@@ -245,7 +245,7 @@ void rec_final(uint32_t flag)
         store_text("ROLL", "/proc/self/smaps_rollup", NULL);
         store_text("SMAP", "/proc/self/smaps", NULL);
         store_text("MAPF", "/proc/self/maps", NULL);
-        store_header->own_pages = store_own_pages();
+        store_own_pages(store_header);
         store_header->flags |= flag;
     }
     if (locked) {

@@ -93,7 +93,7 @@ void store_text(const char *tag, const char *path, store_reader also);
 void store_bytes(const char *tag, const void *bytes, size_t size);
 void store_tunables(char **environment);
 void store_sample(pa_record *record);
-uint64_t store_own_pages(void);
+void store_own_pages(pa_raw_header *header);
 bool store_follows_children(void);
 const char *store_name(void);
 const char *store_library(void);

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define PA_RAW_MAGIC "PYALLOC\001"
-#define PA_RAW_VERSION 1
+#define PA_RAW_VERSION 2
 #define PA_RING_HEADER 4096
 #define PA_RING_RECORDS 16384
 
@@ -81,7 +81,8 @@ typedef struct pa_raw_header {
     uint64_t flushed;    /* records in NAME.raw */
     uint64_t next;       /* records begun */
     uint64_t inherited;  /* records of `parent` that are also this process's past */
-    uint64_t own_pages;  /* its resident pages at the end */
+    uint64_t own_pages;  /* the recorder's resident pages at the end */
+    uint64_t own_anon;   /* those of them that are of no file */
     char parent[64]; /* NAME of the parent's recording */
     char glibc[16];
 } pa_raw_header;

@@ -369,27 +369,27 @@ void store_sample(pa_record *record)
     }
 }
 
-static uint64_t present_pages(int pagemap, const char *from, const char *to)
+/* Count the present pages of a range, and those of them that are of no file (bit 61). */
+static void count_present(int pagemap, const char *from, const char *to, pa_raw_header *header)
 {
     const uint64_t page = (uint64_t)getpagesize();
-    uint64_t first = (uint64_t)(uintptr_t)from / page, count = 0, entry;
+    uint64_t first = (uint64_t)(uintptr_t)from / page, entry;
     for (uint64_t p = first; p * page < (uint64_t)(uintptr_t)to; p++) {
         if (sys_pread(pagemap, &entry, sizeof entry, p * sizeof entry) != sizeof entry) {
             break;
         }
-        count += entry >> 63;
+        header->own_pages += entry >> 63;
+        header->own_anon += (entry >> 63) & ~(entry >> 61) & 1;
     }
-    return count;
 }
 
-uint64_t store_own_pages(void)
+void store_own_pages(pa_raw_header *header)
 {
+    header->own_pages = header->own_anon = 0;
     int pagemap = sys_open("/proc/self/pagemap", O_RDONLY);
-    if (pagemap < 0) {
-        return 0;
+    if (pagemap >= 0) {
+        count_present(pagemap, store.base, store.base + SPACE, header);
+        count_present(pagemap, __ehdr_start, _end, header);
+        sys_close(pagemap);
     }
-    uint64_t pages = present_pages(pagemap, store.base, store.base + SPACE) +
-                     present_pages(pagemap, __ehdr_start, _end);
-    sys_close(pagemap);
-    return pages;
 }

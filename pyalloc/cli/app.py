@@ -17,6 +17,7 @@ VERBS = {
     "record": "Record a command's calls of malloc and its kin.",
     "replay": "Replay a recorded trace on a simulated machine and report.",
     "advise": "Which settings of the allocator would save memory or work, and what to set.",
+    "fit": "The smallest limit with which a program or a scenario survives, and who dies below.",
     "blame": "Which call sites keep free memory from going back, and what moving them saves.",
     "leaks": "Leak or fragmentation: what is never freed, by call site, and what grows.",
     "explain": "One call in words: which way the allocator went, what it cost.",

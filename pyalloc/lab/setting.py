@@ -185,6 +185,12 @@ def version_of(allocator: str) -> tuple[int, ...]:
     return tuple(int(part.removesuffix("pre")) for part in version.split("."))
 
 
+def as_recorded(env: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
+    """Return ``env`` with what steers malloc as it was in a recording, where ``base`` was set."""
+    steers = {name for name in env if name == TUNABLES or name.startswith("MALLOC_")}
+    return {name: value for name, value in env.items() if name not in steers} | dict(base)
+
+
 def apply_environment(heap: Heap, env: Mapping[str, str]) -> None:
     """Let the library read its variables in its order; what it does not know it ignores."""
     for name in sorted(env, key=lambda name: (name != TUNABLES, name)):

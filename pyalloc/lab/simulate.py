@@ -46,6 +46,7 @@ def simulate(
     until: float | str | None = None,
     samples: int = 500,
     progress: Callable[[float], None] | None = None,
+    enough: Callable[[Event], bool] | None = None,
 ) -> Simulation:
     """Run a scenario and return what happened.
 
@@ -62,6 +63,8 @@ def simulate(
         How many samples the timeline has, up to twice as many.
     progress
         Called with the share of the time that has passed, now and then.
+    enough
+        Called with each event; the simulation ends where it returns True.
 
     Raises
     ------
@@ -81,7 +84,7 @@ def simulate(
         scenario = Scenario.from_dict(scenario)
     else:
         scenario.check()
-    stage = _Stage(scenario, scenario.seed if seed is None else seed, samples)
+    stage = _Stage(scenario, scenario.seed if seed is None else seed, samples, enough)
     stage.run(parse_duration(scenario.duration if until is None else until, "until"), progress)
     return stage.result()
 
@@ -107,7 +110,14 @@ class _Run:
 class _Stage:
     """The machine of a scenario, and all that is to happen on it."""
 
-    def __init__(self, scenario: Scenario, seed: int, samples: int) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        samples: int,
+        enough: Callable[[Event], bool] | None = None,
+    ) -> None:
+        self._enough = enough
         self.scenario = scenario
         self.seed = seed
         self.machine: Machine = machine_of(scenario.machine, seed)
@@ -306,7 +316,10 @@ class _Stage:
     def report(self, job: Job | None, kind: str, text: str, size: int = 0) -> None:
         """Take down an event."""
         name, pid = (job.label, job.process.pid) if job else ("", None)
-        self.happened.append(Event(self.machine.clock, kind, name, pid, size, text))
+        event = Event(self.machine.clock, kind, name, pid, size, text)
+        self.happened.append(event)
+        if self._enough is not None and self._enough(event):
+            self._over = True
 
     # --- changes ------------------------------------------------------------------------
 

@@ -309,10 +309,16 @@ class Process(SystemCalls):
         self.require_alive()
         return run_replay(self, trace, touch=touch, record=record, samples=samples)
 
-    def playback(self, trace: TraceColumns, *, touch: str = "none") -> Playback:
-        """Return ``trace`` ready to be run on this process bit by bit."""
+    def playback(
+        self,
+        trace: TraceColumns,
+        *,
+        touch: str = "none",
+        outputs: Mapping[str, npt.NDArray[np.uint64]] | None = None,
+    ) -> Playback:
+        """Return ``trace`` ready to be run on this process bit by bit; see :class:`Playback`."""
         self.require_alive()
-        return Playback(self, trace, touch=touch)
+        return Playback(self, trace, touch=touch, outputs=outputs)
 
     # --- pages --------------------------------------------------------------------------
 

@@ -153,13 +153,23 @@ def run_replay(
 class Playback:
     """A trace being run on a process bit by bit, while other things happen on the machine.
 
-    Made by :meth:`Process.playback <pyalloc.Process.playback>`.
+    Made by :meth:`Process.playback <pyalloc.Process.playback>`.  ``outputs`` are arrays to be
+    filled with columns of :class:`Replay`; ``refused`` are the rows of system calls of the
+    program's own that were refused.
     """
 
-    def __init__(self, process: Process, trace: TraceColumns, *, touch: str) -> None:
+    def __init__(
+        self,
+        process: Process,
+        trace: TraceColumns,
+        *,
+        touch: str,
+        outputs: Mapping[str, U64] | None = None,
+    ) -> None:
         _check_arguments(touch, (), 0)
         self.process = process
-        self._run = _plain_run(process, trace, touch)
+        self.refused: list[int] = []
+        self._run = _plain_run(process, trace, touch, outputs or {})
 
     @property
     def row(self) -> int:
@@ -176,8 +186,8 @@ class Playback:
         """The heap after the calls made so far."""
         return HeapView(self.process, self.process.heap.heap, KnownBlocks.of(*self._run.blocks()))
 
-    def run_to(self, row: int) -> None:
-        """Make the calls before ``row``.
+    def run_to(self, row: int | None, enough: Callable[[], bool] | None = None) -> None:
+        """Make the calls before ``row``, or all; ``enough`` may end it whenever policy was asked.
 
         Raises
         ------
@@ -186,21 +196,30 @@ class Playback:
         """
         self.process.require_alive()
         self.process.heap.lease()
-        _run_to(self.process, self._run, row)
+        _run_to(self.process, self._run, row, self.refused, enough)
 
 
-def _plain_run(process: Process, trace: TraceColumns, touch: str) -> engine.ReplayRun:
-    """Return a run that keeps no columns and takes no samples."""
+def _plain_run(
+    process: Process, trace: TraceColumns, touch: str, outputs: Mapping[str, U64]
+) -> engine.ReplayRun:
+    """Return a run that takes no samples."""
     empty = np.zeros((len(engine.SAMPLE_FIELDS), 0), np.uint64)
-    return engine.ReplayRun(process.heap.heap, columns_of(trace), {}, empty, 0, touch)
+    return engine.ReplayRun(process.heap.heap, columns_of(trace), outputs, empty, 0, touch)
 
 
-def _run_to(process: Process, run: engine.ReplayRun, row: int | None = None) -> None:
-    """Run and answer questions until ``row``, or the end."""
-    while not run.run(row):
+def _run_to(
+    process: Process,
+    run: engine.ReplayRun,
+    row: int | None = None,
+    refused: list[int] | None = None,
+    enough: Callable[[], bool] | None = None,
+) -> None:
+    """Run and answer questions until ``row``, or the end, or there is enough."""
+    while not run.run(row) and not (enough is not None and enough()):
         stop = run.stop
         if stop.reason == engine.STOP_TOUCH:
-            _perform(process, run, stop)
+            if not _perform(process, run, stop) and refused is not None:
+                refused.append(run.totals()["calls"])
         else:
             process.heap.serve(stop, run.answer)
     process.heap.sync()
@@ -244,9 +263,10 @@ def _run(process: Process, run: engine.ReplayRun) -> tuple[ReplayError, ...]:
     return (ReplayError(run.totals()["calls"], kind, message),)
 
 
-def _perform(process: Process, run: engine.ReplayRun, stop: engine.Stop) -> None:
-    """Make an SBRK, MMAP or MUNMAP row of the program's own."""
+def _perform(process: Process, run: engine.ReplayRun, stop: engine.Stop) -> bool:
+    """Make an SBRK, MMAP or MUNMAP row of the program's own; return False if it is refused."""
     process.heap.sync()
+    done = True
     try:
         if stop.prot == _OP_SBRK:
             step = stop.length - (1 << 64) if stop.length >> 63 else stop.length
@@ -258,7 +278,9 @@ def _perform(process: Process, run: engine.ReplayRun, stop: engine.Stop) -> None
             process.space.munmap(stop.address, stop.length)
     except OSError:
         run.answer(0)
+        done = False
     process.heap.lease()
+    return done
 
 
 # --- figures ---------------------------------------------------------------------------------

@@ -88,9 +88,10 @@ class Measured:
     ``peak_rss`` (VmHWM), ``vm_peak``, ``final_rss`` and ``final_vm`` are bytes; when the process
     ended too abruptly for a last look, ``peak_rss`` and the faults are those of the last sample.
     ``recorder_rss`` and ``recorder_minflt`` are the parts of ``final_rss`` and ``minflt`` that
-    the recorder's own memory accounts for; ``heap_rss`` is what of ``final_rss`` lies between the
-    start of the break and the break.  ``status``, ``maps`` and ``smaps_rollup`` are the texts
-    of ``/proc/self`` when the process ended.
+    the recorder's own memory accounts for, ``recorder_anon`` what of it is of no file;
+    ``heap_rss`` is what of ``final_rss`` lies between the start of the break and the break.
+    ``status``, ``maps`` and ``smaps_rollup`` are the texts of ``/proc/self`` when the process
+    ended.
     """
 
     peak_rss: int | None = None
@@ -99,6 +100,7 @@ class Measured:
     final_vm: int | None = None
     heap_rss: int | None = None
     recorder_rss: int | None = None
+    recorder_anon: int | None = None
     recorder_minflt: int | None = None
     minflt: int | None = None
     majflt: int | None = None

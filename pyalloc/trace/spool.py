@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     U64 = npt.NDArray[np.uint64]
 
 MAGIC: Final = b"PYALLOC\x01"
-VERSION: Final = 1
+VERSION: Final = 2
 RING_HEADER: Final = 4096
 
 RECORD: Final = np.dtype(
@@ -59,6 +59,7 @@ HEADER: Final = np.dtype(
         ("next", "<u8"),
         ("inherited", "<u8"),
         ("own_pages", "<u8"),
+        ("own_anon", "<u8"),
         ("parent", "S64"),
         ("glibc", "S16"),
     ]
@@ -322,6 +323,7 @@ def _measured(raw: Raw, past: _Past) -> Measured:
             "final_rss": _field(status, "VmRSS"),
             "final_vm": _field(status, "VmSize"),
             "recorder_rss": int(raw.header["own_pages"]) * page,
+            "recorder_anon": int(raw.header["own_anon"]) * page,
             "recorder_minflt": int(raw.header["own_pages"]),
         }
     areas = raw.text("SMAP")

@@ -16,7 +16,7 @@ from typing import Any
 from pyalloc.errors import ArgumentError
 from pyalloc.host.measure import Measurement, measure
 from pyalloc.lab.advise import Advice, Trial
-from pyalloc.lab.setting import version_of
+from pyalloc.lab.setting import as_recorded, version_of
 
 TOLERANCE = 0.05
 
@@ -140,9 +140,6 @@ def verify(
 
 def _environment(advice: Advice, trial: Trial, env: Mapping[str, str] | None) -> dict[str, str]:
     """Return the environment of a run: the user's, the recording's for malloc, the setting's."""
-    variables = dict(os.environ if env is None else env)
     base = advice.trace.info.tunables
-    for name in [n for n in variables if n == "GLIBC_TUNABLES" or n.startswith("MALLOC_")]:
-        if name not in base:
-            del variables[name]
+    variables = as_recorded(os.environ if env is None else env, base)
     return variables | trial.setting.environment(base, version_of(advice.allocator))

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pyalloc.errors import ArgumentError
-from pyalloc.lab.fit.search import Found, Tell, Verdict, smallest
+from pyalloc.lab.fit.search import Found, NeverEnough, Tell, Verdict, smallest
 from pyalloc.lab.fit.staged import try_scenario
 from pyalloc.lab.fit.traced import Program, Traced
 from pyalloc.trace import Trace
 from pyalloc.units import PAGE, format_size, parse_size
 from pyalloc.workload.scenario import Scenario
+from pyalloc.workload.words import nearest
 
-Of = Literal["as", "cgroup", "ram", "swap", "ratio"]
+__all__ = ["LIMITS", "Fit", "NeverEnough", "Program", "Traced", "Verdict", "fit", "survives"]
 
 LIMITS: Final[Mapping[str, str]] = {
     "as": "ulimit -v",
@@ -30,6 +31,9 @@ LIMITS: Final[Mapping[str, str]] = {
 """What can be fitted, in words."""
 
 _MOST_RATIO: Final = 10_000
+_MOST_OF_A_MACHINE: Final = 1 << 36
+_FIRST_RATIO: Final = 50
+_STEPS: Final = {"ratio": 1, "swap": 64 << 10}
 _FIRST_GUESS: Final = 64 << 20
 
 
@@ -45,8 +49,8 @@ class Fit:
         The limit in bytes; percent for a ratio.
     below, below_value
         What happens just below it, and at which value; None where nothing is too small.
-    row
-        The call that fails there, for a trace.
+    row, site
+        The call that fails there, for a trace, and where in the program it is.
     fixed
         The limits that were held fixed: bytes.
     probes
@@ -64,6 +68,7 @@ class Fit:
     below: str | None
     below_value: int | None
     row: int | None
+    site: str | None
     fixed: dict[str, int]
     probes: tuple[tuple[int, bool], ...]
     least: int
@@ -86,7 +91,7 @@ class Fit:
 
 
 def fit(
-    what: Trace | Scenario,
+    what: Trace | Traced | Scenario,
     of: str = "cgroup",
     *,
     ram: int | str | None = None,
@@ -101,13 +106,13 @@ def fit(
     Parameters
     ----------
     what
-        A trace, or a scenario.
+        A trace (:class:`Traced` saves work where it is asked several times), or a scenario.
     of
         Of a trace one of :data:`LIMITS`; of a scenario the key of a size or a ratio, such as
         ``"machine.ram"`` or ``"cgroup.web.memory_max"``, or ``"ram"``, ``"swap"``, ``"ratio"``.
     ram, swap, reserved
         The rest of the machine that a trace runs on: RAM (needed for ``swap`` and ``ratio``), swap,
-        RAM that others hold.
+        what of the RAM the kernel and others hold.
     survive
         Processes of a scenario that must survive; by default those it expects to, else all.
     allocator
@@ -118,28 +123,42 @@ def fit(
     Raises
     ------
     ArgumentError
-        There is no such limit, something is missing, or no limit is large enough.
+        There is no such limit, or something is missing.
+    NeverEnough
+        No limit is large enough.
     """
     if isinstance(what, Scenario):
         return _fit_scenario(what, of, survive, tell)
-    if of not in LIMITS:
-        message = f"no limit {of!r}; a trace can be fitted to {', '.join(LIMITS)}"
-        raise ArgumentError(message)
-    return _fit_trace(Traced(what, allocator), of, _fixed(of, ram, swap, reserved), tell)
+    _check_limit(of)
+    return _fit_trace(_traced(what, allocator), of, _fixed(of, ram, swap, reserved), tell)
 
 
-def check(
-    what: Trace, of: str, value: int | str, *, swap: int | str = 0, allocator: str | None = None
+def survives(
+    what: Trace | Traced | Scenario,
+    of: str,
+    value: int | str,
+    *,
+    ram: int | str | None = None,
+    swap: int | str = 0,
+    reserved: int | str = 0,
+    survive: tuple[str, ...] = (),
+    allocator: str | None = None,
 ) -> Verdict:
     """Return whether ``what`` survives a given limit, in place of a search.
+
+    Parameters are those of :func:`fit`; ``value`` is the limit.
 
     Raises
     ------
     ArgumentError
-        The limit is below what exec itself needs.
+        The limit is below what exec itself needs, or as :func:`fit` says.
     """
-    traced = Traced(what, allocator)
-    limit = parse_size(value, "limit")
+    if isinstance(what, Scenario):
+        key = _key_of(what, of)
+        limit = _value(key, value)
+        return try_scenario(what, key, limit, _must_survive(what, survive))
+    _check_limit(of)
+    limit, traced = _value(of, value), _traced(what, allocator)
     need = traced.program.own_space
     if of == "as" and limit < need:
         message = (
@@ -147,10 +166,32 @@ def check(
             f" the program's own areas are {format_size(need)}"
         )
         raise ArgumentError(message)
-    return _attempt(traced, of, {"swap": parse_size(swap, "swap"), "reserved": 0}, limit)
+    verdict = _attempt(traced, of, _fixed(of, ram, swap, reserved), limit)
+    site = traced.site(verdict.row)
+    return verdict._replace(what=f"{verdict.what}, from {site}") if site else verdict
+
+
+def _value(of: str, value: int | str) -> int:
+    if not of.endswith("ratio"):
+        return parse_size(value, "limit")
+    text = str(value).removesuffix("%").strip()
+    if not text.isdecimal():
+        message = f"a ratio is a whole number of percent (got {value!r})"
+        raise ArgumentError(message)
+    return int(text)
 
 
 # --- traces
+
+
+def _check_limit(of: str) -> None:
+    if of not in LIMITS:
+        message = f"no limit {of!r}; a trace can be fitted to {', '.join(LIMITS)}"
+        raise ArgumentError(message)
+
+
+def _traced(what: Trace | Traced, allocator: str | None) -> Traced:
+    return what if isinstance(what, Traced) else Traced(what, allocator)
 
 
 def _fixed(of: str, ram: int | str | None, swap: int | str, reserved: int | str) -> dict[str, int]:
@@ -181,20 +222,25 @@ def _attempt(traced: Traced, of: str, fixed: dict[str, int], value: int) -> Verd
 
 
 def _fit_trace(traced: Traced, of: str, fixed: dict[str, int], tell: Tell | None) -> Fit:
-    guess, enough = traced.outcome.peak_rss + traced.program.anonymous + PAGE, None
-    if of == "as":
-        program = traced.program
-        guess = traced.outcome.peak_held + program.own_space + program.more_space
-        enough = traced.peak_space
     found = smallest(
         lambda value: _attempt(traced, of, fixed, value),
-        start=50 if of == "ratio" else guess,
-        step=1 if of == "ratio" else PAGE,
+        start=_guess(traced, of, fixed),
+        step=_STEPS.get(of, PAGE),
         most=_MOST_RATIO if of == "ratio" else None,
-        enough=enough,
+        enough=traced.peak_space if of == "as" else None,
         tell=tell,
     )
-    return _made(found, of, LIMITS[of], fixed, traced.program)
+    return _made(found, of, LIMITS[of], fixed, traced)
+
+
+def _guess(traced: Traced, of: str, fixed: dict[str, int]) -> int:
+    program = traced.program
+    if of == "ratio":
+        return _FIRST_RATIO
+    if of == "as":
+        return traced.outcome.peak_held + program.own_space + program.more_space
+    resident = traced.outcome.peak_rss + program.anonymous + fixed["reserved"]
+    return max(resident - fixed.get("ram", 0), PAGE)
 
 
 def _made(
@@ -202,20 +248,22 @@ def _made(
     of: str,
     name: str,
     fixed: dict[str, int],
-    program: Program | None = None,
+    traced: Traced | None = None,
 ) -> Fit:
     below = found.below
+    row = below.row if below else None
     return Fit(
         of=of,
         name=name,
         value=found.value,
         below=below.what if below else None,
         below_value=found.below_value,
-        row=below.row if below else None,
+        row=row,
+        site=traced.site(row) if traced else None,
         fixed=fixed,
         probes=found.probes,
         least=found.least,
-        program=program,
+        program=traced.program if traced else None,
     )
 
 
@@ -225,17 +273,41 @@ _KEYS: Final = {"ram": "machine.ram", "swap": "machine.swap", "ratio": "machine.
 
 
 def _fit_scenario(scenario: Scenario, of: str, survive: tuple[str, ...], tell: Tell | None) -> Fit:
-    key = _key_of(scenario, of)
-    names = survive or scenario.expect.survive or tuple(p.name for p in scenario.processes)
+    key, names = _key_of(scenario, of), _must_survive(scenario, survive)
     is_ratio = key.endswith("_ratio")
     found = smallest(
         lambda value: try_scenario(scenario, key, value, names),
-        start=50 if is_ratio else _FIRST_GUESS,
+        start=_FIRST_RATIO if is_ratio else _present(scenario, key),
         step=1 if is_ratio else 64 << 10,
-        most=_MOST_RATIO if is_ratio else None,
+        within=0.0 if is_ratio else 0.005,
+        most=_MOST_RATIO if is_ratio else _MOST_OF_A_MACHINE,
         tell=tell,
     )
     return _made(found, key, key, {})
+
+
+def _present(scenario: Scenario, key: str) -> int:
+    """Return what a key of a scenario is now, where that is a size."""
+    at: Any = scenario.to_dict()
+    for name in key.split("."):
+        if isinstance(at, list):
+            at = next((item for item in at if item.get("name") == name), None)
+        else:
+            at = at.get(name) if isinstance(at, dict) else None
+    try:
+        return max(parse_size(at, key), 64 << 10) if isinstance(at, int | str) else _FIRST_GUESS
+    except ArgumentError:
+        return _FIRST_GUESS  # "max"
+
+
+def _must_survive(scenario: Scenario, survive: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the processes that must survive."""
+    names = tuple(p.name for p in scenario.processes)
+    for name in survive:
+        if name not in names:
+            message = f"the scenario has no process {name}{nearest(name, names)}"
+            raise ArgumentError(message)
+    return survive or scenario.expect.survive or names
 
 
 def _key_of(scenario: Scenario, of: str) -> str:

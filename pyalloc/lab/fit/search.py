@@ -15,6 +15,10 @@ from typing import Final, NamedTuple
 from pyalloc.errors import ArgumentError
 
 
+class NeverEnough(ArgumentError):
+    """Nothing is large enough; the text says what happens even so."""
+
+
 class Verdict(NamedTuple):
     """Whether a try survived, and what happened if it did not."""
 
@@ -28,9 +32,11 @@ SURVIVED: Final = Verdict(survived=True)
 Try = Callable[[int], Verdict]
 Tell = Callable[[str, int, int], None]
 
-_FACTORS: Final = (1.02, 1.1, 1.5, 3.0)
+_FACTORS: Final = (1.1, 1.5)
 _GRID: Final = 1.25
-_MOST_DOUBLINGS: Final = 48
+_DOUBLINGS: Final = 6
+_LEAP: Final = 16
+_MOST: Final = 1 << 46
 
 
 def failed(what: str, row: int | None = None) -> Verdict:
@@ -58,8 +64,8 @@ class Found:
 class _Tries:
     """Tries by count of steps, each made once."""
 
-    def __init__(self, attempt: Try, step: int, tell: Tell | None) -> None:
-        self.attempt, self.step, self.tell = attempt, step, tell
+    def __init__(self, attempt: Try, step: int, within: float, tell: Tell | None) -> None:
+        self.attempt, self.step, self.within, self.tell = attempt, step, within, tell
         self.known: dict[int, Verdict] = {}
 
     def __call__(self, count: int) -> bool:
@@ -71,7 +77,7 @@ class _Tries:
 
     def border(self, low: int, high: int) -> int:
         """Return the smallest count that works between one that does not and one that does."""
-        while high - low > 1:
+        while high - low > max(1, int(high * self.within)):
             middle = (low + high) // 2
             if self(middle):
                 high = middle
@@ -85,6 +91,7 @@ def smallest(
     *,
     start: int,
     step: int = 1,
+    within: float = 0.0,
     most: int | None = None,
     enough: int | None = None,
     tell: Tell | None = None,
@@ -99,6 +106,8 @@ def smallest(
         A guess: the search goes up and down from there.
     step
         The grain of the answer.
+    within
+        How far it may be above the smallest, as a part of it.
     most
         The largest value there is.
     enough
@@ -106,29 +115,28 @@ def smallest(
 
     Raises
     ------
-    ArgumentError
+    NeverEnough
         Nothing works, however large.
     """
-    tries = _Tries(attempt, step, tell)
-    limit = None if most is None else most // step
+    tries = _Tries(attempt, step, within, tell)
+    limit = (_MOST if most is None else most) // step
     high = _working(tries, max(start // step, 1), limit)
     low = _failing(tries, high)
     least = tries.border(low, high)
     value = least
     known = None if enough is None else -(-enough // step)
-    above = [count for count in _above(least, known) if limit is None or count <= limit]
+    above = [count for count in _above(least, known) if count <= limit]
     bad = [count for count in above if not tries(count)]
     if bad:
         fallback = known or _working(tries, bad[-1] + 1, limit)
         good = next((count for count in above if count > bad[-1]), fallback)
         value = tries.border(bad[-1], good)
-    below = value - 1
-    is_floor = below < 0 or (below not in tries.known and low < 0)
+    below = max((n for n, v in tries.known.items() if n < value and not v.survived), default=None)
     return Found(
         value=value * step,
         least=least * step,
-        below_value=None if is_floor else below * step,
-        below=None if is_floor or tries(below) else tries.known[below],
+        below_value=None if below is None else below * step,
+        below=None if below is None else tries.known[below],
         probes=tuple(sorted((count * step, v.survived) for count, v in tries.known.items())),
     )
 
@@ -144,18 +152,17 @@ def _above(least: int, enough: int | None) -> list[int]:
     return found
 
 
-def _working(tries: _Tries, start: int, limit: int | None) -> int:
+def _working(tries: _Tries, start: int, limit: int) -> int:
     """Return a count of steps that works, from ``start`` up."""
-    count = start
-    for _ in range(_MOST_DOUBLINGS):
-        count = count if limit is None else min(count, limit)
+    count = min(start, limit)
+    for doublings in range(limit.bit_length()):
         if tries(count):
             return count
         if count == limit:
             break
-        count *= 2
+        count = min(count * (2 if doublings < _DOUBLINGS else _LEAP), limit)
     message = f"it does not survive, however much it is given: {tries.known[count].what}"
-    raise ArgumentError(message)
+    raise NeverEnough(message)
 
 
 def _failing(tries: _Tries, high: int) -> int:

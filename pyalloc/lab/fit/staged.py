@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyalloc.errors import ScenarioError
 from pyalloc.lab.fit.search import SURVIVED, Verdict, failed
 from pyalloc.lab.simulate import simulate
-from pyalloc.lab.simulation import OOM, Simulation
+from pyalloc.lab.simulation import OOM, Event, Simulation
 from pyalloc.workload.scenario import Scenario
 
 _BAD = frozenset({OOM, "refused", "signal", "panic"})
@@ -13,8 +13,18 @@ _BAD = frozenset({OOM, "refused", "signal", "panic"})
 
 def try_scenario(scenario: Scenario, key: str, value: int, names: tuple[str, ...]) -> Verdict:
     """Run ``scenario`` with ``key`` at ``value``; those of ``names`` must survive."""
+    labels = {
+        spec.name if spec.copies == 1 else f"{spec.name}-{copy + 1}"
+        for spec in scenario.processes
+        if spec.name in names
+        for copy in range(spec.copies)
+    }
+
+    def is_lost(event: Event) -> bool:
+        return event.kind == "panic" or (event.process in labels and event.kind in _BAD)
+
     try:
-        found = simulate(scenario.vary({key: value}), samples=1)
+        found = simulate(scenario.vary({key: value}), samples=1, enough=is_lost)
     except ScenarioError as error:
         if "needs ram" in str(error) or "settings outside" in str(error):
             return failed(f"the machine cannot run: {error}")

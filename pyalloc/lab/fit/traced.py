@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pyalloc.errors import ArgumentError, ProcessKilled
+from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault, ProcessKilled
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.limits import Limits
@@ -25,7 +25,7 @@ from pyalloc.lab.replay import big_machine
 from pyalloc.lab.rest import Rest, rest_of
 from pyalloc.lab.setting import Setting, apply_environment
 from pyalloc.lab.trial import Outcome, Trials, sample_rows
-from pyalloc.machine import Machine, Process, Replay
+from pyalloc.machine import Machine, Process
 from pyalloc.machine.cgroup import Cgroup
 from pyalloc.trace import Op, Trace, symbols
 from pyalloc.trace.record import LIBRARY
@@ -34,8 +34,8 @@ from pyalloc.units import PAGE, format_size
 _PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
 _SPOOL_AT: Final = 0x3F00  # where the recorder's own memory begins, in 4 GiB
 _AREA: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(.*)")
-_KERNEL_BASE: Final = 48 << 10
 _KERNEL_THREAD: Final = 24 << 10
+_COUNTERS_ARE_OFF: Final = 2 * 32 * PAGE  # by processor: two counters, 32 pages each (mm_counter)
 _SAMPLES: Final = 256
 
 
@@ -44,13 +44,15 @@ class Program:
     """What a limit has to hold of a recorded program; bytes.
 
     ``own_space`` is its address space before the first call, ``more_space`` what it maps beside
-    the heap afterwards; ``anonymous`` its private memory beside the heap, ``kernel`` what the
-    kernel needs for it.  ``recorder_space`` is in the recording's address space and not in the
-    program's.
+    the heap afterwards, ``more_promised`` what of that counts under strict overcommit (private and
+    writable); ``anonymous`` its private memory beside the heap, ``kernel`` what the kernel needs
+    for its threads.  ``recorder_space`` is in the recording's address space and not in the
+    program's.  ``measured`` says whether the kernel was asked while it was recorded.
     """
 
     own_space: int
     more_space: int
+    more_promised: int
     recorder_space: int
     anonymous: int
     kernel: int
@@ -87,20 +89,21 @@ class Traced:
         return rest_of(self.trace, self.outcome)
 
     @cached_property
-    def _unlimited(self) -> Replay:
+    def _unlimited(self) -> tuple[Process, npt.NDArray[np.int64]]:
+        """The process after a run without a limit, and the rows that are refused even so."""
         process = self._spawn(self._big.copy(), Limits())
-        return process.replay(self.trace, touch="none", samples=0)
-
-    @cached_property
-    def _always_refused(self) -> npt.NDArray[np.bool_]:
-        return self._refused(self._unlimited)
+        result = process.replay(self.trace, touch="none", samples=0)
+        return process, self._refused(result.address, len(self.trace))
 
     @property
     def peak_space(self) -> int:
         """The most address space it ever has without a limit: nothing is refused from there on."""
-        space = self._unlimited.process.space
-        simulated = max(space.peak_vm, space.total_vm) * PAGE
-        return simulated - self.program.recorder_space + self.program.more_space
+        return self._peak_simulated - self.program.recorder_space + self.program.more_space
+
+    @property
+    def _peak_simulated(self) -> int:
+        space = self._unlimited[0].space
+        return max(space.peak_vm, space.total_vm) * PAGE
 
     @cached_property
     def program(self) -> Program:
@@ -108,18 +111,17 @@ class Traced:
         info, measured = self.trace.info, self.trace.info.measured
         own = self._spawn(self._big.copy(), Limits()).space.total_vm * PAGE
         recorder = recorder_space(info.maps or "")
-        space = self._unlimited.process.space
-        simulated = max(space.peak_vm, space.total_vm) * PAGE
         more = 0
         if measured is not None and measured.vm_peak:
-            more = max(measured.vm_peak - simulated, 0)
+            more = max(measured.vm_peak - self._peak_simulated, 0)
         threads = int(np.unique(self.trace.thread).size)
         return Program(
             own_space=own - recorder,
             more_space=more,
+            more_promised=max(more - self._more_unpromised(), 0),
             recorder_space=recorder,
             anonymous=self._anonymous(),
-            kernel=_KERNEL_BASE + _KERNEL_THREAD * threads,
+            kernel=_KERNEL_THREAD * (threads - 1),
             measured=self.rest is not None,
         )
 
@@ -129,8 +131,18 @@ class Traced:
         if rest is None or measured is None:
             return 0
         of_files = sum(_kb(measured.status or "", name) for name in ("RssFile", "RssShmem"))
-        of_files -= measured.recorder_rss or 0
-        return max(rest.process_peak(self.outcome) - self.outcome.peak_rss - max(of_files, 0), 0)
+        of_files -= (measured.recorder_rss or 0) - (measured.recorder_anon or 0)
+        beside = rest.process_peak(self.outcome) - self.outcome.peak_rss - max(of_files, 0)
+        at_end = rest.process_final(self.outcome) - self.outcome.final_rss - max(of_files, 0)
+        off = _COUNTERS_ARE_OFF * (self.trace.info.cpus or 1)
+        return max(beside, min(at_end, beside + off), 0)
+
+    def _more_unpromised(self) -> int:
+        """Return what was mapped after the first call that nobody promised memory for."""
+        info, measured = self.trace.info, self.trace.info.measured
+        if info.maps is None or measured is None or measured.maps is None:
+            return 0
+        return max(unpromised(measured.maps) - unpromised(info.maps), 0)
 
     # --- tries
 
@@ -155,7 +167,7 @@ class Traced:
             return failed(f"exec itself needs {format_size(own.own_space)}")
         room = limit - own.more_space + own.recorder_space
         process = self._spawn(self._big.copy(), Limits(address_space=max(room, 0)))
-        return self._judged(process.replay(self.trace, touch="none", samples=0))
+        return self._played(process, "none")
 
     def under_cgroup(self, limit: int, swap: int) -> Verdict:
         """Try a memory cgroup of ``limit`` bytes, and ``swap`` bytes of swap."""
@@ -166,7 +178,7 @@ class Traced:
     def on_machine(self, ram: int, swap: int, reserved: int, ratio: int | None) -> Verdict:
         """Try a machine of so much RAM and swap, overcommit mode 2 if there is a ratio."""
         try:
-            machine = self._machine(ram + reserved, swap, reserved, ratio)
+            machine = self._machine(ram, swap, reserved, ratio)
         except ArgumentError as error:
             return failed(str(error))
         return self._under(machine, None)
@@ -194,56 +206,70 @@ class Traced:
         if not machine.ram.charge_kernel(group.number if group else 0, kernel):
             return failed("not even the kernel's part fits")
         try:
-            self._give_rest(process, own.anonymous)
-            return self._judged(process.replay(self.trace, touch=self.trials.touch, samples=0))
+            self._give_rest(process)
         except ProcessKilled:
-            return failed(f"the OOM killer ends it before its first call: {_dmesg(machine)}")
+            return failed("the OOM killer ends it before its first call")
         except OSError as error:
             return failed(f"a mapping of the program's own is refused: {error.strerror}")
+        return self._played(process, self.trials.touch)
 
-    def _give_rest(self, process: Process, size: int) -> None:
-        length = page_ceil(size)
+    def _give_rest(self, process: Process) -> None:
+        """Let the process have what the program has beside the heap and its first areas."""
+        written = self.program.anonymous - process.pages.table.counters()["anon"] * PAGE
+        length = page_ceil(max(written, self.program.more_promised))
         if length:
             at = process.mmap(0, length, PROT.READ | PROT.WRITE, _PRIVATE)
-            process.touch(at, length)
+            process.touch(at, max(written, 0))
 
-    def _judged(self, result: Replay) -> Verdict:
-        if result.errors:
-            error = result.errors[0]
-            killed = error.kind == "killed"
-            what = "the OOM killer ends it" if killed else error.message
-            return failed(f"{what} in call {error.row:,}{self._site(error.row)}", error.row)
-        refused = result.summary.failed - self.outcome.failed
-        if refused > 0:
-            row = self._first_refused(result)
-            size = int(self.trace.size[row])
-            site = self._site(row)
-            what = f"call {row:,} asks for {size:,} bytes and gets NULL{site}"
-            return failed(what, row)
-        return SURVIVED
+    def _played(self, process: Process, touch: str) -> Verdict:
+        """Make the calls, up to the first that is refused."""
+        address = np.zeros(len(self.trace), np.uint64)
+        play = process.playback(self.trace, touch=touch, outputs={"address": address})
+        always = self._unlimited[1]
 
-    def _refused(self, result: Replay) -> npt.NDArray[np.bool_]:
-        """Return which calls asked for memory and got NULL."""
-        op, size = self.trace.op, self.trace.size
+        def is_refused() -> bool:
+            return bool(play.refused) or play.failed > int(np.searchsorted(always, play.row))
+
+        try:
+            play.run_to(None, is_refused)
+        except ProcessKilled:
+            return failed(f"the OOM killer ends it in call {play.row:,}", play.row)
+        except (HeapAbort, MemoryFault) as error:
+            return failed(f"{error} in call {play.row:,}", play.row)
+        return self._null(address, play.row) if is_refused() else SURVIVED
+
+    def _null(self, address: npt.NDArray[np.uint64], rows: int) -> Verdict:
+        """Return the verdict of a run that was refused something: by the first such call."""
+        new = np.setdiff1d(self._refused(address, rows), self._unlimited[1])
+        if not new.size:
+            return failed("a mapping of the program's own is refused")
+        row = int(new[0])
+        size = int(self.trace.size[row])
+        return failed(f"call {row:,} asks for {size:,} bytes and gets NULL", row)
+
+    def _refused(self, address: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.int64]:
+        """Return which of the first ``rows`` calls asked for memory and got NULL."""
+        op, size = self.trace.op[:rows], self.trace.size[:rows]
         asks = (op <= Op.PVALLOC) & (op != Op.FREE) & ((op != Op.REALLOC) | (size > 0))
-        found: npt.NDArray[np.bool_] = asks & (result.address == 0)
-        return found
+        return np.flatnonzero(asks & (address[:rows] == 0))
 
-    def _first_refused(self, result: Replay) -> int:
-        """Return the first call that is refused now and was not without the limit."""
-        new = self._refused(result) & ~self._always_refused
-        return int(np.argmax(new))
-
-    def _site(self, row: int) -> str:
-        if not self.trace.has("site") or row >= len(self.trace):
-            return ""
+    def site(self, row: int | None) -> str | None:
+        """Return where a call came from, if that is known."""
+        if row is None or not self.trace.has("site") or row >= len(self.trace):
+            return None
         number = int(self.trace.site[row])
-        return f", from {self.trace.info.sites.resolve([number])[number]}"
+        return str(self.trace.info.sites.resolve([number])[number]) if number else None
 
 
 def _kb(status: str, name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
     return int(found[1]) << 10 if found else 0
+
+
+def unpromised(maps: str) -> int:
+    """Return the bytes of a maps text that are not private and writable."""
+    areas = (match for match in map(_AREA.match, maps.splitlines()) if match)
+    return sum(int(m[2], 16) - int(m[1], 16) for m in areas if m[3][1] + m[3][3] != "wp")
 
 
 def recorder_space(maps: str) -> int:
