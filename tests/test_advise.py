@@ -85,6 +85,18 @@ def test_threads_really_save_half_their_memory(built: dict[str, list[str]], tmp_
     assert best.measured_peak < 0.6 * default.measured_peak
 
 
+def test_a_program_of_several_threads_is_recorded_thrice(
+    built: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is verified and kept is the recording with the median peak."""
+    kept = tmp_path / "kept.parquet"
+    words = ["advise", "--verify", "--runs", "1", "-o", str(kept), "-s", "arena_max=1", "--"]
+    assert main([*words, *built["threads"]]) in (0, 1)
+    assert "the median of 3 recordings" in capsys.readouterr().out
+    trace = pa.read_trace(kept)
+    assert trace.info.measured is not None
+
+
 def test_a_run_is_measured_to_its_very_end() -> None:
     """VmHWM includes a block that is touched and freed just before the end."""
     code = "b = bytearray(40 << 20); del b"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
@@ -16,6 +16,8 @@ from pyalloc.lab.advise.verify import Verification
 from pyalloc.lab.advise.verify import verify as verify_advice
 from pyalloc.report.advice import plot as plot_advice
 from pyalloc.report.advice import render, verification
+
+_MORE_RECORDINGS: Final = 2
 
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -53,7 +55,8 @@ def advise(
     touch
         What the program does to its memory: write every block, nothing, or as recorded.
     verify
-        Run the program as it is, under the default and under the best setting, and compare.
+        Run the program as it is, under the default and under the best setting, and compare. A
+        program of several threads is recorded three times, and the median taken.
     runs
         Real runs of each with --verify.
     timeout
@@ -70,7 +73,8 @@ def advise(
         Print JSON; the command's own output goes to stderr.
     """
     _check(plot)
-    with subject(words, format=format, output=output, quiet=json) as about:
+    again = _MORE_RECORDINGS if verify else 0
+    with subject(words, format=format, output=output, quiet=json, again=again) as about:
         with progressing() as tell:
             found = advise_trace(
                 about.trace,
