@@ -29,6 +29,7 @@ from pyalloc.kernel.proctext import ProcText, parse_proc
 from pyalloc.lab.advise import Advice, advise
 from pyalloc.lab.allocators import Allocator, allocators
 from pyalloc.lab.blame import Blame, blame
+from pyalloc.lab.compare import Comparison, compare
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.lab.explain import CallExplanation, explain
 from pyalloc.lab.fit import Fit, fit
@@ -95,6 +96,7 @@ __all__ = [
     "Chunk",
     "ChunkState",
     "Chunks",
+    "Comparison",
     "Costs",
     "EndlessFault",
     "EngineBug",
@@ -150,6 +152,7 @@ __all__ = [
     "agreement",
     "allocators",
     "blame",
+    "compare",
     "examine",
     "explain",
     "fit",

@@ -16,6 +16,7 @@ VERBS = {
     "run": "Record a command, replay its every allocation, and report where the memory went.",
     "record": "Record a command's calls of malloc and its kin.",
     "replay": "Replay a recorded trace on a simulated machine and report.",
+    "compare": "Runs side by side: two recordings, or one under several settings.",
     "advise": "Which settings of the allocator would save memory or work, and what to set.",
     "fit": "The smallest limit with which a program or a scenario survives, and who dies below.",
     "blame": "Which call sites keep free memory from going back, and what moving them saves.",

@@ -242,7 +242,7 @@ class Trials:
         """Return what ``setting`` comes to; ``columns`` are other calls than the trace's."""
         columns, rows = self._columns if columns is None else columns, self.rows
         if setting.trim_calls or setting.trim_bytes:
-            before = _trims(columns, setting)
+            before = trims_before(columns, setting)
             columns = with_trims(columns, before)
             rows = rows + np.searchsorted(before, rows.astype(np.int64), "right").astype(np.uint64)
         with self.begun(setting, columns, rows) as under_way:
@@ -277,7 +277,7 @@ class Trials:
         return found
 
 
-def _trims(columns: Columns, setting: Setting) -> npt.NDArray[np.int64]:
+def trims_before(columns: Columns, setting: Setting) -> npt.NDArray[np.int64]:
     """Return before which rows malloc_trim is called."""
     count = len(columns["op"])
     if setting.trim_calls:
