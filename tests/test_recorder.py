@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -266,6 +267,24 @@ def test_statistics_of_many_arenas_are_the_real_library_s(
     assert heap.malloc_info() == said.out
     assert said.out.count("<heap nr=") > 4
     assert heap.malloc_stats() == said.err
+
+
+@needs_cc
+def test_a_replay_is_steered_by_what_steered_the_program(build: Build, tmp_path: Path) -> None:
+    """A program run under GLIBC_TUNABLES is replayed under them: the same addresses."""
+    source = Path(__file__).with_name("programs").joinpath("leaky.c").read_text("utf-8")
+    tunables = "glibc.malloc.mmap_threshold=8192:glibc.malloc.tcache_count=0"
+    env = os.environ | {"GLIBC_TUNABLES": tunables}
+    trace = only(record([build("leaky", source)], tmp_path / "t", env))
+    allocator = f"glibc-{trace.info.glibc}"
+    if allocator not in {known.name for known in pa.allocators()}:
+        pytest.skip(f"no profile of glibc {trace.info.glibc}")
+    result = pa.replay(trace, allocator)
+    same = pa.agreement(trace, result)
+    assert same is not None
+    assert same.complete
+    bare = pa.Trace(trace.columns, dataclasses.replace(trace.info, tunables={}))
+    assert (pa.replay(bare, allocator).address != result.address).any()
 
 
 @needs_cc

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.examine import allocator_of
 from pyalloc.lab.replay import machine_for, process_for
-from pyalloc.lab.setting import Setting, apply_environment, is_known, version_of
+from pyalloc.lab.setting import Setting, is_known, version_of
 from pyalloc.lab.trial import touch_of, trims_before, with_trims
 from pyalloc.machine import ReplayError, ReplaySummary
 from pyalloc.trace import Op, Trace
@@ -216,9 +216,8 @@ def _run(
     if not is_known(setting, allocator, machine.profile.word):
         message = f"{allocator} takes no setting {setting.name!r} from its environment"
         raise ArgumentError(message)
-    process = process_for(trace, machine, allocator=allocator)
     variables = setting.environment(trace.info.tunables, version_of(allocator))
-    apply_environment(process.heap.heap, variables)
+    process = process_for(trace, machine, allocator=allocator, environment=variables)
     calls = _with_trims(trace, setting)
     result = process.replay(calls, touch=touch or touch_of(trace), samples=0)
     run = Run(

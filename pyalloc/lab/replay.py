@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.layout import layout_from_maps
+from pyalloc.lab.setting import apply_environment
 from pyalloc.lab.strict import missed
 from pyalloc.machine import Machine, Process, Replay
+from pyalloc.machine.tunables import tune
 from pyalloc.trace import Op, Trace
 
 _BIG = "256G"
@@ -35,12 +37,14 @@ def process_for(
     maps: str | None = None,
     brk: int | None = None,
     tunables: Mapping[str, int | str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Process:
     """Start the process that ``trace`` is replayed on.
 
     Without ``maps`` it begins with the address space of the recording, if there is one and it is of
-    the machine's architecture.  What the program held before is not in memory: pages are counted
-    from the first call on.
+    the machine's architecture.  Its malloc is steered by the recording's ``GLIBC_TUNABLES`` and
+    ``MALLOC_*``, or by ``environment``, and by ``tunables`` after that.  What the program held
+    before is not in memory: pages are counted from the first call on.
     """
     info = trace.info
     if maps is None and info.maps is not None and info.arch == machine.profile.arch:
@@ -50,7 +54,11 @@ def process_for(
         raise ArgumentError(message)
     name = info.command[0].rsplit("/", 1)[-1][:15] if info.command else "prog"
     layout = layout_from_maps(maps, machine.profile, brk=brk) if maps is not None else None
-    return machine.spawn(name, allocator=allocator, layout=layout, tunables=tunables)
+    process = machine.spawn(name, allocator=allocator, layout=layout)
+    variables = info.tunables if environment is None else environment
+    apply_environment(process.heap.heap, variables)
+    tune(process.heap.heap, tunables or {})
+    return process
 
 
 def replay(
@@ -83,7 +91,7 @@ def replay(
         The address space before the first call: given both, addresses are absolute and equal the
         real ones.  By default those of the recording.
     tunables
-        Allocator settings by their glibc names.
+        Allocator settings by their glibc names, beside what steered malloc in the recording.
     touch
         What the program does to its memory: ``"none"``, ``"write"`` (each block is written when
         allocated) or ``"recorded"`` (TOUCH rows).  The allocator's own accesses are always made.

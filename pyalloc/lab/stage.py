@@ -21,6 +21,7 @@ from pyalloc import engine
 from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps, page_ceil
 from pyalloc.kernel.profiles import KernelProfile
 from pyalloc.lab.replay import big_machine
+from pyalloc.lab.setting import apply_environment
 from pyalloc.machine import Machine, ReplayError, ReplaySummary
 from pyalloc.machine.metrics import summarise
 from pyalloc.machine.replay import columns_of
@@ -40,8 +41,11 @@ class Stage:
     Each thread that uses it has its own memory; results do not depend on what ran before.
     """
 
-    def __init__(self, machine: Machine, layout: Layout) -> None:
+    def __init__(
+        self, machine: Machine, layout: Layout, environment: Mapping[str, str] | None = None
+    ) -> None:
         profile = machine.profile
+        self._environment = environment or {}
         self.word = 8 if profile.arch == "x86_64" else 4
         self.cpus = machine.cpus
         self._brk = layout.brk
@@ -87,6 +91,7 @@ class Stage:
         """
         columns = columns_of(trace) if isinstance(trace, Trace) else trace
         with self.begun(allocator) as (heap, space, pages):
+            apply_environment(heap, self._environment)
             tune(heap, tunables or {})
             run = engine.ReplayRun(heap, columns, {}, _NO_SAMPLES, 0, touch)
             if space.run(run):
@@ -105,14 +110,20 @@ def _error(run: engine.ReplayRun) -> ReplayError:
 def stage_for(trace: Trace, arch: str | None = None, cpus: int | None = None) -> Stage:
     """Return the stage on which ``trace`` begins as :func:`pyalloc.replay` lets it begin.
 
-    Without the recording's address space it is one of a few, which are kept.
+    What steered the recording's malloc steers that of a replay there.  Without the recording's
+    address space and environment it is one of a few, which are kept.
     """
     info = trace.info
     cpus = cpus or info.cpus or 1
-    if info.maps is None or (arch or info.arch) != info.arch:
-        return _stage(arch or info.arch or "x86_64", cpus)
-    machine = big_machine(info.arch or "x86_64", cpus)
-    return Stage(machine, layout_from_maps(info.maps, machine.profile, brk=info.brk_start))
+    here = arch or info.arch or "x86_64"
+    has_maps = info.maps is not None and here == info.arch
+    if not (has_maps or info.tunables):
+        return _stage(here, cpus)
+    machine = big_machine(here, cpus)
+    if not has_maps or info.maps is None:
+        return Stage(machine, default_layout(machine.profile), info.tunables)
+    layout = layout_from_maps(info.maps, machine.profile, brk=info.brk_start)
+    return Stage(machine, layout, info.tunables)
 
 
 @lru_cache(_ALL_STAGES)
