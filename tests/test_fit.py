@@ -137,6 +137,17 @@ def test_a_refused_mapping_of_the_program_s_own_counts() -> None:
     assert "mapping of the program's own" in str(found.below)
 
 
+def test_asking_in_vain_without_end_is_no_survival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that gets no arena asks again with each malloc: after enough of that it is over."""
+    trace = pa.workload("larson:threads=4,operations=2000,generations=2")
+    traced = Traced(trace)
+    monkeypatch.setattr("pyalloc.lab.fit.traced._MOST_REFUSALS", 50)
+    limit = traced.program.own_space + 3 * MIB
+    verdict = traced.under_address_space(limit)
+    assert not verdict.survived
+    assert "refused its malloc memory 50 times" in verdict.what
+
+
 def test_bad_limits_are_told_in_a_line() -> None:
     """Unknown limits, missing RAM, no calls, and a limit below what exec needs."""
     trace = blocks(4, MIB)

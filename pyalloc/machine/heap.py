@@ -36,6 +36,7 @@ class ProcessHeap(HeapView):
     """The allocator of one process: :class:`HeapView` to look at it, and what lets it run."""
 
     written_at = 0  # the break for which the heap's area is known to be written
+    refusals = 0  # how often it was refused more memory
     _area: Vma | None = None  # the one below the break, unless it is in no list any more
     _lease: tuple[int, int, int] | None = None  # as the heap has it
     far = FARTHEST  # what changes from here on does not touch the lease
@@ -72,10 +73,12 @@ class ProcessHeap(HeapView):
         return result
 
     def serve(self, stop: engine.Stop, answer: Callable[[int], None]) -> None:
-        """Do what one stop asks and renew the lease."""
+        """Do what one stop asks and renew the lease; a refusal leaves all as it was."""
         self.sync()
+        refusals = self.refusals
         answer(_SERVICES[stop.reason](self, stop))
-        self.lease()
+        if self.refusals == refusals:
+            self.lease()
 
     def _brk(self, stop: engine.Stop) -> int:
         space = self.process.space
@@ -83,13 +86,19 @@ class ProcessHeap(HeapView):
         brk = space.brk(stop.address)
         if brk > old:
             self._written(old)
+        self.refusals += brk < stop.address
         return brk
 
     def _mmap(self, stop: engine.Stop) -> int:
         flags = _PRIVATE if stop.prot else _PRIVATE | MAP.NORESERVE
+        space = self.process.space
+        if space.total_vm * PAGE + stop.length > space.limits.address_space:
+            self.refusals += 1  # a thread without an arena asks again with each malloc: soon said
+            return 0
         try:
-            address = self.process.space.mmap(stop.address, stop.length, stop.prot, flags)
+            address = space.mmap(stop.address, stop.length, stop.prot, flags)
         except OSError:
+            self.refusals += 1
             return 0
         self._written(address)
         return address
@@ -100,6 +109,7 @@ class ProcessHeap(HeapView):
                 stop.address, stop.old_length, stop.length, MREMAP.MAYMOVE
             )
         except OSError:
+            self.refusals += 1
             return 0
 
     def _munmap(self, stop: engine.Stop) -> int:
@@ -112,6 +122,7 @@ class ProcessHeap(HeapView):
         try:
             self.process.space.mprotect(stop.address, stop.length, stop.prot)
         except OSError as error:
+            self.refusals += 1
             return error.errno or errno.ENOMEM
         self._written(stop.address)
         return 0

@@ -37,6 +37,7 @@ _AREA: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(.*)")
 _KERNEL_THREAD: Final = 24 << 10
 _COUNTERS_ARE_OFF: Final = 2 * 32 * PAGE  # by processor: two counters, 32 pages each (mm_counter)
 _SAMPLES: Final = 256
+_MOST_REFUSALS: Final = 10_000  # it may live on, but asks in vain with each malloc
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +231,24 @@ class Traced:
         def is_refused() -> bool:
             return bool(play.refused) or play.failed > int(np.searchsorted(always, play.row))
 
+        def is_enough() -> bool:
+            refusals = process.heap.refusals
+            return (
+                bool(play.refused) or (refusals > 0 and is_refused()) or refusals > _MOST_REFUSALS
+            )
+
         try:
-            play.run_to(None, is_refused)
+            play.run_to(None, is_enough)
         except ProcessKilled:
             return failed(f"the OOM killer ends it in call {play.row:,}", play.row)
         except (HeapAbort, MemoryFault) as error:
             return failed(f"{error} in call {play.row:,}", play.row)
-        return self._null(address, play.row) if is_refused() else SURVIVED
+        if is_refused():
+            return self._null(address, play.row)
+        if process.heap.refusals > _MOST_REFUSALS:
+            words = f"the kernel has refused its malloc memory {_MOST_REFUSALS:,} times by call"
+            return failed(f"{words} {play.row:,}", play.row)
+        return SURVIVED
 
     def _null(self, address: npt.NDArray[np.uint64], rows: int) -> Verdict:
         """Return the verdict of a run that was refused something: by the first such call."""
