@@ -137,6 +137,26 @@ def test_a_refused_mapping_of_the_program_s_own_counts() -> None:
     assert "mapping of the program's own" in str(found.below)
 
 
+MAPS = """\
+555555554000-555555555000 r-xp 00000000 fe:00 2    /bin/prog
+555555755000-555555756000 rw-p 00000000 fe:00 2    /bin/prog
+7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0    [stack]
+"""
+
+
+def test_what_cannot_even_begin_is_dead_at_once() -> None:
+    """A cgroup that does not hold the kernel's part of a process with areas: killed in exec."""
+    machine = pa.Machine(ram="1G", swap=0, kernel="6.18", arch="x86_64")
+    group = machine.cgroup("tiny", memory_max=0)
+    process = machine.spawn("prog", cgroup=group, maps=MAPS, brk=0x555555756000)
+    assert not process.alive
+    assert process.killed_by == "oom"
+    info = pa.TraceInfo(arch="x86_64", maps=MAPS, brk_start=0x555555756000)
+    trace = pa.Trace(blocks(4, MIB).columns, info)
+    for of in ("cgroup", "ram"):
+        assert "exec itself needs more" in survives(trace, of, "8K").what
+
+
 def test_asking_in_vain_without_end_is_no_survival(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that gets no arena asks again with each malloc: after enough of that it is over."""
     trace = pa.workload("larson:threads=4,operations=2000,generations=2")
@@ -157,6 +177,8 @@ def test_bad_limits_are_told_in_a_line() -> None:
         fit(trace, "swap")
     with pytest.raises(pa.ArgumentError, match="below what exec itself needs"):
         survives(trace, "as", "100K")
+    for of in ("cgroup", "ram"):
+        assert "exec itself needs more" in survives(trace, of, "4K").what
     with pytest.raises(pa.ArgumentError, match="whole number of percent"):
         survives(trace, "ratio", "much", ram="1G")
     with pytest.raises(pa.ArgumentError, match="has no calls"):

@@ -340,7 +340,7 @@ user_reserve_kbytes
         process.nice, process.oom_score_adj, process.oom_adj = standing
         self.processes[process.pid] = process
         process.take_kernel_memory(self.paging.program_pages, process)
-        if maps is not None:
+        if maps is not None and process.alive:
             process.begin(layout.written)
         return process
 

@@ -158,6 +158,9 @@ class Traced:
             maps=info.maps if known else None,
             brk=info.brk_start if known else None,
         )
+        if not process.alive:
+            message = "exec itself needs more: the OOM killer ends it there"
+            raise ProcessKilled(message)
         apply_environment(process.heap.heap, self.trials.base)
         return process
 
@@ -204,6 +207,8 @@ class Traced:
             process = self._spawn(machine, Limits(), group)
         except (OSError, ArgumentError) as error:
             return failed(f"the program cannot even start: {error}")
+        except ProcessKilled as error:
+            return failed(str(error))
         if not machine.ram.charge_kernel(group.number if group else 0, kernel):
             return failed("not even the kernel's part fits")
         try:
