@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pyalloc._engine import ffi, lib
-from pyalloc.errors import ArgumentError, EngineBug, EngineBusy, EngineLimit
+from pyalloc.errors import ArgumentError, EngineBug, EngineBusy, EngineLimit, PyallocError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,16 @@ _EXCEPTIONS: Final[dict[int, type[Exception]]] = {
     lib.PA_ERR_LIMIT: EngineLimit,
     lib.PA_ERR_CORRUPT: EngineBug,
     lib.PA_ERR_BUSY: EngineBusy,
+    lib.PA_GUARDED: EngineLimit,  # only a heap's own writes: an allocator does not stop half-way
 }
+
+
+class GuardedPage(PyallocError):
+    """The page after the ``done`` pages that were served is a guard."""
+
+    def __init__(self, done: int) -> None:
+        super().__init__("a guard page")
+        self.done = done
 
 
 def check(status: int, doing: str) -> None:
@@ -745,6 +754,10 @@ class Ram:
         """Drop clean pages that nobody maps."""
         lib.pa_ram_forget_object(self.handle, number, first, count)
 
+    def punch_object(self, number: int, first: int, count: int) -> None:
+        """Drop pages, mapped or not: a hole in a file."""
+        lib.pa_ram_punch_object(self.handle, number, first, count)
+
     def new_pages(self, group: int = 0) -> Pages:
         """Return the empty page table of a new process in ``group``."""
         handle = lib.pa_mm_new(self.handle, group)
@@ -844,10 +857,13 @@ class Pages:
         return found.astype(np.bool_)
 
     def _outcome(self, status: int, doing: str) -> tuple[int, bool]:
+        done = int(self._done[0])
         if status == lib.PA_EXHAUSTED:
-            return int(self._done[0]), True
+            return done, True
+        if status == lib.PA_GUARDED:
+            raise GuardedPage(done)
         check(status, doing)
-        return int(self._done[0]), False
+        return done, False
 
     def write_zeros(self, *, zeros: bool) -> None:
         """Say whether what is written to private memory from now on is zeros."""
@@ -895,6 +911,23 @@ class Pages:
     def lazy_free(self, vpn: int, count: int) -> None:
         """MADV_FREE."""
         lib.pa_mm_lazy_free(self.handle, vpn, count)
+
+    def cool(self, vpn: int, count: int) -> None:
+        """MADV_COLD."""
+        lib.pa_mm_cool(self.handle, vpn, count)
+
+    def page_out(self, vpn: int, count: int) -> None:
+        """MADV_PAGEOUT."""
+        lib.pa_mm_page_out(self.handle, vpn, count)
+
+    def guard(self, vpn: int, count: int) -> tuple[int, bool]:
+        """MADV_GUARD_INSTALL."""
+        status = lib.pa_mm_guard(self.handle, vpn, count, self._done)
+        return self._outcome(status, "installing guards")
+
+    def unguard(self, vpn: int, count: int) -> None:
+        """MADV_GUARD_REMOVE."""
+        lib.pa_mm_unguard(self.handle, vpn, count)
 
     def unmap(self, vpn: int, count: int, floor: int, ceiling: int) -> None:
         """Drop pages, and the tables that lie whole in [floor, ceiling)."""

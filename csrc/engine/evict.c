@@ -57,6 +57,13 @@ static void is_dirty(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
     *(bool *)context |= (*pte & PTE_DIRTY) != 0;
 }
 
+static bool find_dirty(pa_ram *ram, uint32_t f)
+{
+    bool dirty = ram->frame[f].owner & OWNER_DIRTY;
+    rmap_each(ram, f, is_dirty, &dirty);
+    return dirty;
+}
+
 /* ---- swap ------------------------------------------------------------------------------------- */
 
 /* Give the frame a slot to be in, unless it has one; false: there is none. */
@@ -99,35 +106,45 @@ static fate leave_to_swap(pa_ram *ram, uint32_t f, bool write)
     return FATE_FREED;
 }
 
+/* Given up by MADV_FREE: gone, unless it was written since; then it is as any other again. */
+static fate evict_lazy(pa_ram *ram, uint32_t f, bool dirty)
+{
+    eviction e = {.ram = ram, .anon = true};
+    if (dirty) {
+        ram->state[f] &= (uint8_t)~STATE_LAZY;
+        return FATE_STAYS;
+    }
+    rmap_each(ram, f, evict_one, &e);
+    ram->maps[f] = 0;
+    ram_release(ram, f);
+    return FATE_FREED;
+}
+
 static fate evict_anon(pa_ram *ram, uint32_t f)
 {
     eviction e = {.ram = ram, .anon = true};
-    bool dirty = false, has_slot = ram->slot_of[f] != 0;
-    rmap_each(ram, f, is_dirty, &dirty);
-    if (!dirty && !has_slot) { /* given up by MADV_FREE */
-        rmap_each(ram, f, evict_one, &e);
-        ram->maps[f] = 0;
-        ram_release(ram, f);
-        return FATE_FREED;
-    }
+    bool dirty = find_dirty(ram, f), has_slot = ram->slot_of[f] != 0;
+    if (ram->state[f] & STATE_LAZY)
+        return evict_lazy(ram, f, dirty);
     if (!join_slot(ram, f))
         return FATE_STAYS;
     e.entry = (uint64_t)(ram->slot_of[f] - 1) << PTE_SHIFT | PTE_SWAP;
     rmap_each(ram, f, evict_one, &e);
-    return leave_to_swap(ram, f, dirty);
+    return leave_to_swap(ram, f, dirty || !has_slot);
 }
 
 fate evict_sole(pa_ram *ram, uint32_t f, const sole *at)
 {
-    bool dirty = *at->pte & PTE_DIRTY;
-    if (!dirty && !ram->slot_of[f])
-        return evict_anon(ram, f);
+    bool dirty = *at->pte & PTE_DIRTY || ram->frame[f].owner & OWNER_DIRTY;
+    if (ram->state[f] & STATE_LAZY)
+        return evict_lazy(ram, f, dirty);
+    bool has_slot = ram->slot_of[f] != 0;
     if (!join_slot(ram, f))
         return FATE_STAYS;
     eviction e = {.ram = ram, .anon = true};
     e.entry = (uint64_t)(ram->slot_of[f] - 1) << PTE_SHIFT | PTE_SWAP;
     evict_one(at->mm, at->vpn, at->pte, &e);
-    return leave_to_swap(ram, f, dirty);
+    return leave_to_swap(ram, f, dirty || !has_slot);
 }
 
 static fate evict_cached(pa_ram *ram, uint32_t f)
@@ -194,6 +211,37 @@ static fate evict_file(pa_ram *ram, const folio *all)
     return FATE_FREED;
 }
 
+/* ---- at once ---------------------------------------------------------------------------------- */
+
+/* A page of shared memory that was never written is nowhere afterwards: it is made anew. */
+static void drop_clean_shmem(pa_ram *ram, uint32_t f)
+{
+    ram->promised -= ram->objects[owner_id(ram->frame[f].owner)].promised;
+    leave_object(ram, f, 0);
+    ram_release(ram, f);
+}
+
+static void evict_object_now(pa_ram *ram, uint32_t f)
+{
+    object *o = &ram->objects[owner_id(ram->frame[f].owner)];
+    eviction e = {.ram = ram, .shmem = o->shmem};
+    bool dirty = find_dirty(ram, f);
+    if (!dirty && !o->shmem) {
+        evict_file(ram, &(folio){.frame = f, .count = 1});
+        return;
+    }
+    if (dirty && o->shmem && evict_shmem(ram, f) != FATE_STAYS)
+        return;
+    rmap_each(ram, f, evict_one, &e);
+    ram->maps[f] = 0;
+    if (!dirty) {
+        drop_clean_shmem(ram, f);
+        return;
+    }
+    ram_mark(ram, f, OWNER_ACTIVE | OWNER_DIRTY, 0);
+    ram->state[f] |= o->shmem ? 0 : STATE_AHEAD; /* whoever maps it meets PG_reclaim */
+}
+
 fate evict(pa_ram *ram, const folio *all)
 {
     uint32_t f = all->frame;
@@ -211,4 +259,14 @@ fate evict(pa_ram *ram, const folio *all)
         break;
     }
     return FATE_STAYS;
+}
+
+void evict_now(pa_ram *ram, uint32_t f)
+{
+    if (owner_kind(ram->frame[f].owner) == KIND_OBJECT) {
+        huge_isolate(ram, f);
+        evict_object_now(ram, f);
+    } else if (evict(ram, &(folio){.frame = f, .count = 1}) == FATE_STAYS) {
+        ram_mark(ram, f, OWNER_ACTIVE, 0);
+    }
 }

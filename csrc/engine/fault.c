@@ -147,6 +147,8 @@ pa_status fault_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t count, boo
                      uint64_t *n)
 {
     *n = 0;
+    if (*pte & PTE_GUARD)
+        return PA_GUARDED;
     if (!*pte && write) {
         *n = fill_anon(mm, vpn, pte, empty_run(pte, count));
         return *n ? PA_OK : PA_EXHAUSTED;

@@ -15,6 +15,8 @@ static void share_entry(pa_mm *child, uint64_t vpn, uint64_t *from, uint64_t *to
     if (pte_is_frame(*from) && !(*from & PTE_FILE))
         *from |= PTE_FORKED;
     *to = *from & ~(uint64_t)PTE_LOCKED;
+    if (*from & PTE_GUARD)
+        return;
     if (*from & PTE_SWAP) {
         swap_add_ref(ram, *from >> PTE_SHIFT);
         child->swap++;
@@ -56,6 +58,7 @@ int pa_mm_share(pa_mm *child, pa_mm *parent, uint64_t vpn, uint64_t count, bool 
                 uint64_t *done)
 {
     uint64_t end = mm_end_of(parent, vpn, count);
+    child->guards |= parent->guards;
     mm_cool_range(parent, vpn, count);
     for (uint64_t at = vpn; at < end;) {
         unsigned missing = pt_table_missing(&parent->table, at);

@@ -9,6 +9,8 @@
  */
 #include "ram.h"
 
+#include <string.h>
+
 static bool is_of_file(const uint64_t *pte)
 {
     return *pte & PTE_FILE;
@@ -53,6 +55,15 @@ void huge_drop(pa_mm *mm, uint64_t vpn)
         ram_uncharge_tables(mm->ram, mm->group, 1);
 }
 
+uint64_t huge_bits(pa_mm *mm, uint64_t vpn)
+{
+    const uint64_t *leaf = pt_table_find_leaf(&mm->table, first_of(vpn));
+    uint64_t bits = 0;
+    for (uint64_t i = 0; i < HUGE_PAGES; i++)
+        bits |= leaf[i] & (PTE_DIRTY | PTE_ACCESSED);
+    return bits;
+}
+
 void huge_split(pa_mm *mm, uint64_t vpn)
 {
     uint64_t *leaf = pt_table_find_leaf(&mm->table, first_of(vpn));
@@ -60,8 +71,33 @@ void huge_split(pa_mm *mm, uint64_t vpn)
         huge_drop(mm, vpn);
         return;
     }
-    for (uint64_t i = 0; i < HUGE_PAGES; i++)
+    uint64_t dirty = *leaf & PTE_ZERO ? 0 : huge_bits(mm, vpn) & PTE_DIRTY;
+    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
         leaf[i] &= ~(uint64_t)PTE_HUGE;
+        if (!dirty)
+            continue;
+        leaf[i] |= PTE_DIRTY;
+        mm->ram->frame[pte_frame(leaf[i])].owner |= OWNER_DIRTY;
+    }
+}
+
+void huge_break(pa_mm *mm, uint64_t vpn)
+{
+    uint64_t *leaf = pt_table_find_leaf(&mm->table, first_of(vpn));
+    uint8_t *state = mm->ram->state;
+    if (huge_at(leaf))
+        huge_split(mm, vpn);
+    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
+        uint32_t f = pte_frame(leaf[i]);
+        if (!pte_is_frame(leaf[i]) || leaf[i] & PTE_FILE || !(state[f] & STATE_LARGE))
+            continue;
+        state[f] &= (uint8_t)~STATE_LARGE;
+        if (!(state[f] & STATE_ZEROS))
+            continue;
+        mm_drop_entry(mm, &leaf[i]);
+        leaf[i] = PTE_PRESENT | PTE_ZERO;
+        mm_cool(mm, first_of(vpn) + i);
+    }
 }
 
 typedef struct spot {
@@ -137,6 +173,18 @@ bool huge_map_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool write, p
     return true;
 }
 
+bool huge_is_sole(pa_mm *mm, uint64_t vpn)
+{
+    const uint64_t *leaf = pt_table_find_leaf(&mm->table, first_of(vpn));
+    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
+        bool part = huge_at(leaf) ||
+                    (pte_is_frame(leaf[i]) && mm->ram->state[pte_frame(leaf[i])] & STATE_LARGE);
+        if (part && rmap_count(mm->ram, pte_frame(leaf[i])) > 1)
+            return false;
+    }
+    return true;
+}
+
 /* ---- anonymous memory ------------------------------------------------------------------------- */
 
 /* 512 new pages in an empty (or zero) leaf; false: there is no room for so many. */
@@ -151,8 +199,10 @@ static bool fill(pa_mm *mm, uint64_t first, uint64_t *leaf)
         ram_put_anon_run(ram, f, got, fault_new_owner(mm, first + i));
         for (uint64_t j = 0; j < got; j++)
             leaf[i + j] = (f + j) << PTE_SHIFT | PTE_WRITTEN | PTE_HUGE;
+        memset(&ram->state[f], STATE_LARGE | STATE_ZEROS, got);
         i += got;
     }
+    ram->has_zeros = true;
     mm->anon += HUGE_PAGES;
     ram_work(ram, ram->settings.costs.clear, HUGE_PAGES);
     return true;
@@ -174,15 +224,6 @@ static pa_status fault_empty(pa_mm *mm, uint64_t vpn, bool write)
     return PA_OK;
 }
 
-static bool is_sole(const pa_mm *mm, const uint64_t *leaf)
-{
-    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
-        if (mm->ram->maps[pte_frame(leaf[i])])
-            return false;
-    }
-    return true;
-}
-
 pa_status huge_fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
 {
     uint64_t first = first_of(vpn), *leaf = pte - (vpn - first);
@@ -191,7 +232,7 @@ pa_status huge_fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
     } else if (*pte & PTE_ZERO) {
         for (uint64_t i = 0; i < HUGE_PAGES; i++)
             leaf[i] = 0;
-    } else if (!is_of_file(pte) && is_sole(mm, leaf)) {
+    } else if (!is_of_file(pte) && huge_is_sole(mm, vpn)) {
         for (uint64_t i = 0; i < HUGE_PAGES; i++)
             leaf[i] = (leaf[i] & ~(uint64_t)PTE_FORKED) | PTE_WRITE;
         *pte |= PTE_WRITTEN;

@@ -2,8 +2,8 @@
  *
  * mm.c -- one process's pages: its life, and what system calls do to them.
  *
- * Model of mm/memory.c, mprotect.c, mlock.c and madvise.c.  Faults are in fault.c (private memory),
- * view.c (objects) and huge.c (2 MB at once); mremap is in move.c, fork in fork.c.
+ * Model of mm/memory.c, mprotect.c and mlock.c.  Faults are in fault.c (private memory), view.c
+ * (objects) and huge.c (2 MB at once); mremap is in move.c, fork in fork.c, madvise in advice.c.
  *
  *     mm->anon + mm->file + mm->shmem == entries that are present and not the zero page
  *     mm->swap == entries that are swapped out
@@ -238,7 +238,8 @@ void mm_drop_entry(pa_mm *mm, uint64_t *pte)
     }
 }
 
-static void drop_range(pa_mm *mm, uint64_t vpn, uint64_t end)
+/* Empty a range; guards stay where `but` says so. */
+static void drop_range(pa_mm *mm, uint64_t vpn, uint64_t end, uint64_t but)
 {
     stretch s;
     forget_hot(mm, vpn, end - vpn);
@@ -248,7 +249,7 @@ static void drop_range(pa_mm *mm, uint64_t vpn, uint64_t end)
             continue;
         }
         for (uint64_t i = 0; huge_small(mm, &s) && i < s.count; i++) {
-            if (s.pte[i])
+            if (s.pte[i] && !(s.pte[i] & but))
                 mm_drop_entry(mm, &s.pte[i]);
         }
     }
@@ -287,7 +288,7 @@ static void prune_tables(pa_mm *mm, uint64_t vpn, uint64_t end, uint64_t floor, 
 void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn)
 {
     uint64_t end = mm_end_of(mm, vpn, count);
-    drop_range(mm, vpn, end);
+    drop_range(mm, vpn, end, 0);
     prune_tables(mm, vpn, end, floor_vpn, ceiling_vpn);
 }
 
@@ -297,42 +298,36 @@ void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count)
     mm_discard(mm, vpn, count);
 }
 
+static bool is_empty(pa_mm *mm, uint64_t leaf)
+{
+    const uint64_t *pte = pt_table_find_leaf(&mm->table, leaf);
+    for (uint64_t i = pt_table_leaf_size(&mm->table); i--;) {
+        if (pte[i])
+            return false;
+    }
+    return true;
+}
+
+void mm_zap(pa_mm *mm, uint64_t vpn, uint64_t end)
+{
+    drop_range(mm, vpn, end, PTE_GUARD);
+}
+
 void mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count)
 {
     uint64_t end = mm_end_of(mm, vpn, count), size = pt_table_leaf_size(&mm->table);
-    drop_range(mm, vpn, end);
+    mm_zap(mm, vpn, end);
     if (!(mm->ram->settings.rules & PA_FREES_DISCARDED))
         return;
-    /* only leaves, and only those that lie whole in the range */
+    /* only leaves, and only those that lie whole in the range and hold no guard */
     for (uint64_t leaf = (vpn + size - 1) & ~(size - 1); leaf + size <= end; leaf += size) {
         leaf = pt_table_next(&mm->table, leaf, end);
-        if (leaf + size <= end)
+        if (leaf + size <= end && (!mm->guards || is_empty(mm, leaf)))
             prune_tables(mm, leaf, leaf + 1, leaf, leaf + size);
     }
 }
 
 /* ---- system calls on ranges ------------------------------------------------------------------- */
-
-void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count)
-{
-    stretch s;
-    uint64_t end = mm_end_of(mm, vpn, count);
-    mm_cool_range(mm, vpn, end - vpn);
-    while (mm_next_stretch(mm, &vpn, end, &s)) {
-        if (!huge_covers(mm, &s) && !huge_small(mm, &s))
-            continue;
-        for (uint64_t i = 0; i < s.count; i++) {
-            uint64_t *pte = &s.pte[i];
-            if (*pte & PTE_SWAP)
-                mm_drop_entry(mm, pte);
-            if (!pte_is_frame(*pte) || *pte & PTE_FILE || mm->ram->maps[pte_frame(*pte)])
-                continue;
-            swap_detach(mm->ram, pte_frame(*pte));
-            *pte &= ~(uint64_t)(PTE_DIRTY | PTE_ACCESSED);
-            ram_mark(mm->ram, pte_frame(*pte), 0, OWNER_ACTIVE | OWNER_REFERENCED);
-        }
-    }
-}
 
 /* May mprotect make the page writable at once?  Since 5.19 if it is anonymous and known to be this
  * process's alone; of a shared area if nobody keeps count of its writes, or if this one was counted. */
@@ -417,7 +412,7 @@ static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
         out->huge_file += huge;
     }
     bool dirty = (pte & PTE_DIRTY) != 0 || owner & OWNER_DIRTY;
-    out->lazy += !dirty && owner_kind(owner) == KIND_ANON && !mm->ram->slot_of[f];
+    out->lazy += !dirty && mm->ram->state[f] & STATE_LAZY;
     out->dirty += dirty;
     out->referenced += (pte & PTE_ACCESSED) != 0;
     out->shared += mappers > 1;
@@ -432,9 +427,10 @@ void pa_mm_read_range(pa_mm *mm, uint64_t vpn, uint64_t count, pa_range_counters
     uint64_t end = mm_end_of(mm, vpn, count);
     *out = (pa_range_counters){0};
     while (mm_next_stretch(mm, &vpn, end, &s)) {
+        uint64_t whole = huge_at(s.pte) ? huge_bits(mm, s.vpn) : 0;
         for (uint64_t i = 0; i < s.count; i++) {
             if (s.pte[i])
-                count_entry(mm, s.pte[i], out);
+                count_entry(mm, s.pte[i] | whole, out);
         }
     }
 }

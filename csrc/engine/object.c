@@ -100,6 +100,7 @@ void object_mark_accessed(pa_ram *ram, uint32_t f)
 
 void object_mark_dirty(pa_ram *ram, uint32_t f)
 {
+    ram->state[f] &= (uint8_t)~STATE_AHEAD;
     if (!(ram->frame[f].owner & OWNER_DIRTY))
         ram_set_dirty(ram, f);
 }
@@ -316,6 +317,7 @@ void pa_ram_clean_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t coun
             continue;
         rmap_each(ram, f, write_protect, NULL);
         ram_mark(ram, f, 0, OWNER_DIRTY);
+        ram->state[f] &= (uint8_t)~STATE_AHEAD;
         ram->events.file_written++;
     }
 }
@@ -326,6 +328,7 @@ static void unmap_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
 {
     const bool *shmem = context;
     mm_note_peak(mm);
+    mm->locked -= (*pte & PTE_LOCKED) != 0;
     *pte = 0;
     mm_cool(mm, vpn);
     if (*shmem)
@@ -352,19 +355,25 @@ static void drop_page(pa_ram *ram, object *o, uint64_t *entry)
     *entry = 0;
 }
 
+static void drop_pages(pa_ram *ram, object *o, uint64_t first, uint64_t end)
+{
+    uint64_t size = pt_table_leaf_size(&o->pages);
+    for (uint64_t i = pt_table_next(&o->pages, first, end); i < end; i++) {
+        if (i % size == 0)
+            i = pt_table_next(&o->pages, i, end);
+        uint64_t *entry = i < end ? pt_table_find(&o->pages, i) : NULL;
+        if (entry)
+            drop_page(ram, o, entry);
+    }
+}
+
 void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t pages)
 {
     if (!is_object(ram, id))
         return;
     object *o = &ram->objects[id];
-    uint64_t size = pt_table_leaf_size(&o->pages);
-    for (uint64_t i = pt_table_next(&o->pages, pages, o->count_pages); i < o->count_pages; i++) {
-        if (i % size == 0)
-            i = pt_table_next(&o->pages, i, o->count_pages);
-        uint64_t *entry = i < o->count_pages ? pt_table_find(&o->pages, i) : NULL;
-        if (entry)
-            drop_page(ram, o, entry);
-    }
+    if (pages < o->count_pages)
+        drop_pages(ram, o, pages, o->count_pages);
     o->count_pages = pages;
 }
 
@@ -381,6 +390,16 @@ void pa_ram_forget_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t cou
             continue;
         drop_page(ram, o, entry);
     }
+}
+
+void pa_ram_punch_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t count)
+{
+    if (!is_object(ram, id))
+        return;
+    object *o = &ram->objects[id];
+    uint64_t left = first < o->count_pages ? o->count_pages - first : 0;
+    if (left)
+        drop_pages(ram, o, first, first + (count < left ? count : left));
 }
 
 static void free_object(object *o)

@@ -10,7 +10,8 @@
  *     P present   W writable   A accessed   D dirty   Z the zero page   S swapped out: the number is
  *     a slot   F the frame belongs to an object (page cache)   L locked by mlock   H (bit 8) the leaf
  *     stands for one entry of the table above it, which maps 2 MB at once (huge.c)   C (bit 9) a
- *     fork shared the frame, and no write has found out since whether it still does
+ *     fork shared the frame, and no write has found out since whether it still does   G (bit 10) a
+ *     guard: no page ever comes here
  *
  *     count_tables[0] == leaf tables, [1] == tables of leaves (PMD) ...; the root is not counted
  */
@@ -31,6 +32,7 @@ enum {
     PTE_LOCKED = 128,
     PTE_HUGE = 256,
     PTE_FORKED = 512,
+    PTE_GUARD = 1024,
     PTE_SHIFT = 12,
     TABLE_LEVELS = 4,
     CACHED_LEAVES = 32 /* found without a walk: 64 MB of a heap on x86-64 */

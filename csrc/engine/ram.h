@@ -41,10 +41,12 @@ typedef enum lru_list {
 /* What is known of a frame besides its owner. */
 enum frame_state {
     STATE_RECLAIM = 1,    /* goes as soon as it is written (PG_reclaim)                  */
-    STATE_AHEAD = 2,      /* was read before anybody asked (PG_readahead)                */
+    STATE_AHEAD = 2,      /* starts the next window (PG_readahead, which is PG_reclaim, too) */
     STATE_WORKINGSET = 4, /* has been on the active list (PG_workingset)                 */
     STATE_ZEROS = 8,      /* holds nothing but zeros: needs no place in swap to be kept  */
-    STATE_FOLIO = 16      /* came in as a part of a large folio of a file                */
+    STATE_FOLIO = 16,     /* came in as a part of a large folio of a file                */
+    STATE_LAZY = 32,      /* may be dropped unless it is written again (not PG_swapbacked) */
+    STATE_LARGE = 64      /* a part of 2 MB that were made at once and are one still     */
 };
 
 #define OWNER_ACTIVE (UINT64_C(1) << 60)
@@ -335,6 +337,8 @@ static inline bool sole_find(pa_ram *ram, uint32_t f, sole *out)
 }
 
 fate evict_sole(pa_ram *ram, uint32_t f, const sole *at);
+/* The same for MADV_PAGEOUT: a page of an object that must stay in memory is at least unmapped. */
+void evict_now(pa_ram *ram, uint32_t f);
 /* Entries through which the page was used since it was last looked at. */
 uint64_t take_references(pa_ram *ram, const struct folio *all);
 
@@ -432,9 +436,10 @@ void readahead_async(pa_ram *ram, const reader *r, uint64_t index, uint64_t want
 bool readahead_is_marked(pa_ram *ram, uint32_t f);
 /* The same; the mark is gone then. */
 bool readahead_was_marked(pa_ram *ram, uint32_t f);
-/* A fault of a mapped page that is not cached, or is; or pages mapped around a fault. */
+/* A fault of a mapped page that is not cached, or is (true: the next window began there); or pages
+ * mapped around a fault. */
 void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t index);
-void readahead_hit(pa_ram *ram, const reader *r, uint32_t f, uint64_t index);
+bool readahead_hit(pa_ram *ram, const reader *r, uint32_t f, uint64_t index);
 void readahead_mapped(pa_ram *ram, uint32_t stream_id, uint64_t pages);
 
 /* ---- one mm (mm.c) ---------------------------------------------------------------------------- */
@@ -456,6 +461,8 @@ uint64_t *mm_leaf_for(pa_mm *mm, uint64_t vpn, pa_status *status);
 /* The tables that vpn needs down to the one of level `lowest`, made and charged if need be. */
 pa_status mm_make_upper(pa_mm *mm, uint64_t vpn, unsigned lowest);
 void mm_drop_entry(pa_mm *mm, uint64_t *pte);
+/* Drop all pages of [vpn, end); tables and guards stay. */
+void mm_zap(pa_mm *mm, uint64_t vpn, uint64_t end);
 /* Which of the mm's counters of resident pages the frame belongs to. */
 uint64_t *mm_resident_counter(pa_mm *mm, uint32_t f);
 
@@ -497,6 +504,13 @@ bool huge_small(pa_mm *mm, const stretch *s);
 /* Small entries instead of the big one at vpn.  A file's are dropped, and their leaf. */
 void huge_split(pa_mm *mm, uint64_t vpn);
 void huge_drop(pa_mm *mm, uint64_t vpn);
+/* The 2 MB around vpn that were made at once are single pages from now on, and those of them that
+ * hold only zeros become the zero page (split_folio). */
+void huge_break(pa_mm *mm, uint64_t vpn);
+/* The dirty and accessed bits of the one entry that the leaf of vpn stands for. */
+uint64_t huge_bits(pa_mm *mm, uint64_t vpn);
+/* Does nobody else map any page of them? */
+bool huge_is_sole(pa_mm *mm, uint64_t vpn);
 /* Before a mapped frame is taken away alone: nobody maps it through a big entry any more. */
 void huge_isolate(pa_ram *ram, uint32_t f);
 /* Map 2 MB of an object at once; false: it does not fit, or *status says why not. */

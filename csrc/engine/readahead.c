@@ -241,13 +241,15 @@ void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t
     device_until(&ram->disk, s->ready_at);
 }
 
-void readahead_hit(pa_ram *ram, const reader *r, uint32_t f, uint64_t index)
+bool readahead_hit(pa_ram *ram, const reader *r, uint32_t f, uint64_t index)
 {
     stream *s = &ram->streams[r->stream - 1];
     if (s->misses)
         s->misses--;
-    if (readahead_was_marked(ram, f))
+    bool marked = readahead_was_marked(ram, f);
+    if (marked)
         readahead_async(ram, r, index, s->pages);
+    return marked;
 }
 
 void readahead_mapped(pa_ram *ram, uint32_t stream_id, uint64_t pages)

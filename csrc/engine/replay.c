@@ -157,6 +157,10 @@ static bool access_pages(pa_replay *r)
             r->state = REPLAY_WRITE;
             return false;
         }
+        if (s != PA_OK) {
+            r->heap->error = s;
+            r->touch_left = 0;
+        }
     }
     r->state = REPLAY_ROWS;
     return true;

@@ -12,6 +12,7 @@ static const char *const texts[] = {
     [PA_ERR_LIMIT] = "the model is at its own limit",
     [PA_ERR_CORRUPT] = "an invariant of the engine failed",
     [PA_ERR_BUSY] = "the object is in use by another thread",
+    [PA_GUARDED] = "an access to a guard page (SIGSEGV)",
 };
 
 const char *pa_status_text(int status)

@@ -111,19 +111,19 @@ static pa_status fault_around(const access *a)
     return PA_OK;
 }
 
-/* Read ahead for a fault of a page of a file; false: it was not in the cache. */
-static bool fetch(const access *a)
+/* Read ahead for a fault of a page of a file; *missed: it was not in the cache.  True: that took
+ * so long that the fault begins again. */
+static bool fetch(const access *a, bool *missed)
 {
     pa_ram *ram = a->mm->ram;
     uint32_t f = cached(a, a->index);
     reader r = {a->mm->group, a->view->object, a->view->stream};
+    *missed = f == NO_FRAME;
     if (!a->view->stream || a->view->random || a->o->shmem)
-        return f != NO_FRAME;
-    if (f != NO_FRAME)
-        readahead_hit(ram, &r, f, a->index);
-    else
+        return false;
+    if (*missed)
         readahead_fault(ram, &r, a->view, a->index);
-    return f != NO_FRAME;
+    return *missed || readahead_hit(ram, &r, f, a->index);
 }
 
 /* Map the page, with the whole of its folio if that fits (6.18). */
@@ -174,9 +174,9 @@ static pa_status copy(const access *a, uint32_t source, bool major)
 static pa_status fault_entry(const access *a, bool major)
 {
     pa_mm *mm = a->mm;
-    bool more;
+    bool more, missed, around = !a->write && a->view->around > 1;
     pa_status status = PA_OK;
-    if (!a->write && a->view->around > 1) {
+    if (around) {
         status = fault_around(a);
         const uint64_t *entry = entry_at(a, a->vpn);
         if (status != PA_OK)
@@ -190,15 +190,19 @@ static pa_status fault_entry(const access *a, bool major)
         return PA_ERR_INVALID;
     if (!mm_leaf_for(mm, a->vpn, &status))
         return status;
-    major |= !fetch(a) && !a->o->shmem;
+    bool again = fetch(a, &missed);
+    major |= missed && !a->o->shmem;
     uint32_t f = object_page(mm->ram, mm->group, a->view->object, a->index, &more);
     if (f == NO_FRAME)
         return PA_EXHAUSTED;
     if (a->write && !a->view->shared)
         return copy(a, f, major || more);
-    finish(a, f);
+    if (again && around)
+        status = fault_around(a);
+    if (!*entry_at(a, a->vpn))
+        finish(a, f);
     fault_count(mm, major || more);
-    return PA_OK;
+    return status;
 }
 
 /* Try 2 MB at once where there is no leaf; *served says that it worked. */

@@ -127,7 +127,7 @@ static void random_step(world *w)
     uint64_t vpn = next_random(&w->seed) % SPAN, count = next_random(&w->seed) % 60 + 1, done;
     bool write = next_random(&w->seed) % 2;
     pa_view view = {.vpn = 4096 + vpn, .count = 300, .index = vpn % 200, .around = 16};
-    switch (next_random(&w->seed) % 16) {
+    switch (next_random(&w->seed) % 22) {
     case 0:
         pa_mm_unmap(*mm, vpn, count, vpn, vpn + count);
         break;
@@ -172,6 +172,21 @@ static void random_step(world *w)
         break;
     case 10:
         pa_ram_pass(w->ram, count * 10000, 0);
+        break;
+    case 11:
+        (write ? pa_mm_cool : pa_mm_page_out)(*mm, vpn, count);
+        break;
+    case 12:
+        pa_mm_page_out(*mm, view.vpn, view.count);
+        break;
+    case 13:
+        pa_ram_punch_object(w->ram, write ? w->file : w->shmem, vpn % 200, count);
+        break;
+    case 14:
+        pa_mm_guard(*mm, vpn, count % 9, &done);
+        break;
+    case 15:
+        pa_mm_unguard(*mm, vpn, count);
         break;
     default:
         pa_mm_touch_anon(*mm, vpn, count, write, &done);
@@ -258,8 +273,47 @@ static void held_back(void)
     pa_ram_drop(ram);
 }
 
+static void guards(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    pa_mm *mm = pa_mm_new(ram, 0), *child = pa_mm_new(ram, 0);
+    uint64_t done;
+    CHECK(pa_mm_touch_anon(mm, 512, 512, true, &done) == PA_OK);
+    CHECK(pa_mm_guard(mm, 600, 10, &done) == PA_OK && done == 10 && counters(mm).anon == 502);
+    CHECK(pa_mm_touch_anon(mm, 512, 512, true, &done) == PA_GUARDED && done == 88);
+    pa_mm_discard(mm, 0, 2048); /* guards stay, and so does their table */
+    CHECK(counters(mm).tables[0] == 1 && counters(mm).anon == 0);
+    CHECK(pa_mm_share(child, mm, 512, 512, false, &done) == PA_OK);
+    CHECK(pa_mm_touch_anon(child, 609, 1, false, &done) == PA_GUARDED);
+    pa_mm_unguard(mm, 512, 95);
+    CHECK(pa_mm_touch_anon(mm, 512, 512, true, &done) == PA_GUARDED && done == 95);
+    pa_mm_unmap(mm, 512, 512, 512, 1024);
+    CHECK(pa_mm_touch_anon(mm, 512, 512, true, &done) == PA_OK && pa_ram_check(ram) == PA_OK);
+    pa_ram_drop(ram);
+}
+
+/* 2 MB of which one page was written: whoever advises a part gives the others back. */
+static void part_of_huge(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    pa_mm *mm = pa_mm_new(ram, 0);
+    uint64_t done;
+    pa_range_counters in;
+    CHECK(pa_mm_touch_huge(mm, 512, 1024, 700, 1, true, &done) == PA_OK);
+    CHECK(counters(mm).anon == 512);
+    pa_mm_lazy_free(mm, 512, 512);
+    pa_mm_read_range(mm, 512, 512, &in);
+    CHECK(in.lazy == 512 && in.huge_anon == 512);
+    pa_mm_cool(mm, 512, 1);
+    pa_mm_read_range(mm, 512, 512, &in);
+    CHECK(in.anon == 1 && in.zero == 511 && in.huge_anon == 0 && pa_ram_check(ram) == PA_OK);
+    pa_ram_drop(ram);
+}
+
 int main(void)
 {
+    guards();
+    part_of_huge();
     held_back();
     free_blocks();
     promised_page_by_page();

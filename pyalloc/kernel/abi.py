@@ -83,6 +83,8 @@ class MADV(IntEnum):
     POPULATE_WRITE = 23
     DONTNEED_LOCKED = 24
     COLLAPSE = 25
+    GUARD_INSTALL = 102
+    GUARD_REMOVE = 103
 
 
 class PER(IntFlag):
@@ -103,6 +105,7 @@ VM_MAYEXEC: Final = 0x40
 VM_MAYSHARE: Final = 0x80
 VM_GROWSDOWN: Final = 0x100
 VM_PFNMAP: Final = 0x400
+VM_MAYBE_GUARD: Final = 0x800
 VM_LOCKED: Final = 0x2000
 VM_IO: Final = 0x4000
 VM_SEQ_READ: Final = 0x8000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from pyalloc.kernel.abi import (
@@ -12,6 +13,7 @@ from pyalloc.kernel.abi import (
     VM_HUGEPAGE,
     VM_IO,
     VM_LOCKED,
+    VM_MAYBE_GUARD,
     VM_MAYSHARE,
     VM_MAYWRITE,
     VM_MERGEABLE,
@@ -50,6 +52,8 @@ _FLAGS: Final = {
 }
 """Advice that only changes flags: those it clears, those it sets."""
 
+_NEW: Final = frozenset({MADV.GUARD_INSTALL, MADV.GUARD_REMOVE})
+"""What 6.18 knows and 6.12 does not."""
 _OLD: Final = frozenset({MADV.NORMAL, MADV.RANDOM, MADV.SEQUENTIAL, MADV.WILLNEED, MADV.DONTNEED})
 _OLD_18: Final = _OLD | {MADV.REMOVE, MADV.DONTFORK, MADV.DOFORK}
 
@@ -90,7 +94,7 @@ def _known(space: AddressSpace, advice: int) -> MADV | None:
     except ValueError:
         return None
     if space.profile.modern:
-        return known
+        return None if known in _NEW and space.profile.name == "6.12" else known
     return known if known in (_OLD if space.profile.name == "2.6.11" else _OLD_18) else None
 
 
@@ -107,8 +111,7 @@ def _populate(space: AddressSpace, start: int, end: int, *, write: bool) -> int:
         stop = min(vma.end, end)
         if write and vma.private:
             space.areas.prepare_anon(vma)
-        space.pages.populate(vma, at, stop, write)
-        if vma.object_end < stop:
+        if not space.pages.populate(vma, at, stop, write) or vma.object_end < stop:
             fail(errno.EFAULT)
         at = stop
     return 0
@@ -116,32 +119,86 @@ def _populate(space: AddressSpace, start: int, end: int, *, write: bool) -> int:
 
 def _advise(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV) -> None:
     """Apply advice to a part of one area (``madvise_vma_behavior``)."""
-    if advice in _FLAGS:
+    act = _ACTIONS.get(advice)
+    if act is not None:
+        act(space, vma, start, end, advice)
+    elif advice in _FLAGS:
         _set_flags(space, vma, start, end, advice)
-    elif advice in (MADV.DONTNEED, MADV.DONTNEED_LOCKED):
-        kept = VM_PFNMAP | (VM_LOCKED if advice == MADV.DONTNEED else 0)
-        if vma.flags & kept:
-            fail(errno.EINVAL)
-        space.pages.discard(start, end)
-    elif advice == MADV.FREE:
-        if vma.flags & (VM_LOCKED | VM_PFNMAP) or not vma.anonymous or vma.flags & VM_SHARED:
-            fail(errno.EINVAL)
-        space.pages.lazyfree(start, end)
-    elif advice in (MADV.COLD, MADV.PAGEOUT):
-        if vma.flags & (VM_LOCKED | VM_PFNMAP):
-            fail(errno.EINVAL)
-    elif advice == MADV.REMOVE:
-        _remove(space, vma, start, end)
-    elif advice == MADV.WILLNEED and not space.profile.modern and vma.file is None:
+
+
+def _discard(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV) -> None:
+    if vma.flags & (VM_PFNMAP | (VM_LOCKED if advice == MADV.DONTNEED else 0)):
+        fail(errno.EINVAL)
+    space.pages.discard(start, end)
+
+
+def _free(space: AddressSpace, vma: Vma, start: int, end: int, _advice: MADV) -> None:
+    if vma.flags & (VM_LOCKED | VM_PFNMAP) or not vma.anonymous or vma.flags & VM_SHARED:
+        fail(errno.EINVAL)
+    space.pages.lazyfree(start, end)
+
+
+def _age(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV) -> None:
+    if vma.flags & (VM_LOCKED | VM_PFNMAP):
+        fail(errno.EINVAL)
+    if not vma.kernels_own:
+        (space.pages.cool if advice == MADV.COLD else space.pages.page_out)(start, end)
+
+
+def _guard(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV) -> None:
+    """Install guards or remove them; a locked area takes none, but loses those it has."""
+    install = advice == MADV.GUARD_INSTALL
+    if vma.flags & (VM_SPECIAL | (VM_LOCKED if install else 0)):
+        fail(errno.EINVAL)
+    if install:
+        vma.flags |= VM_MAYBE_GUARD
+        if vma.anonymous:
+            space.areas.prepare_anon(vma)
+        space.pages.guard(start, end)
+    else:
+        space.pages.unguard(start, end)
+
+
+def _read_ahead(space: AddressSpace, vma: Vma, start: int, end: int, _advice: MADV) -> None:
+    if vma.file is not None:
+        space.pages.read_ahead(vma.file, _index(vma, start), (end - start) // PAGE)
+    elif not space.profile.modern:
         fail(errno.EBADF)
 
 
-def _remove(space: AddressSpace, vma: Vma, start: int, end: int) -> None:
+def _index(vma: Vma, address: int) -> int:
+    """Return the page of its file that an area shows at an address."""
+    return vma.pgoff + (address - vma.start) // PAGE
+
+
+def _remove(space: AddressSpace, vma: Vma, start: int, end: int, _advice: MADV) -> None:
+    """Punch a hole into the file (``madvise_remove``); 2.6.18 can do so to shared memory only."""
     if vma.flags & VM_LOCKED or vma.file is None:
         fail(errno.EINVAL)
-    if vma.flags & (VM_SHARED | VM_MAYWRITE) != VM_SHARED | VM_MAYWRITE:
+    inode, modern = vma.file.inode, space.profile.modern
+    needed = VM_SHARED | (VM_MAYWRITE if modern else VM_WRITE)
+    if vma.flags & needed != needed:
         fail(errno.EACCES)
-    space.pages.discard(start, end)
+    if not modern and not inode.shmem:
+        fail(errno.ENOSYS)
+    first, count = _index(vma, start), (end - start) // PAGE
+    if modern and (first + count) * PAGE > inode.most_bytes:
+        fail(errno.EFBIG)
+    space.pages.punch(inode, first, count)
+
+
+_ACTIONS: Final[Mapping[MADV, Callable[[AddressSpace, Vma, int, int, MADV], None]]] = {
+    MADV.DONTNEED: _discard,
+    MADV.DONTNEED_LOCKED: _discard,
+    MADV.FREE: _free,
+    MADV.COLD: _age,
+    MADV.PAGEOUT: _age,
+    MADV.REMOVE: _remove,
+    MADV.WILLNEED: _read_ahead,
+    MADV.GUARD_INSTALL: _guard,
+    MADV.GUARD_REMOVE: _guard,
+}
+"""Advice that does something to pages."""
 
 
 def _set_flags(space: AddressSpace, vma: Vma, start: int, end: int, advice: MADV) -> None:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from pyalloc.errors import EngineBug
 from pyalloc.kernel import anon
-from pyalloc.kernel.abi import VM_ACCESS, VM_SPECIAL
+from pyalloc.kernel.abi import VM_ACCESS, VM_MAYBE_GUARD, VM_SPECIAL
 from pyalloc.kernel.anon import AnonVma
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.arealist import AreaList
 from pyalloc.units import PAGE
+
+_STICKY: Final = VM_MAYBE_GUARD
+"""Flags that keep no areas apart: the joined one has them if one of its parts had."""
 
 
 class Areas(AreaList):
@@ -71,7 +74,7 @@ class Areas(AreaList):
         """Return whether two neighbours are alike in all but their anonymous trees."""
         return (
             left.end == right.start
-            and left.flags == right.flags
+            and not (left.flags ^ right.flags) & ~_STICKY
             and left.file is right.file
             and left.name == right.name
             and left.pgoff + (left.end - left.start) // PAGE == right.pgoff
@@ -123,8 +126,10 @@ class Areas(AreaList):
             if right is not None:
                 if new.chain:
                     anon.inherit(right, new)
+                right.flags |= new.flags & _STICKY
                 self.move_start(right, new.start)
             return right
+        left.flags |= (new.flags | (right.flags if right else 0)) & _STICKY
         if right is None:
             if new.chain:
                 anon.inherit(left, new)
@@ -168,7 +173,11 @@ class Areas(AreaList):
         self, left: Vma | None, vma: Vma, right: Vma | None, start: int, end: int
     ) -> Vma | None:
         """Give [start, end) of ``vma`` to ``left``, to ``right``, or to both joined."""
+        for target in (left, right):
+            if target is not None:
+                target.flags |= vma.flags & _STICKY
         if left is not None and right is not None:
+            left.flags |= right.flags & _STICKY
             anon.inherit(left, right if right.anon_vma else vma)
             end = right.end
             self.remove(right)
@@ -221,7 +230,7 @@ class Areas(AreaList):
         alike = (
             left.end == right.start
             and left.file is right.file
-            and not (left.flags ^ right.flags) & ~VM_ACCESS
+            and not (left.flags ^ right.flags) & ~(VM_ACCESS | _STICKY)
             and left.pgoff + left.pages == right.pgoff
             and (self.rule == "either" or len(owner.chain) == 1)
         )

@@ -215,7 +215,8 @@ def _may_share(prot: int, flags: int, vm: int, file: OpenFile | None, *, backed:
         fail(errno.EINVAL)
     if not backed and vm & VM_GROWSDOWN:
         fail(errno.EINVAL)
-    if kind != _SHARED and flags & ~_KNOWN:
+    syncs = file is not None and not file.inode.shmem  # its file system has an opinion of that
+    if kind != _SHARED and flags & ~(_KNOWN | (_SYNC if syncs else 0)):
         fail(errno.EOPNOTSUPP)
     if file is not None and prot & _PROT_WRITE and not file.writable:
         fail(errno.EACCES)
@@ -273,7 +274,7 @@ def _unoccupied(space: AddressSpace, addr: int, length: int) -> int:
 
 def _map(space: AddressSpace, new: Vma, old: list[Vma]) -> Vma:
     """Put ``new`` in place of ``old``, merged where it can (``mmap_region``)."""
-    modern, commit, pages = space.profile.modern, space.commit, (new.end - new.start) // PAGE
+    modern, pages = space.profile.modern, (new.end - new.start) // PAGE
     if old and not modern:
         space.drop(old)
         old = []
@@ -284,14 +285,12 @@ def _map(space: AddressSpace, new: Vma, old: list[Vma]) -> Vma:
     if not modern:
         new.flags &= ~VM_NORESERVE  # 2.6 forgets that it was asked for
     if accountable:
-        accounted = sum(vma.pages for vma in old if vma.flags & VM_ACCOUNT) if old else 0
-        if pages <= accounted:
-            commit.uncharge(accounted - pages)
-        elif not commit.charge(pages - accounted):
-            fail(errno.ENOMEM)
+        _promise(space, pages, old)
         new.flags |= VM_ACCOUNT
     if old:
         space.drop(old, charged=not accountable)
+    if new.flags & VM_SYNC:
+        _may_sync(space, new)
     if new.file is None and new.flags & VM_SHARED:
         new.file = _shared_object(space, new, charged=reserved)
     vma = space.areas.merge_new(new)
@@ -300,6 +299,23 @@ def _map(space: AddressSpace, new: Vma, old: list[Vma]) -> Vma:
         vma = new
     space.count(new.flags, new.file, pages)
     return vma
+
+
+def _promise(space: AddressSpace, pages: int, old: list[Vma]) -> None:
+    """Promise ``pages``, of which those of the areas that go are promised already."""
+    accounted = sum(vma.pages for vma in old if vma.flags & VM_ACCOUNT) if old else 0
+    if pages <= accounted:
+        space.commit.uncharge(accounted - pages)
+    elif not space.commit.charge(pages - accounted):
+        fail(errno.ENOMEM)
+
+
+def _may_sync(space: AddressSpace, new: Vma) -> None:
+    """Fail for MAP_SYNC on a file system on a disk; what was there is gone by then."""
+    if new.file is not None and not new.file.inode.shmem:
+        if new.flags & VM_ACCOUNT:
+            space.commit.uncharge(new.pages)
+        fail(errno.EOPNOTSUPP)
 
 
 def _shared_object(space: AddressSpace, new: Vma, *, charged: bool) -> OpenFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from pyalloc.kernel.area import Vma
+from pyalloc.kernel.files import Inode, OpenFile
 
 
 class Pages(Protocol):
@@ -28,14 +29,32 @@ class Pages(Protocol):
     def lazyfree(self, start: int, end: int) -> None:
         """Let the private pages of a range be dropped before anything else (MADV_FREE)."""
 
+    def cool(self, start: int, end: int) -> None:
+        """Let the pages of a range that nobody else maps be among the next to go (MADV_COLD)."""
+
+    def page_out(self, start: int, end: int) -> None:
+        """Let them go now (MADV_PAGEOUT)."""
+
+    def read_ahead(self, file: OpenFile, first: int, count: int) -> None:
+        """Begin to read pages of a file into the page cache (MADV_WILLNEED)."""
+
+    def punch(self, inode: Inode, first: int, count: int) -> None:
+        """Drop pages of an object for everybody who maps them (MADV_REMOVE)."""
+
+    def guard(self, start: int, end: int) -> None:
+        """Drop the pages of a range and let no page come there (MADV_GUARD_INSTALL)."""
+
+    def unguard(self, start: int, end: int) -> None:
+        """Let pages come to a range again (MADV_GUARD_REMOVE)."""
+
     def protect(self, start: int, end: int, writable: bool) -> None:
         """Allow or refuse writes to a range from now on."""
 
     def lock(self, start: int, end: int, locked: bool) -> None:
         """Keep the pages of a range that are in memory there, or no longer."""
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
-        """Fault in a range inside ``vma``, as far as memory and its object go."""
+    def populate(self, vma: Vma, start: int, end: int, write: bool) -> bool:
+        """Fault in a range inside ``vma``, as far as memory and its object go; False: not all."""
 
 
 class NoPages:
@@ -53,11 +72,30 @@ class NoPages:
     def lazyfree(self, start: int, end: int) -> None:
         """Do nothing."""
 
+    def cool(self, start: int, end: int) -> None:
+        """Do nothing."""
+
+    def page_out(self, start: int, end: int) -> None:
+        """Do nothing."""
+
+    def read_ahead(self, file: OpenFile, first: int, count: int) -> None:
+        """Do nothing."""
+
+    def punch(self, inode: Inode, first: int, count: int) -> None:
+        """Do nothing."""
+
+    def guard(self, start: int, end: int) -> None:
+        """Do nothing."""
+
+    def unguard(self, start: int, end: int) -> None:
+        """Do nothing."""
+
     def protect(self, start: int, end: int, writable: bool) -> None:
         """Do nothing."""
 
     def lock(self, start: int, end: int, locked: bool) -> None:
         """Do nothing."""
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
-        """Do nothing."""
+    def populate(self, vma: Vma, start: int, end: int, write: bool) -> bool:  # noqa: ARG002
+        """Return whether the object goes so far."""
+        return end <= vma.object_end

@@ -132,7 +132,7 @@ def maps(space: AddressSpace) -> ProcText[str]:
 
 _FLAG_NAMES: Final = (
     *(["rd", "wr", "ex", "sh", "mr", "mw", "me", "ms", "gd"]),
-    *(None, "pf", None, None, "lo", "io", "sr", "rr", "dc", "de", "lf", "ac", "nr", "ht", "sf"),
+    *(None, "pf", "gu", None, "lo", "io", "sr", "rr", "dc", "de", "lf", "ac", "nr", "ht", "sf"),
     *(None, "wf", "dd", None, "mm", "hg", "nh", "mg"),
     *[None] * 8,
     "dp",

@@ -245,8 +245,7 @@ class AddressSpace:
         write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
         if write:
             self.areas.prepare_anon(vma)
-        self.pages.populate(vma, low, high, write)
-        return high <= vma.object_end
+        return self.pages.populate(vma, low, high, write) and high <= vma.object_end
 
     # --- munmap -------------------------------------------------------------------------
 

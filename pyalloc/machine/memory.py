@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +23,11 @@ from pyalloc.kernel.abi import (
     VM_WRITE,
 )
 from pyalloc.kernel.area import Vma
-from pyalloc.kernel.faulting import SIGBUS
+from pyalloc.kernel.faulting import SIGBUS, SIGSEGV
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
+    from pyalloc.kernel.files import Inode, OpenFile
     from pyalloc.machine.machine import Machine
     from pyalloc.machine.process import Process
 
@@ -95,6 +95,40 @@ class ProcessPages:
         """MADV_FREE."""
         self.table.lazy_free(start // PAGE, (end - start) // PAGE)
 
+    def cool(self, start: int, end: int) -> None:
+        """MADV_COLD."""
+        self.table.cool(start // PAGE, (end - start) // PAGE)
+
+    def page_out(self, start: int, end: int) -> None:
+        """MADV_PAGEOUT."""
+        self.table.page_out(start // PAGE, (end - start) // PAGE)
+
+    def read_ahead(self, file: OpenFile, first: int, count: int) -> None:
+        """MADV_WILLNEED."""
+        machine = self.process.machine
+        count = min(count, machine.read_ahead)
+        if not file.inode.shmem:
+            group = self.process.cgroup.number if self.process.cgroup else 0
+            machine.ram.load_object(group, machine.object_of(file.inode), first, count, 0)
+
+    def punch(self, inode: Inode, first: int, count: int) -> None:
+        """MADV_REMOVE."""
+        machine = self.process.machine
+        machine.ram.punch_object(machine.object_of(inode), first, count)
+
+    def guard(self, start: int, end: int) -> None:
+        """MADV_GUARD_INSTALL."""
+        vpn, count = start // PAGE, (end - start) // PAGE
+        while count:
+            done, dry = self.table.guard(vpn, count)
+            vpn, count = vpn + done, count - done
+            if dry:
+                self.process.out_of_memory()
+
+    def unguard(self, start: int, end: int) -> None:
+        """MADV_GUARD_REMOVE."""
+        self.table.unguard(start // PAGE, (end - start) // PAGE)
+
     def protect(self, start: int, end: int, writable: bool) -> None:
         """Mprotect."""
         vma = self.process.space.at(start) if writable else None
@@ -110,10 +144,13 @@ class ProcessPages:
         """Mlock or munlock."""
         self.table.lock(start // PAGE, (end - start) // PAGE, lock=locked)
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool) -> None:
-        """Fault a range in, up to the first page past the end of a file."""
-        with contextlib.suppress(MemoryFault):
+    def populate(self, vma: Vma, start: int, end: int, write: bool) -> bool:
+        """Fault a range in, up to the first page that cannot be had."""
+        try:
             self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
+        except MemoryFault:
+            return False
+        return True
 
     # --- faults -------------------------------------------------------------------------
 
@@ -140,7 +177,10 @@ class ProcessPages:
         view = self._view(vma)
         self._watch(vma, count)
         while count:
-            done, dry, past = self._touch(vma, view, vpn, count, write=write)
+            try:
+                done, dry, past = self._touch(vma, view, vpn, count, write=write)
+            except engine.GuardedPage as guard:
+                raise MemoryFault(SIGSEGV, (vpn + guard.done) * PAGE) from None
             if vma.flags & VM_LOCKED:
                 self.table.lock(vpn, done, lock=True)
             vpn, count = vpn + done, count - done
@@ -162,7 +202,11 @@ class ProcessPages:
         view = self._view(vma)
         self._watch(vma, len(index))
         while len(index):
-            done, dry, past = self.table.touch_list(view, vpn, index, write=write)
+            try:
+                done, dry, past = self.table.touch_list(view, vpn, index, write=write)
+            except engine.GuardedPage as guard:
+                page = vpn + int(index[guard.done])
+                raise MemoryFault(SIGSEGV, page * PAGE) from None
             index = index[done:]
             if past:
                 raise MemoryFault(SIGBUS, (vpn + int(index[0])) * PAGE)

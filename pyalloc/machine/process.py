@@ -19,7 +19,7 @@ from pyalloc import engine
 from pyalloc.arguments import registers, truth, whole, words
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled, PyallocError, WrongType
 from pyalloc.kernel import procfs
-from pyalloc.kernel.abi import VM_GROWSDOWN, VM_PFNMAP, VM_WIPEONFORK
+from pyalloc.kernel.abi import VM_GROWSDOWN, VM_MAYBE_GUARD, VM_PFNMAP, VM_WIPEONFORK
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.layout import Layout
 from pyalloc.kernel.limits import Limits
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _PENDING: Final = engine.PENDING
 _LONGEST: Final = (1 << 64) - 1
 _MOST_THREADS: Final = 1 << 22
+_COPIED: Final = VM_PFNMAP | VM_MAYBE_GUARD
+"""Areas whose page tables a child gets even if they hold nothing private."""
 _OP: Final = {
     "calloc": 1,
     "memalign": 4,
@@ -364,7 +366,7 @@ class Process(SystemCalls):
         for vma in child.space:
             if vma.flags & VM_WIPEONFORK:
                 continue
-            if everything or vma.anon_vma is not None or vma.flags & VM_PFNMAP:
+            if everything or vma.anon_vma is not None or vma.flags & _COPIED:
                 child.pages.share(vma, self.pages)
 
     def touch(self, addr: int, length: int, write: bool = True, *, zeros: bool = False) -> None:

@@ -36,7 +36,8 @@ typedef enum pa_status {
     PA_ERR_INVALID,     /* argument outside its documented domain                       */
     PA_ERR_LIMIT,       /* the model itself is at its limit                             */
     PA_ERR_CORRUPT,     /* an invariant failed                                          */
-    PA_ERR_BUSY         /* the object is in use by another thread                       */
+    PA_ERR_BUSY,        /* the object is in use by another thread                       */
+    PA_GUARDED          /* the page is one that no access may reach: SIGSEGV            */
 } pa_status;
 
 const char *pa_status_text(int status);
@@ -211,6 +212,9 @@ void pa_ram_clean_object(pa_ram *ram, uint32_t object, uint64_t first, uint64_t 
 /* Forget clean pages of a file that nobody maps (POSIX_FADV_DONTNEED, drop_caches). */
 void pa_ram_forget_object(pa_ram *ram, uint32_t object, uint64_t first, uint64_t count);
 
+/* Drop pages of it, mapped or not, dirty or not (a hole is punched into a file). */
+void pa_ram_punch_object(pa_ram *ram, uint32_t object, uint64_t first, uint64_t count);
+
 /* ---- mm: the pages of one process ----------------------------------------------------------- */
 
 /* A view of an object: page `index` of it is at page `vpn`; the area has `count` pages. */
@@ -264,7 +268,8 @@ void pa_mm_read_resident(pa_mm *mm, uint64_t vpn, uint64_t count, uint8_t *resid
 
 /* One access to each page of [vpn, vpn + count).  PA_EXHAUSTED: no frame could be had; *done counts
  * the pages that were touched, so that the caller goes on at vpn + *done once policy has made
- * room.  PA_ERR_INVALID: the page vpn + *done lies past the object's end (SIGBUS). */
+ * room.  PA_ERR_INVALID: the page vpn + *done lies past the object's end (SIGBUS).  PA_GUARDED: it is
+ * a guard (SIGSEGV). */
 int pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done);
 int pa_mm_touch_object(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t count, bool write,
                        uint64_t *done);
@@ -285,6 +290,14 @@ int pa_mm_touch_list(pa_mm *mm, const pa_view *view, uint64_t vpn, const uint64_
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* MADV_FREE: reclaim may drop these pages unless they are written again. */
 void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count);
+/* MADV_COLD: pages of the range that nobody else maps are among the next to go. */
+void pa_mm_cool(pa_mm *mm, uint64_t vpn, uint64_t count);
+/* MADV_PAGEOUT: those pages go now; what cannot leave memory is still unmapped if it has an object. */
+void pa_mm_page_out(pa_mm *mm, uint64_t vpn, uint64_t count);
+/* MADV_GUARD_INSTALL: pages and their tables make room for guards.  *done pages are guarded. */
+int pa_mm_guard(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t *done);
+/* MADV_GUARD_REMOVE: the guards of a range are empty entries again. */
+void pa_mm_unguard(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* munmap: drop the pages, and each table that lies whole in [floor_vpn, ceiling_vpn). */
 void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn);
 /* mremap: entries move to new_vpn; *done of them have.  The `head` pages before both places are

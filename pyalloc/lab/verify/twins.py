@@ -15,6 +15,7 @@ from pyalloc.host import proc
 from pyalloc.host.kernel import HostKernel
 from pyalloc.host.mapped import Files
 from pyalloc.host.puppet import FIRST_FILE, Outcome, Puppet, Start, error_name
+from pyalloc.kernel.abi import MADV
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.machine import Machine, Process
 from pyalloc.units import PAGE
@@ -33,6 +34,8 @@ SMAPS: Final = (
 )  # fmt: skip
 """The fields of smaps that are compared."""
 
+_ON_LISTS: Final = {MADV.FREE, MADV.COLD, MADV.PAGEOUT}
+_DROPPING: Final = {MADV.PAGEOUT, MADV.REMOVE}
 _KERNELS_OWN: Final = {"[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"}
 _OTHERS: Final = re.compile(r"\b(sd|um|uw)\b ?")
 """Flags of areas that say nothing of memory: soft-dirty and userfaultfd."""
@@ -70,6 +73,7 @@ class Twins:
             kernel=host.model,
             arch=start.arch,
             huge_pages=host.huge_pages,
+            read_ahead=self.files.read_ahead,
         )
         process = machine.spawn(
             "puppet", uid=0, maps=maps, brk=real.call("brk", 0).value, rlimits=start.limits
@@ -125,6 +129,8 @@ class Twins:
     def difference(self, row: int, call: SystemCall) -> Difference | None:
         """Make one call on both; return the first thing that differs afterwards."""
         model = self._model_call(call)
+        if call.name == "madvise":
+            self._prepare_advice(call.args[2])
         real = self.real.call(*self._real_call(call))
         if call.name in ("fork", "branch"):
             self._settle()
@@ -133,6 +139,12 @@ class Twins:
         for what, theirs, ours in self._differences():
             return Difference(row, str(call), what, theirs, ours)
         return None
+
+    def _prepare_advice(self, advice: int) -> None:
+        """Have pages where advice finds them, and remember if it may drop pages of files."""
+        if advice in _ON_LISTS:
+            self.files.drain()
+        self.files.spoiled |= advice in _DROPPING
 
     def _real_call(self, call: SystemCall) -> tuple[Any, ...]:
         name, args = call
@@ -208,6 +220,7 @@ class Twins:
 
     def last_difference(self, row: int) -> Difference | None:
         """Compare what is too dear to compare after each call: smaps."""
+        self.files.drain()
         real = proc.parse_smaps(self.real.read("smaps"))
         model = proc.parse_smaps(str(self.model.smaps()))
         for (area, theirs), (_, ours) in zip(real, model, strict=True):
