@@ -243,7 +243,7 @@ class MallInfo:
 def _given_up(heap: Heap) -> Any:  # noqa: ANN401 - a cffi pointer
     """Return the handle of a heap that is dead from now on."""
     handle: Any = heap.handle
-    heap.handle = ffi.NULL
+    del heap.handle, heap.moved_from
     ffi.gc(handle, None)
     return handle
 
@@ -255,7 +255,19 @@ def _statistics(struct: Any) -> HeapStatistics:  # noqa: ANN401 - a cffi struct
 _READ_STATISTICS: Final = operator.attrgetter(*HeapStatistics.__slots__)
 
 
-class Heap:
+class _Mortal:
+    """What has a ``handle`` only while it lives: a call on it afterwards is an error, no crash."""
+
+    __slots__ = ()
+    _end = ""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - asked only for what is missing
+        if name not in {"handle", "moved_from"}:
+            raise AttributeError(name)
+        raise ArgumentError(self._end)
+
+
+class Heap(_Mortal):
     """One process's allocator.
 
     Calls return a pointer (0: NULL) or ``PENDING``; then ``stop`` has the question, ``answer``
@@ -263,6 +275,7 @@ class Heap:
     is gone afterwards.
     """
 
+    _end = "this heap is gone: its process has ended, or another heap has its memory"
     moved_from: Callable[[int], bool]
     """Whether the break has been anywhere but there since its peak was last asked for."""
 
@@ -292,12 +305,11 @@ class Heap:
     def release(self) -> None:
         """Give the host's memory back; no call may follow but :meth:`copy`."""
         ffi.release(self.handle)
-        self.handle = ffi.NULL
-        del self.moved_from
+        del self.handle, self.moved_from
 
     def copy(self, pages: Pages | None = None) -> Heap:
         """Return an identical heap on ``pages``, or on none."""
-        if self.handle == ffi.NULL:
+        if "handle" not in self.__dict__:
             return self
         handle = lib.pa_heap_copy(self.handle, ffi.NULL if pages is None else pages.handle)
         if handle == ffi.NULL:
@@ -777,7 +789,7 @@ class Ram:
 
 def no_pages(ram: Ram) -> Pages:
     """Return the pages of a process that has ended."""
-    return Pages(ram, ffi.NULL)
+    return Pages(ram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -814,14 +826,19 @@ def _as_struct(view: View) -> Any:  # noqa: ANN401 - a cffi struct
     )
 
 
-class Pages:
-    """One process's page table; all arguments in pages and virtual page numbers."""
+class Pages(_Mortal):
+    """One process's page table; all arguments in pages and virtual page numbers.
+
+    Without a ``handle`` it is that of a process that has ended.
+    """
 
     __slots__ = ("_done", "handle", "ram")
+    _end = "the process has ended: it has no pages"
 
-    def __init__(self, ram: Ram, handle: Any) -> None:  # noqa: ANN401
+    def __init__(self, ram: Ram, handle: Any = None) -> None:  # noqa: ANN401
         self.ram = ram
-        self.handle = handle
+        if handle is not None:
+            self.handle = handle
         self._done = ffi.new("uint64_t *")
 
     @property
@@ -832,7 +849,7 @@ class Pages:
     def drop(self) -> None:
         """Give everything back; the object is dead afterwards."""
         lib.pa_mm_drop(self.handle)
-        self.handle = ffi.NULL
+        del self.handle
 
     def counters(self) -> dict[str, int]:
         """Return pages and faults by the names of ``pa_mm_counters``, ``tables`` in all."""

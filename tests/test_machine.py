@@ -266,3 +266,20 @@ class TwinMachines(RuleBasedStateMachine):
 
 TwinMachines.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
 test_twins = TwinMachines.TestCase
+
+
+def test_what_is_left_of_a_dead_process_says_so() -> None:
+    """Its page table and its heap refuse calls in a line instead of reading freed memory."""
+    machine = Machine(ram="32M", swap=0, kernel="6.12", arch="x86_64")
+    killed = machine.spawn(allocator="glibc-2.36")
+    killed.touch(killed.mmap(0, 20 << 20, 3, 0x22), 20 << 20)
+    at = killed.mmap(0, 24 << 20, 3, 0x22)
+    with pytest.raises(ProcessKilled):
+        killed.touch(at, 24 << 20)
+    with pytest.raises(ArgumentError, match="has ended"):
+        killed.pages.table.counters()
+    killed.heap.heap.release()
+    with pytest.raises(ArgumentError, match="heap is gone"):
+        killed.heap.heap.statistics()
+    twin = machine.copy().ended
+    assert all(not process.alive for process in twin)
