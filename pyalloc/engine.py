@@ -826,6 +826,14 @@ def _as_struct(view: View) -> Any:  # noqa: ANN401 - a cffi struct
     )
 
 
+_COLLAPSED: Final = {
+    lib.PA_OK: "done",
+    lib.PA_ERR_INVALID: "cannot",
+    lib.PA_ERR_LIMIT: "nothing",
+    lib.PA_EXHAUSTED: "room",
+}
+
+
 class Pages(_Mortal):
     """One process's page table; all arguments in pages and virtual page numbers.
 
@@ -936,6 +944,10 @@ class Pages(_Mortal):
     def page_out(self, vpn: int, count: int) -> None:
         """MADV_PAGEOUT."""
         lib.pa_mm_page_out(self.handle, vpn, count)
+
+    def collapse(self, vpn: int, *, writable: bool, locked: bool) -> str:
+        """MADV_COLLAPSE of 2 MB: return "done", "cannot", "nothing" is there, or no "room"."""
+        return _COLLAPSED[lib.pa_mm_collapse(self.handle, vpn, writable, locked)]
 
     def guard(self, vpn: int, count: int) -> tuple[int, bool]:
         """MADV_GUARD_INSTALL."""

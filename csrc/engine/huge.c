@@ -243,6 +243,73 @@ pa_status huge_fault_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
     return PA_OK;
 }
 
+/* Frames for 2 MB; false: there are not so many, and none are taken. */
+static bool take_huge(pa_mm *mm, uint64_t frames[HUGE_PAGES])
+{
+    uint64_t n = 0, first;
+    while (n < HUGE_PAGES) {
+        uint64_t got = ram_take(mm->ram, mm->group, HUGE_PAGES - n, &first);
+        for (uint64_t i = 0; i < got; i++)
+            frames[n++] = first + i;
+        if (got)
+            continue;
+        while (n)
+            ram_give(mm->ram, (uint32_t)frames[--n], mm->group);
+        return false;
+    }
+    return true;
+}
+
+static bool can_collapse(const pa_mm *mm, const uint64_t *leaf)
+{
+    bool any = mm->ram->settings.rules & PA_LARGE_FOLIOS; /* 6.12 wants a page that is writable */
+    for (uint64_t i = 0; i < HUGE_PAGES; i++) {
+        if (leaf[i] & PTE_GUARD)
+            return false;
+        any |= (leaf[i] & PTE_WRITE) != 0;
+    }
+    return any;
+}
+
+/* The page's data move to frame f, a part of the new 2 MB. */
+static void replace(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint32_t f, uint64_t bits)
+{
+    pa_ram *ram = mm->ram;
+    bool data =
+        *pte & PTE_SWAP || (pte_is_frame(*pte) && !(ram->state[pte_frame(*pte)] & STATE_ZEROS));
+    uint64_t locked = bits & PTE_LOCKED ? OWNER_LOCKED : 0;
+    if (*pte)
+        mm_drop_entry(mm, pte);
+    *pte = (uint64_t)f << PTE_SHIFT | bits;
+    ram->maps[f] = 0;
+    ram->state[f] = STATE_LARGE | (data ? 0 : STATE_ZEROS);
+    ram_put(ram, f, fault_new_owner(mm, vpn) | locked);
+}
+
+int pa_mm_collapse(pa_mm *mm, uint64_t vpn, bool writable, bool locked)
+{
+    pa_ram *ram = mm->ram;
+    uint64_t frames[HUGE_PAGES], *leaf = pt_table_find_leaf(&mm->table, vpn);
+    if (!leaf)
+        return pt_table_missing(&mm->table, vpn) > 1 ? PA_ERR_LIMIT : PA_ERR_INVALID;
+    if (huge_at(leaf))
+        return PA_OK;
+    if (!can_collapse(mm, leaf))
+        return PA_ERR_INVALID;
+    if (!take_huge(mm, frames))
+        return PA_EXHAUSTED;
+    mm_cool_range(mm, vpn, HUGE_PAGES);
+    uint64_t bits = PTE_PRESENT | PTE_DIRTY | PTE_HUGE;
+    bits |= (writable ? PTE_WRITE : 0) | (locked ? PTE_LOCKED : 0);
+    for (uint64_t i = 0; i < HUGE_PAGES; i++)
+        replace(mm, vpn + i, &leaf[i], (uint32_t)frames[i], bits);
+    mm->anon += HUGE_PAGES;
+    mm->locked += locked ? HUGE_PAGES : 0;
+    ram_work(ram, ram->settings.costs.copy, HUGE_PAGES);
+    ram->has_huge = ram->has_zeros = true;
+    return PA_OK;
+}
+
 int pa_mm_touch_huge(pa_mm *mm, uint64_t low, uint64_t high, uint64_t vpn, uint64_t count,
                      bool write, uint64_t *done)
 {

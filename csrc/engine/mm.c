@@ -393,6 +393,7 @@ static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
     if (pte & PTE_SWAP)
         out->swap++;
     out->zero += (pte & PTE_ZERO) != 0;
+    out->guards += (pte & PTE_GUARD) != 0;
     out->locked += (pte & PTE_LOCKED) != 0;
     if (!pte_is_frame(pte))
         return;

@@ -127,7 +127,7 @@ static void random_step(world *w)
     uint64_t vpn = next_random(&w->seed) % SPAN, count = next_random(&w->seed) % 60 + 1, done;
     bool write = next_random(&w->seed) % 2;
     pa_view view = {.vpn = 4096 + vpn, .count = 300, .index = vpn % 200, .around = 16};
-    switch (next_random(&w->seed) % 22) {
+    switch (next_random(&w->seed) % 23) {
     case 0:
         pa_mm_unmap(*mm, vpn, count, vpn, vpn + count);
         break;
@@ -187,6 +187,9 @@ static void random_step(world *w)
         break;
     case 15:
         pa_mm_unguard(*mm, vpn, count);
+        break;
+    case 16:
+        pa_mm_collapse(*mm, vpn & ~(uint64_t)511, true, false);
         break;
     default:
         pa_mm_touch_anon(*mm, vpn, count, write, &done);

@@ -30,6 +30,7 @@ from pyalloc.kernel.abi import (
 )
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.layout import page_ceil
+from pyalloc.kernel.placement import HUGE
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -187,6 +188,33 @@ def _remove(space: AddressSpace, vma: Vma, start: int, end: int, _advice: MADV) 
     space.pages.punch(inode, first, count)
 
 
+def _collapse(space: AddressSpace, vma: Vma, start: int, end: int, _advice: MADV) -> None:
+    """Make 2 MB pages of what lies whole in the range (``madvise_collapse``).
+
+    A range without any is no error, unless it lies inside 2 MB: its bounds cross then.
+    """
+    low, high = -(-start // HUGE) * HUGE, end // HUGE * HUGE
+    if not _may_be_huge(vma) or high < low:
+        fail(errno.EINVAL)
+    whole = True
+    for at in range(low, high, HUGE):
+        outcome = space.pages.collapse(vma, at)
+        if outcome == "room":
+            fail(errno.ENOMEM)
+        if outcome == "cannot":
+            fail(errno.EINVAL)
+        whole &= outcome == "done"
+    if not whole:
+        fail(errno.EINVAL)
+
+
+def _may_be_huge(vma: Vma) -> bool:
+    """Return whether an area has private pages, and room for 2 MB at its end."""
+    refused = vma.flags & (VM_NOHUGEPAGE | VM_SPECIAL)
+    room = (vma.end - HUGE) // HUGE * HUGE >= vma.start
+    return vma.anonymous and vma.anon_vma is not None and not refused and room
+
+
 _ACTIONS: Final[Mapping[MADV, Callable[[AddressSpace, Vma, int, int, MADV], None]]] = {
     MADV.DONTNEED: _discard,
     MADV.DONTNEED_LOCKED: _discard,
@@ -197,6 +225,7 @@ _ACTIONS: Final[Mapping[MADV, Callable[[AddressSpace, Vma, int, int, MADV], None
     MADV.WILLNEED: _read_ahead,
     MADV.GUARD_INSTALL: _guard,
     MADV.GUARD_REMOVE: _guard,
+    MADV.COLLAPSE: _collapse,
 }
 """Advice that does something to pages."""
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pyalloc.errors import MemoryFault
-from pyalloc.kernel.abi import VM_ACCESS, VM_EXEC, VM_GROWSDOWN, VM_READ, VM_WRITE
+from pyalloc.kernel.abi import (
+    VM_ACCESS,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_MAYBE_GUARD,
+    VM_READ,
+    VM_WRITE,
+)
 from pyalloc.kernel.area import Vma
 from pyalloc.units import PAGE
 
@@ -28,6 +35,8 @@ def fault(space: AddressSpace, addr: int, write: bool) -> Vma:
     if not vma.flags & (VM_WRITE if write else readable):
         raise MemoryFault(SIGSEGV, addr)
     beyond = vma.file is not None and addr >= vma.object_end
+    if beyond and vma.flags & VM_MAYBE_GUARD and space.pages.is_guarded(addr):
+        raise MemoryFault(SIGSEGV, addr)
     if write and vma.anon_vma is None and vma.private and (space.profile.modern or not beyond):
         space.areas.prepare_anon(vma)  # 6.x does so before it looks for the page
     if beyond:

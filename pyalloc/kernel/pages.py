@@ -41,6 +41,15 @@ class Pages(Protocol):
     def punch(self, inode: Inode, first: int, count: int) -> None:
         """Drop pages of an object for everybody who maps them (MADV_REMOVE)."""
 
+    def collapse(self, vma: Vma, start: int) -> str:
+        """Make one page of the 2 MB at ``start`` (MADV_COLLAPSE).
+
+        "done", "cannot", "nothing" is mapped anywhere near, or there is no "room".
+        """
+
+    def is_guarded(self, address: int) -> bool:
+        """Return whether there is a guard at an address."""
+
     def guard(self, start: int, end: int) -> None:
         """Drop the pages of a range and let no page come there (MADV_GUARD_INSTALL)."""
 
@@ -83,6 +92,14 @@ class NoPages:
 
     def punch(self, inode: Inode, first: int, count: int) -> None:
         """Do nothing."""
+
+    def collapse(self, vma: Vma, start: int) -> str:  # noqa: ARG002
+        """Return that nothing is there."""
+        return "nothing"
+
+    def is_guarded(self, address: int) -> bool:  # noqa: ARG002
+        """Return that there is none."""
+        return False
 
     def guard(self, start: int, end: int) -> None:
         """Do nothing."""

@@ -116,6 +116,15 @@ class ProcessPages:
         machine = self.process.machine
         machine.ram.punch_object(machine.object_of(inode), first, count)
 
+    def collapse(self, vma: Vma, start: int) -> str:
+        """MADV_COLLAPSE of 2 MB."""
+        writable, locked = bool(vma.flags & VM_WRITE), bool(vma.flags & VM_LOCKED)
+        return self.table.collapse(start // PAGE, writable=writable, locked=locked)
+
+    def is_guarded(self, address: int) -> bool:
+        """Whether there is a guard."""
+        return self.table.range_counters(address // PAGE, 1)["guards"] > 0
+
     def guard(self, start: int, end: int) -> None:
         """MADV_GUARD_INSTALL."""
         vpn, count = start // PAGE, (end - start) // PAGE

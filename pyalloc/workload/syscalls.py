@@ -88,7 +88,8 @@ _ADVICE: Final[Weights] = {
     "DONTNEED": 12, "FREE": 3, "WILLNEED": 1, "NORMAL": 1, "RANDOM": 1, "SEQUENTIAL": 1,
     "REMOVE": 1, "DONTFORK": 2, "DOFORK": 2, "HUGEPAGE": 1, "NOHUGEPAGE": 1, "DONTDUMP": 1,
     "DODUMP": 1, "WIPEONFORK": 1, "KEEPONFORK": 1, "COLD": 1, "PAGEOUT": 0.3,
-    "POPULATE_READ": 2, "POPULATE_WRITE": 2, "DONTNEED_LOCKED": 1,
+    "POPULATE_READ": 2, "POPULATE_WRITE": 2, "DONTNEED_LOCKED": 1, "GUARD_INSTALL": 1,
+    "GUARD_REMOVE": 1, "COLLAPSE": 0.3,
 }  # fmt: skip
 
 
@@ -222,7 +223,7 @@ def _touched(addr: int, length: int, space: AddressSpace) -> tuple[int, int]:
 _ELSEWHERE: Final = frozenset({"brk", "fork", "branch", "reap", "mlockall", "munlockall", "msync"})
 """Calls that change no range they name."""
 _MOST_FILLED: Final = 256 << 20
-_FILLING: Final = {MADV.POPULATE_READ, MADV.POPULATE_WRITE}
+_FILLING: Final = {MADV.POPULATE_READ, MADV.POPULATE_WRITE, MADV.COLLAPSE}
 _FIXED: Final = int(MAP.FIXED | MAP.FIXED_NOREPLACE)
 _TO_TARGET: Final = int(MREMAP.FIXED | MREMAP.DONTUNMAP)
 

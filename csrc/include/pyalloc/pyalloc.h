@@ -252,6 +252,7 @@ typedef struct pa_range_counters {
     uint64_t share, share_dirty; /* bytes << 12: each page divided by its mappers (PSS) */
     uint64_t share_anon, share_shmem; /* the parts of the share that are no file's         */
     uint64_t lazy; /* MADV_FREE, and not written since                    */
+    uint64_t guards;
     uint64_t huge_anon, huge_file, huge_shmem; /* pages mapped 2 MB at once               */
 } pa_range_counters;
 
@@ -294,6 +295,10 @@ void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count);
 void pa_mm_cool(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* MADV_PAGEOUT: those pages go now; what cannot leave memory is still unmapped if it has an object. */
 void pa_mm_page_out(pa_mm *mm, uint64_t vpn, uint64_t count);
+/* MADV_COLLAPSE: the 2 MB of private memory from vpn on become one page.  PA_ERR_INVALID: they
+ * cannot; PA_ERR_LIMIT: the same, because nothing is mapped anywhere near; PA_EXHAUSTED: there is no
+ * room for so many at once. */
+int pa_mm_collapse(pa_mm *mm, uint64_t vpn, bool writable, bool locked);
 /* MADV_GUARD_INSTALL: pages and their tables make room for guards.  *done pages are guarded. */
 int pa_mm_guard(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t *done);
 /* MADV_GUARD_REMOVE: the guards of a range are empty entries again. */
