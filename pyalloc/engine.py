@@ -873,6 +873,10 @@ class Pages(_Mortal):
         lib.pa_mm_read_range(self.handle, vpn, count, counters)
         return _as_dict(counters)
 
+    def object_swap(self, view: View) -> int:
+        """Return how many pages of the shared memory that an area shows are in swap."""
+        return int(lib.pa_mm_object_swap(self.handle, _as_struct(view)))
+
     def resident(self, vpn: int, count: int) -> npt.NDArray[np.bool_]:
         """Return for each of ``count`` pages whether it is in memory, as mincore()."""
         found = np.zeros(count, np.uint8)

@@ -429,3 +429,24 @@ def test_zeros_in_2_mb_are_given_back_when_they_are_taken_apart() -> None:
     p.madvise(at, PAGE, MADV.COLD)
     assert int(p.pages.table.resident(at // PAGE, 512).sum()) == 101
     p.machine.check()
+
+
+def test_shared_memory_in_swap_is_told_from_none() -> None:
+    """Nobody's VmSwap has it, each area that shows it does (smaps, measured on 6.18)."""
+    p = process(swap="64M")
+    at = p.mmap(0, 4 * PAGE, 3, 0x21)
+    p.touch(at, 4 * PAGE)
+    p.madvise(at, 3 * PAGE, MADV.PAGEOUT)
+    fields = next(f for area, f in p.smaps().items() if area.startswith(f"{at:x}-"))
+    assert (fields["Rss"], fields["Swap"], fields["SwapPss"]) == (4, 12, 0)
+    assert p.status()["VmSwap"] == 0
+
+
+def test_a_page_in_swap_is_shared_out_among_those_who_have_it() -> None:
+    p = process(swap="64M")
+    at = p.mmap(0, 2 * PAGE, 3, 0x22)
+    p.touch(at, 2 * PAGE)
+    p.madvise(at, 2 * PAGE, MADV.PAGEOUT)
+    p.fork()
+    fields = next(f for area, f in p.smaps().items() if area.startswith(f"{at:x}-"))
+    assert (fields["Swap"], fields["SwapPss"]) == (8, 4)

@@ -390,8 +390,10 @@ void pa_mm_lock(pa_mm *mm, uint64_t vpn, uint64_t count, bool lock)
 
 static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
 {
-    if (pte & PTE_SWAP)
+    if (pte & PTE_SWAP) {
         out->swap++;
+        out->share_swap += ((uint64_t)4096 << 12) / mm->ram->slot_refs[pte >> PTE_SHIFT];
+    }
     out->zero += (pte & PTE_ZERO) != 0;
     out->guards += (pte & PTE_GUARD) != 0;
     out->locked += (pte & PTE_LOCKED) != 0;
@@ -434,6 +436,24 @@ void pa_mm_read_range(pa_mm *mm, uint64_t vpn, uint64_t count, pa_range_counters
                 count_entry(mm, s.pte[i] | whole, out);
         }
     }
+}
+
+uint64_t pa_mm_object_swap(pa_mm *mm, const pa_view *view)
+{
+    object *o = &mm->ram->objects[view->object];
+    uint64_t swapped = 0, end = view->index + view->count, size = pt_table_leaf_size(&o->pages);
+    end = end < o->count_pages ? end : o->count_pages;
+    bool all = view->shared || !view->writable;
+    for (uint64_t i = view->index; i < end; i++) {
+        if (i % size == 0 && (i = pt_table_next(&o->pages, i, end)) >= end)
+            break;
+        const uint64_t *entry = object_entry(mm->ram, view->object, i);
+        if (!entry || !(*entry & PTE_SWAP))
+            continue;
+        const uint64_t *pte = pt_table_find(&mm->table, view->vpn + (i - view->index));
+        swapped += all || !pte || !*pte;
+    }
+    return swapped;
 }
 
 void pa_mm_read_resident(pa_mm *mm, uint64_t vpn, uint64_t count, uint8_t *resident)

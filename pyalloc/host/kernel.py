@@ -68,10 +68,14 @@ DISTURBING: Final = (
 """Events of ``/proc/vmstat`` that change a process's pages without its doing."""
 
 
-def disturbances() -> int:
-    """Return how often the kernel has changed processes' pages by itself since boot."""
+def disturbances() -> tuple[int, int]:
+    """Return how often the kernel changed processes' pages by itself, and how much swap it has.
+
+    Whatever is compared while one of the two changes is to be compared again.
+    """
     text = Path("/proc/vmstat").read_text(encoding="ascii")
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(DISTURBING))
+    lines = [line for line in text.splitlines() if line.startswith(DISTURBING)]
+    return sum(int(line.split()[1]) for line in lines), proc.meminfo()["SwapTotal"]
 
 
 def may_lock() -> bool:

@@ -274,6 +274,19 @@ class ProcessPages:
             sequential=bool(vma.flags & VM_SEQ_READ),
         )
 
+    def object_swap(self, vma: Vma) -> int:
+        """Return the pages in swap that smaps counts for an area of shared memory (from 4.8)."""
+        machine, file = self.process.machine, vma.file
+        if (
+            file is None
+            or not file.inode.shmem
+            or not machine.profile.modern
+            or not machine.total_swap
+        ):
+            return 0
+        view = self._view(vma)
+        return self.table.object_swap(view) if view is not None else 0
+
     def share(self, vma: Vma, parent: ProcessPages) -> None:
         """Fork: take over the parent's pages of one area."""
         vpn, count = vma.start // PAGE, vma.pages

@@ -602,12 +602,12 @@ class Process(SystemCalls):
             huge=c["huge_anon"],
             huge_shmem=c["huge_shmem"],
             huge_file=c["huge_file"],
-            swap=c["swap"],
+            swap=c["swap"] + self.pages.object_swap(vma),
             pss_bytes=c["share"] >> 12,
             pss_dirty_bytes=c["share_dirty"] >> 12,
             pss_anon_bytes=c["share_anon"] >> 12,
             pss_shmem_bytes=c["share_shmem"] >> 12,
-            swap_pss_bytes=c["swap"] * PAGE,
+            swap_pss_bytes=c["share_swap"] >> 12,
         )
 
     def oom_score(self) -> int:

@@ -252,6 +252,7 @@ typedef struct pa_range_counters {
     uint64_t share, share_dirty; /* bytes << 12: each page divided by its mappers (PSS) */
     uint64_t share_anon, share_shmem; /* the parts of the share that are no file's         */
     uint64_t lazy; /* MADV_FREE, and not written since                    */
+    uint64_t share_swap; /* of the pages in swap, as share                             */
     uint64_t guards;
     uint64_t huge_anon, huge_file, huge_shmem; /* pages mapped 2 MB at once               */
 } pa_range_counters;
@@ -264,6 +265,9 @@ uint32_t pa_mm_number(const pa_mm *mm);
 pa_mm *pa_ram_mm(pa_ram *ram, uint32_t number);
 void pa_mm_read(const pa_mm *mm, pa_mm_counters *out);
 void pa_mm_read_range(pa_mm *mm, uint64_t vpn, uint64_t count, pa_range_counters *out);
+/* Pages of shared memory that are in swap, as smaps counts them for the view's area: where a private
+ * one that may be written has an entry of its own, that counts. */
+uint64_t pa_mm_object_swap(pa_mm *mm, const pa_view *view);
 /* mincore(): for each of the pages whether a frame of its own is in memory. */
 void pa_mm_read_resident(pa_mm *mm, uint64_t vpn, uint64_t count, uint8_t *resident);
 
