@@ -806,6 +806,7 @@ class View:
     stream: int = 0
     random: bool = False
     sequential: bool = False
+    executable: bool = False
 
 
 def _as_struct(view: View) -> Any:  # noqa: ANN401 - a cffi struct
@@ -822,6 +823,7 @@ def _as_struct(view: View) -> Any:  # noqa: ANN401 - a cffi struct
             view.writable,
             view.random,
             view.sequential,
+            view.executable,
         ),
     )
 

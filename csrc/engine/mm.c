@@ -395,6 +395,7 @@ static void count_entry(const pa_mm *mm, uint64_t pte, pa_range_counters *out)
         out->share_swap += ((uint64_t)4096 << 12) / mm->ram->slot_refs[pte >> PTE_SHIFT];
     }
     out->zero += (pte & PTE_ZERO) != 0;
+    out->huge_zero += (pte & PTE_ZERO) && (pte & PTE_HUGE);
     out->guards += (pte & PTE_GUARD) != 0;
     out->locked += (pte & PTE_LOCKED) != 0;
     if (!pte_is_frame(pte))

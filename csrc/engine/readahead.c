@@ -222,6 +222,22 @@ bool readahead_was_marked(pa_ram *ram, uint32_t f)
 
 /* ---- mapped files ----------------------------------------------------------------------------- */
 
+static void read_around(stream *s, uint64_t index)
+{
+    s->start = index > s->pages / 2 ? index - s->pages / 2 : 0;
+    s->size = s->pages;
+    s->async_size = s->pages / 4;
+}
+
+/* Since 6.17 code is read from the fault on to the end of its area, and no further. */
+static void read_code(stream *s, const pa_view *view, uint64_t index)
+{
+    uint64_t left = view->index + view->count - index;
+    s->start = index;
+    s->size = left < s->pages ? left : s->pages;
+    s->async_size = 0;
+}
+
 void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t index)
 {
     stream *s = &ram->streams[r->stream - 1];
@@ -233,9 +249,10 @@ void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t
         s->misses++;
     if (s->misses > LOTS_OF_MISSES)
         return;
-    s->start = index > s->pages / 2 ? index - s->pages / 2 : 0;
-    s->size = s->pages;
-    s->async_size = s->pages / 4;
+    if (view->executable && ram->settings.rules & PA_LARGE_FOLIOS)
+        read_code(s, view, index);
+    else
+        read_around(s, index);
     s->order = 0;
     read_stream(ram, r, s);
     device_until(&ram->disk, s->ready_at);

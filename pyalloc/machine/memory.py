@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pyalloc import engine
 from pyalloc.errors import MemoryFault
 from pyalloc.kernel.abi import (
+    VM_EXEC,
     VM_HUGEPAGE,
     VM_LOCKED,
     VM_PFNMAP,
@@ -244,9 +245,16 @@ class ProcessPages:
         if view is not None:
             return self.table.touch_object(view, vpn, count, write=write)
         if vma.flags & VM_HUGEPAGE and self.process.machine.huge_pages:
-            low, high = vma.start // PAGE, vma.end // PAGE
-            return (*self.table.touch_huge(low, high, vpn, count, write=write), False)
+            return (*self._touch_huge(vma, vpn, count, write=write), False)
         return (*self.table.touch_anon(vpn, count, write=write), False)
+
+    def _touch_huge(self, vma: Vma, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
+        """Access pages of an area that may have huge ones; the zero page of 2 MB counts as one."""
+        low, high = vma.start // PAGE, vma.end // PAGE
+        done = self.table.touch_huge(low, high, vpn, count, write=write)
+        if vma.anon_vma is None and self.table.range_counters(vpn, count)["huge_zero"]:
+            self.process.space.areas.prepare_anon(vma)
+        return done
 
     def _watch(self, vma: Vma, pages: int) -> None:
         if vma.file is not None and vma.file.inode.promised:
@@ -272,6 +280,7 @@ class ProcessPages:
             stream=vma.file.stream if vma.file is not None else 0,
             random=bool(vma.flags & VM_RAND_READ),
             sequential=bool(vma.flags & VM_SEQ_READ),
+            executable=bool(vma.flags & VM_EXEC),
         )
 
     def object_swap(self, vma: Vma) -> int:

@@ -225,6 +225,7 @@ typedef struct pa_view {
     uint32_t stream; /* the open file it was mapped through, or 0              */
     bool shared, writable;
     bool random, sequential; /* madvise(): no, or more, readahead */
+    bool executable;
 } pa_view;
 
 /* What writes need after mprotect: a fault, or none where it is safe.  Writes to a shared file are
@@ -255,6 +256,7 @@ typedef struct pa_range_counters {
     uint64_t share_swap; /* of the pages in swap, as share                             */
     uint64_t guards;
     uint64_t huge_anon, huge_file, huge_shmem; /* pages mapped 2 MB at once               */
+    uint64_t huge_zero; /* pages of the huge zero page                            */
 } pa_range_counters;
 
 /* NULL: 8191 processes, or no memory on the host. */
