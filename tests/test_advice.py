@@ -284,6 +284,16 @@ CASES: dict[str, list[SystemCall]] = {
         SystemCall("mremap", (AT + 1020 * PAGE, PAGE, PAGE, 3, AT + 1030 * PAGE)),
         SystemCall("mlock", (AT + HUGE, PAGE)),
     ],
+    "moved to the bottom of memory": [
+        anon(2),
+        SystemCall("mmap", (AT + 2 * PAGE, 2 * PAGE, 1, PRIVATE, -1, 0)),
+        SystemCall("mremap", (AT, 4 * PAGE, 4 * PAGE, 3, 0)),
+    ],
+    "a stack that grows up, from a hole on": [
+        anon(2),
+        SystemCall("mprotect", (AT - PAGE, 2 * PAGE, 0x2000003)),
+        SystemCall("mprotect", (AT, 2 * PAGE, 0x2000003)),
+    ],
     "collapsed": [
         anon(1536),
         advise(MADV.COLLAPSE, 0, 512),

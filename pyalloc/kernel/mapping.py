@@ -142,12 +142,20 @@ def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, 
         if profile.empty_mmap_succeeds:
             return 0
         fail(errno.EINVAL)
+    if huge:
+        length = _whole_huge(length, flags)
     length = -(-length // PAGE) * PAGE if length <= space.task_size else _whole(space, length)
     if offset and (offset + length) // PAGE >= 1 << (8 * profile.word):
         fail(errno.EINVAL if profile.empty_mmap_succeeds else errno.EOVERFLOW)
     if space.areas.count > profile.max_map_count:
         fail(errno.ENOMEM)
     return length
+
+
+def _whole_huge(length: int, flags: int) -> int:
+    """Return ``length`` in whole pages of the size that MAP_HUGETLB names."""
+    size = 1 << (flags >> 26 & 63 or _HUGE_SIZES[1])
+    return -(-length // size) * size
 
 
 def _whole(space: AddressSpace, length: int) -> int:

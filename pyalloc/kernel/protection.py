@@ -62,7 +62,7 @@ def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
 def _start(space: AddressSpace, addr: int, end: int, grows: int) -> tuple[int, Vma | None]:
     """Return where a change begins and in which area: PROT_GROWSDOWN takes in all of it."""
     vma = space.find(addr)
-    if vma is None or vma.start >= end or (not grows and vma.start > addr):
+    if vma is None or vma.start >= end or (grows != _GROWSDOWN and vma.start > addr):
         fail(errno.ENOMEM)
     if grows == _GROWSDOWN:
         if not vma.flags & VM_GROWSDOWN:

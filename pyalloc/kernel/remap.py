@@ -125,7 +125,7 @@ def _check_area(space: AddressSpace, vma: Vma, addr: int, old: int, new: int, fl
 def _move_all(space: AddressSpace, start: int, length: int, flags: int, target: int) -> int:
     """Move every area of a range to ``target``, keeping the holes between them (from 6.17)."""
     end = start + length
-    result, next_target, last_end = 0, target, -1
+    result, next_target, last_end = -1, target, -1
     at = start
     while at < end:
         vma = space.find(at)
@@ -138,7 +138,7 @@ def _move_all(space: AddressSpace, start: int, length: int, flags: int, target: 
         last_end = at = vma.end
         _check_area(space, vma, low, high - low, high - low, flags)
         moved = _move_to(space, low, high - low, high - low, flags, place)
-        result = result or moved
+        result = moved if result < 0 else result
         next_target = moved + high - low
     if last_end < 0:
         fail(errno.EFAULT)
