@@ -81,6 +81,17 @@ def test_tunables_outrank_variables_in_either_order() -> None:
         assert grown(run) == 0x1000
 
 
+def test_the_last_value_of_a_name_counts_even_if_it_is_refused() -> None:
+    """The loader keeps one value a name; malloc then finds it too large, and keeps its own."""
+    run = process()
+    line = "glibc.malloc.tcache_max=8:glibc.malloc.tcache_max=4294967299"
+    assert not run.heap.environment("GLIBC_TUNABLES", line)
+    assert run.heap.settings().tcache_limit == process().heap.settings().tcache_limit
+    line = "glibc.malloc.top_pad=0:glibc.malloc.top_pad=65536:glibc.malloc.perturb=999"
+    assert run.heap.environment("GLIBC_TUNABLES", line)
+    assert grown(run) == 0x11000
+
+
 def test_huge_pages_move_the_break_by_themselves() -> None:
     run = process()
     assert run.heap.environment("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")

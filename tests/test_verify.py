@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ def test_no_stream_of_threads_differs_from_the_library_of_this_host(
     specs = random_streams(8, calls=2000, seed=3, word=word, threads=24)
     verdict = verify_malloc(specs, Setting(word, tunables, "write"))
     assert verdict.agrees, verdict.to_dict()
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("threads", [1, 12])
+def test_the_library_says_of_itself_what_the_model_says(word: int, threads: int) -> None:
+    """malloc_stats, malloc_info and both mallinfos, with threads of other arenas or without."""
+    setting = Setting(word, {"mmap_threshold": 1 << 20})
+    for spec in random_streams(4, calls=1500, seed=5, word=word, threads=threads):
+        trace = spec.make()
+        allocator = profile_for(glibc.version(word // 8))
+        real, model = run_both(trace, setting, allocator, statistics=True)
+        said, heap = real.statistics, model.heap
+        assert said is not None
+        assert said.malloc_stats == heap.malloc_stats()
+        assert said.malloc_info == heap.malloc_info()
+        assert said.mallinfo == astuple(heap.mallinfo())
+        assert said.mallinfo2 == astuple(heap.mallinfo2())
 
 
 @needs_cc

@@ -181,7 +181,7 @@ typedef struct pt_op {
     pt_phase phase;
     uint32_t kind, thread;
     uint32_t arena;
-    bool retried;
+    bool caching, cache_tried; /* the tcache itself is being made; was made, or could not be */
     bool never_retried; /* 2.3.3's valloc and pvalloc */
     bool moving; /* realloc found no room in the block's arena: malloc, copy, free */
     bool cached; /* the block came from the tcache */

@@ -141,12 +141,23 @@ static uint64_t finish(pt *h, pa_unit c)
     return done(h, pointer_of(h, c));
 }
 
+/* A process of one thread does not look for an arena, but for its cache up to 2.41. */
+static bool stays_in_main(pt *h)
+{
+    return !h->threaded && !h->pf->retries_alone &&
+           (h->pf->birth != BIRTH_CALL || h->op.cache_tried || !wants_tcache(h));
+}
+
 /* arena_get(): the thread's own, or one that is found for it.
  * False: one is being made, *pending is what it gave so far. */
 static bool choose_arena(pt *h, pa_unit *pending)
 {
     pt_thread *t = self(h);
     h->op.phase = PH_ARENA;
+    if (stays_in_main(h)) {
+        h->op.arena = 0;
+        return true;
+    }
     if (t->arena < 0 && h->op.thread == 0 && !h->initialised)
         pt_attach(h, t, 0);
     if (t->arena < 0 || h->arenas[t->arena].corrupt)
@@ -176,19 +187,35 @@ static pa_unit take_block(pt *h)
     return c ? c : malloc_from(h, h->op.inner);
 }
 
+static pa_unit make_cache(pt *h)
+{
+    return malloc_from(h, request_units(h, h->pf->tcache_bytes));
+}
+
 static pa_unit take_again(pt *h)
 {
     h->op.phase = PH_RETRY;
+    if (h->op.caching)
+        return make_cache(h);
     return h->op.hopeless ? 0 : malloc_from(h, h->op.inner);
 }
 
-/* arena_get_retry(): a request that failed is tried once more, of the main arena if it was not the
- * main one that failed, else of any other.  Since 2.27 only where there are threads. */
-static bool retry_elsewhere(pt *h, pa_unit *c)
+/* Since 2.27 only where there are threads, but for the cache up to 2.41. */
+static bool retries(const pt *h)
 {
     bool in_place = h->op.kind == PA_OP_REALLOC && h->op.old && !h->op.moving;
-    if (h->op.never_retried || h->op.arena == NO_ARENA || in_place ||
-        (!h->threaded && !h->pf->retries_alone))
+    if (h->op.arena == NO_ARENA)
+        return false;
+    if (h->op.caching)
+        return h->threaded || h->pf->birth == BIRTH_CALL;
+    return !h->op.never_retried && !in_place && (h->threaded || h->pf->retries_alone);
+}
+
+/* arena_get_retry(): a request that failed is tried once more, of the main arena if it was not the
+ * main one that failed, else of any other. */
+static bool retry_elsewhere(pt *h, pa_unit *c)
+{
+    if (!retries(h))
         return false;
     if (h->op.arena) {
         if (h->arenas[0].corrupt)
@@ -198,7 +225,7 @@ static bool retry_elsewhere(pt *h, pa_unit *c)
         return true;
     }
     h->op.phase = PH_RETRY_ARENA;
-    h->op.arena_bytes = h->op.bytes;
+    h->op.arena_bytes = h->op.caching ? h->pf->tcache_bytes : h->op.bytes;
     bool main_locked = h->op.kind != PA_OP_MEMALIGN;
     if (pt_find_arena(h, main_locked, c))
         *c = take_again(h);
@@ -208,22 +235,27 @@ static bool retry_elsewhere(pt *h, pa_unit *c)
 /* The arena is chosen: make the tcache in it first, or take the block. */
 static pa_unit begin_block(pt *h)
 {
-    if (!wants_tcache(h))
+    if (h->op.cache_tried || !wants_tcache(h))
         return take_block(h);
     h->op.phase = PH_TCACHE;
+    h->op.caching = true;
     self(h)->tcache.dead = h->pf->birth == BIRTH_FREE; /* it is tried once only */
-    return malloc_from(h, request_units(h, h->pf->tcache_bytes));
+    return make_cache(h);
 }
 
-/* The tcache was made, or could not be. */
+/* The tcache was made, or could not be: the call begins again, without it. */
 static uint64_t after_tcache(pt *h, pa_unit c)
 {
     pt_tcache_install(h, c);
+    h->op.caching = false;
+    h->op.cache_tried = true;
     if (h->op.kind == PA_OP_FREE)
         return free_chunk(h, chunk_of(h, h->op.pointer));
     if (h->op.kind == PA_OP_REALLOC && h->op.old && !h->op.moving)
         return realloc_chunk(h, h->op.old);
-    return run(h, take_block(h));
+    h->op.phase = PH_IDLE;
+    h->op.arena_bytes = h->op.bytes;
+    return run(h, 0);
 }
 
 /* Go on with what the phase under way produced. */
@@ -243,6 +275,8 @@ static uint64_t run(pt *h, pa_unit c)
             c = begin_block(h);
             continue;
         case PH_TCACHE:
+            if (!c && retry_elsewhere(h, &c))
+                continue;
             return after_tcache(h, c);
         case PH_BLOCK:
             if (!c && retry_elsewhere(h, &c))
@@ -253,6 +287,7 @@ static uint64_t run(pt *h, pa_unit c)
             c = take_again(h);
             continue;
         case PH_RETRY:
+            return h->op.caching ? after_tcache(h, c) : finish(h, c);
         case PH_MREMAP:
             return finish(h, c);
         }
@@ -592,6 +627,7 @@ static uint64_t shrink_to(pt *h, pt_arena *a, pa_unit c, uint64_t size, uint64_t
 static uint64_t malloc_instead(pt *h)
 {
     h->op.moving = true;
+    h->op.cache_tried = false;
     h->op.phase = PH_IDLE;
     h->op.inner = h->op.nb;
     h->op.arena_bytes = h->op.bytes;

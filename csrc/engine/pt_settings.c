@@ -122,7 +122,8 @@ static bool set_tcache_count(pt *h, uint64_t value)
 }
 
 /* 1: the break grows and shrinks by huge pages, where the kernel's mode is "madvise", as it is by
- * default.  On i386 the library does not recognise the mode (it compares a text without its end).
+ * default.  The library compares the mode with a text that it does not end, so what lies on its stack
+ * decides; 64-bit programs are taken to know the mode, 32-bit ones not to, as is usual.
  * Larger values: pages set aside by hand, not modelled. */
 static bool set_huge(pt *h, uint64_t value)
 {
@@ -271,16 +272,15 @@ static bool fits(const pt *h, const setting *s, uint64_t *value)
     return *value <= size_mask(h) && (s->most < s->least || *value >= (uint64_t)s->least);
 }
 
-static bool set_tunable(pt *h, const setting *s, const char *text, size_t length)
+/* Does the loader take this text for a tunable's value?  What is made of it comes later. */
+static bool read_value(const pt *h, const setting *s, const char *text, size_t length,
+                       uint64_t *value)
 {
     const char *end;
-    uint64_t value = number(text, &end);
+    *value = number(text, &end);
     if (h->pf->version >= 239 && end != text + length) /* the whole text must be a number */
         return false;
-    if (!is_known(h, s) || h->pf->version < s->tunable_since || !fits(h, s, &value))
-        return false;
-    h->tuned |= 1u << (s - settings);
-    return apply(h, s->parameter, value);
+    return is_known(h, s) && h->pf->version >= s->tunable_since && fits(h, s, value);
 }
 
 /* Since 2.39 one malformed pair spoils the whole string. */
@@ -298,27 +298,37 @@ static bool is_well_formed(const char *text)
     return in_value;
 }
 
-/* GLIBC_TUNABLES: pairs between colons; of a name given twice the last value counts. */
+/* GLIBC_TUNABLES: pairs between colons; of a name given twice the last that is a value counts, even
+ * if malloc then refuses it. */
 static bool set_tunables(pt *h, const char *text)
 {
-    bool any = false;
+    uint64_t values[COUNT], value;
+    uint32_t given = 0;
     if (h->pf->version < 226 || (h->pf->version >= 239 && !is_well_formed(text)))
         return false;
     while (*text) {
         size_t name = strcspn(text, "=:"), rest = 0;
         if (text[name] == '=') {
-            const char *value = text + name + 1;
-            size_t length = strcspn(value, ":");
+            const char *told = text + name + 1;
+            size_t length = strcspn(told, ":");
             char key[64] = "";
             if (name < sizeof key)
                 memcpy(key, text, name);
             const setting *s = strncmp(key, "glibc.malloc.", 13) == 0 ? find(key) : NULL;
-            any |= s && set_tunable(h, s, value, length);
+            if (s && read_value(h, s, told, length, &value)) {
+                values[s - settings] = value;
+                given |= 1u << (s - settings);
+            }
             rest = 1 + length;
         }
         text += name + rest;
         text += *text == ':';
     }
+    bool any = false;
+    for (size_t i = 0; i < COUNT; i++)
+        if (given & 1u << i)
+            any |= apply(h, settings[i].parameter, values[i]);
+    h->tuned |= given;
     return any;
 }
 
@@ -332,7 +342,8 @@ static bool set_variable(pt *h, const setting *s, const char *text)
                pt_mallopt(h, s->parameter, (int32_t)strtol(text, NULL, 10)) > 0;
     if (h->tuned & 1u << (s - settings))
         return false;
-    return set_tunable(h, s, text, strlen(text));
+    uint64_t value;
+    return read_value(h, s, text, strlen(text), &value) && apply(h, s->parameter, value);
 }
 
 /* A variable of the environment as the library reads it at its start; PA_ERR_INVALID: it is ignored. */

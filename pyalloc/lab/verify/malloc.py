@@ -204,11 +204,17 @@ def _end_of_model(model: Replay) -> str:
 
 
 def run_both(
-    trace: Trace, setting: Setting, allocator: str, planted: Mapping[str, int] | None = None
+    trace: Trace,
+    setting: Setting,
+    allocator: str,
+    planted: Mapping[str, int] | None = None,
+    *,
+    statistics: bool = False,
 ) -> tuple[glibc.HostRun, Replay]:
     """Make the calls of ``trace`` on the host and on the model, from the same beginning.
 
     ``planted`` are settings of the model alone: a difference on purpose, to try the search with.
+    ``statistics`` lets the host's library say at the end what it says of itself.
     """
     real = glibc.run(
         trace,
@@ -216,6 +222,7 @@ def run_both(
         record=COMPARED,
         word=setting.word // 8,
         tunables=setting.tunables,
+        statistics=statistics,
     )
     model = replay(
         trace,
