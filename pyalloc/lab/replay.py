@@ -15,6 +15,7 @@ from pyalloc.lab.strict import missed
 from pyalloc.machine import Machine, Process, Replay
 from pyalloc.machine.tunables import tune
 from pyalloc.trace import Op, Trace
+from pyalloc.units import PAGE
 
 _BIG = "256G"
 
@@ -133,7 +134,8 @@ class Agreement:
 
     ``compared`` calls returned a block in both runs; ``equal`` of them at the same address.
     ``mapped`` of those lie outside the heap in both runs, where the program's own mappings, which
-    are not in the trace, may have moved them: they agree if both are mapped.  ``first`` is the row
+    are not in the trace, may have moved them by pages (threads' heaps by their whole size): they
+    agree if they lie alike in their page.  ``first`` is the row
     of the first disagreement, None if there is none.
     """
 
@@ -160,7 +162,7 @@ def agreement(trace: Trace, result: Replay) -> Agreement | None:
     same = real == model
     low, high = result.process.space.start_brk, _border(result)
     mapped = allocates & ~same & ~_inside(real, low, high) & ~_inside(model, low, high)
-    mapped &= (real != 0) & (model != 0)
+    mapped &= (real != 0) & (model != 0) & ((real ^ model) % np.uint64(PAGE) == 0)
     differ = np.flatnonzero(allocates & ~same & ~mapped)
     first = int(differ[0]) if differ.size else None
     return Agreement(
