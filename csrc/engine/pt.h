@@ -368,7 +368,6 @@ bool pt_run_loop_any(pa_replay *replay, size_t end);
 
 /* pt_calls.c */
 void pt_init_main(pt *h);
-uint64_t pt_finish_block(pt *h, pa_unit c);
 bool pt_is_calm(const pt *h);
 pa_heap *pt_new(const char *name, uint32_t word, uint64_t brk_start, uint32_t count_cpus,
                 pa_shadow *spare);

@@ -18,6 +18,7 @@
 #define PT_CALM
 #define PT_PART static inline
 
+#include "pt_calls.h"
 #include "pt_malloc.h"
 #include "replay.h"
 
@@ -251,7 +252,7 @@ static __attribute__((noinline)) outcome malloc_step(stretch *s, size_t row, pa_
     if (c == REF_PENDING)
         return settle(s, row, PENDING);
     if (!c || c >= MAPPED_REF) /* another arena may be tried; a mapping has its own pointer */
-        return settle(s, row, pt_finish_block(h, c));
+        return settle(s, row, pt_run(h, c));
     if (had_effects(s))
         return settle(s, row, heap_finish(&h->base, mem_of(h, c)));
     return book_malloc(s, row, b, c);
