@@ -73,5 +73,6 @@ class EndlessFault(PyallocError, MemoryError):
     """A page fault that is tried again for ever: its cgroup is full, and nobody may be killed.
 
     The kernel kills nobody else for it, and does not panic; the process makes no progress until
-    somebody frees memory or raises the limit.  The access can then be made again.
+    somebody frees memory or raises the limit.  Then make the access, or the call that met it,
+    again: it goes on from there.
     """

@@ -264,6 +264,23 @@ def test_a_full_cgroup_of_unkillables_waits_for_ever() -> None:
     assert p.status()["VmRSS"] >= 32 << 10
 
 
+def test_a_calloc_that_waits_for_memory_goes_on_when_it_has_some() -> None:
+    """The call is under way until there is room; made again it returns."""
+    m = pa.Machine(ram="256M", swap=0, kernel="6.12", arch="x86_64")
+    group = m.cgroup("g", "8M")
+    p = m.spawn("a", cgroup=group, oom_score_adj=-1000)
+    with pytest.raises(pa.EndlessFault):
+        p.touch(p.malloc(32 << 20), 32 << 20)
+    for _ in range(3):
+        with pytest.raises(pa.EndlessFault):
+            p.calloc(1, 100000)
+    group.set_limits(memory_max="64M")
+    block = p.calloc(1, 100000)
+    assert p.usable_size(block) >= 100000
+    p.free(block)
+    m.check()
+
+
 def test_a_system_call_in_such_a_cgroup_fails() -> None:
     """read(2) does not try again: what it has got, or ENOMEM."""
     m = pa.Machine(ram="256M", swap=0, kernel="6.12")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from pyalloc import engine
-from pyalloc.errors import HeapAbort, MemoryFault
+from pyalloc.errors import EndlessFault, HeapAbort, MemoryFault
 from pyalloc.kernel.abi import MAP, MREMAP, VM_GROWSDOWN, VM_WRITE
 from pyalloc.kernel.limits import INFINITY, Limits
 from pyalloc.kernel.overcommit import NEVER, OvercommitSettings
@@ -42,6 +42,7 @@ class ProcessHeap(HeapView):
     far = FARTHEST  # what changes from here on does not touch the lease
     _terms: tuple[Limits, OvercommitSettings, int] | None = None  # under these the room is steady
     _steady_room = 0
+    _waits = False  # a call is under way whose fault could not be served
 
     def __init__(
         self,
@@ -128,7 +129,15 @@ class ProcessHeap(HeapView):
         return 0
 
     def _frames(self, stop: engine.Stop) -> int:  # noqa: ARG002
-        self.process.out_of_memory()
+        """Make room; a call that found none and is made again tries without, to begin with."""
+        if self._waits:
+            self._waits = False
+            return 0
+        try:
+            self.process.out_of_memory()
+        except EndlessFault:
+            self._waits = True
+            raise
         return 0
 
     def _abort(self, stop: engine.Stop) -> int:
