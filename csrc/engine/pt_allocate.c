@@ -27,7 +27,7 @@ bool pt_wants_tcache(pt *h)
 }
 
 /* The user's pointer for what int_malloc gave: a chunk or a mapped chunk. */
-uint64_t pt_pointer_of(pt *h, pa_unit c)
+uint64_t pt_pointer_of(const pt *h, pa_unit c)
 {
     if (!c)
         return 0;

@@ -13,7 +13,7 @@
 /* pt_allocate.c */
 uint64_t pt_run(pt *h, pa_unit c); /* go on with what the phase under way produced */
 uint64_t pt_allocate(pt *h, uint32_t kind, uint64_t bytes, uint64_t align);
-uint64_t pt_pointer_of(pt *h, pa_unit c); /* the user's, of a chunk or mapped chunk */
+uint64_t pt_pointer_of(const pt *h, pa_unit c); /* the user's, of a chunk or mapped chunk */
 bool pt_wants_tcache(pt *h);
 
 /* pt_memalign.c */

@@ -43,6 +43,15 @@ static void copy_block(pt *h, uint64_t from, pa_unit c, uint64_t bytes)
         pt_copy_contents(h, to, h->op.old ? from : 0, bytes);
 }
 
+/* A damaged size may reach beyond what there is to read, or to write. */
+static bool can_copy(const pt *h, uint64_t from, pa_unit c, uint64_t bytes)
+{
+    uint64_t to = pt_pointer_of(h, c);
+    bool fits =
+        c >= MAPPED_REF ? bytes <= pt_usable(&h->base, to) : pt_is_memory(h, to + bytes - 1);
+    return fits && bytes <= size_mask(h) >> 1 && pt_is_memory(h, from + bytes - 1);
+}
+
 /* The block that a growing realloc got: join it, or copy into it and free the old one. */
 uint64_t pt_finish_realloc(pt *h, pa_unit c)
 {
@@ -62,7 +71,12 @@ uint64_t pt_finish_realloc(pt *h, pa_unit c)
     uint64_t size = size_of(h, old);
     if (c == next_of(h, old) && !h->op.moving)
         return shrink_to(h, a, old, size + size_of(h, c), h->op.nb);
-    copy_block(h, mem_of(h, old), c, bytes_of(h, size) - h->pf->word);
+    uint64_t bytes = bytes_of(h, size) - h->pf->word;
+    if (h->damaged && !can_copy(h, mem_of(h, old), c, bytes)) {
+        pt_fail(h, NULL, 0);
+        return pt_aborted(h);
+    }
+    copy_block(h, mem_of(h, old), c, bytes);
     if (!pt_int_free(h, a, old, true))
         return pt_aborted(h);
     return pt_done(h, pt_pointer_of(h, c));

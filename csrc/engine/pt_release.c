@@ -54,11 +54,17 @@ uint64_t pt_free_chunk(pt *h, pa_unit c)
     return pt_done(h, 0);
 }
 
+/* May what stands where a link would be followed? */
+static bool is_link(const pt *h, pa_unit c)
+{
+    return c && (c - h->arenas[0].bins <= BINS || pt_is_memory(h, address_of(h, c)));
+}
+
 /* Is the size field of what seems to be a chunk a link of a free chunk that it lies in? */
 static bool reads_link(const pt *h, pa_unit c)
 {
     pa_unit fd = at(h, c)->prev_size, bk = at(h, c)->size;
-    if (!fd || !bk)
+    if (!is_link(h, fd) || !is_link(h, bk))
         return false;
     return (at(h, fd)->bk == c - 1 && at(h, bk)->fd == c - 1) ||
            (at(h, fd)->bk_nextsize == c - 2 && at(h, bk)->fd_nextsize == c - 2);
