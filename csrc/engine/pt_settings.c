@@ -150,7 +150,7 @@ static bool apply(pt *h, int32_t parameter, uint64_t value)
         h->mp.check_action = (uint32_t)value;
         return !value || h->pf->version < 226 || h->pf->version >= 234;
     case PERTURB:
-        h->mp.perturb = (value & 0xff) != 0;
+        h->mp.perturb = (uint32_t)value != 0; /* an int, of which memset() takes a byte */
         return true;
     case ARENA_TEST:
         h->mp.arena_test = value;
