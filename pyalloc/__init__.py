@@ -27,6 +27,7 @@ from pyalloc.kernel.limits import Limits
 from pyalloc.kernel.oom import Task, oom_policy
 from pyalloc.kernel.proctext import ProcText, parse_proc
 from pyalloc.lab.advise import Advice, advise
+from pyalloc.lab.agreement import Agreement, agreement
 from pyalloc.lab.allocators import Allocator, allocators
 from pyalloc.lab.blame import Blame, blame
 from pyalloc.lab.compare import Comparison, compare
@@ -35,7 +36,7 @@ from pyalloc.lab.explain import CallExplanation, explain
 from pyalloc.lab.fit import Fit, fit
 from pyalloc.lab.leaks import Leaks, leaks
 from pyalloc.lab.order import OrderResult, OrderStudy, order
-from pyalloc.lab.replay import Agreement, agreement, replay
+from pyalloc.lab.replay import replay
 from pyalloc.lab.setting import Setting
 from pyalloc.lab.simulate import simulate
 from pyalloc.lab.simulation import Event, Outcome, Simulation

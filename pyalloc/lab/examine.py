@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pyalloc.engine import allocator_names
-from pyalloc.lab.replay import Agreement, agreement, replay
+from pyalloc.lab.agreement import Agreement, agreement
+from pyalloc.lab.replay import replay
 from pyalloc.machine import Breakdown, Machine, Replay
 from pyalloc.trace import Measured, Trace
 from pyalloc.trace.info import heap_rss_in
@@ -165,6 +166,7 @@ def examine(
         machine=machine,
         tunables=tunables,
         touch=touch,
+        record=("address", "usable"),
         samples=samples,
         strict=strict,
     )

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.layout import layout_from_maps
@@ -14,8 +10,7 @@ from pyalloc.lab.setting import apply_environment
 from pyalloc.lab.strict import missed
 from pyalloc.machine import Machine, Process, Replay
 from pyalloc.machine.tunables import tune
-from pyalloc.trace import Op, Trace
-from pyalloc.units import PAGE
+from pyalloc.trace import Trace
 
 _BIG = "256G"
 
@@ -126,62 +121,3 @@ def replay(
         unnoticed = missed(trace, result.address, result.summary.calls, ended=bool(ended))
         result.errors = (*unnoticed, *ended)
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How far simulated addresses equal the recorded ones.
-
-    ``compared`` calls returned a block in both runs; ``equal`` of them at the same address.
-    ``mapped`` of those lie outside the heap in both runs, where the program's own mappings, which
-    are not in the trace, may have moved them by pages (threads' heaps by their whole size): they
-    agree if they lie alike in their page.  ``first`` is the row
-    of the first disagreement, None if there is none.
-    """
-
-    compared: int
-    equal: int
-    mapped: int
-    first: int | None
-    simulated: int = 0
-    recorded: int = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether no call disagrees."""
-        return self.first is None
-
-
-def agreement(trace: Trace, result: Replay) -> Agreement | None:
-    """Compare ``result`` with the addresses recorded in ``trace``; None if it has none."""
-    if trace.address is None:
-        return None
-    rows = int(result.summary.calls)
-    op, real, model = trace.op[:rows], trace.address[:rows], result.address[:rows]
-    allocates = (op <= Op.PVALLOC) & (op != Op.FREE)
-    same = real == model
-    low, high = result.process.space.start_brk, _border(result)
-    mapped = allocates & ~same & ~_inside(real, low, high) & ~_inside(model, low, high)
-    mapped &= (real != 0) & (model != 0) & ((real ^ model) % np.uint64(PAGE) == 0)
-    differ = np.flatnonzero(allocates & ~same & ~mapped)
-    first = int(differ[0]) if differ.size else None
-    return Agreement(
-        compared=int(allocates.sum()),
-        equal=int((allocates & same).sum()),
-        mapped=int(mapped.sum()),
-        first=first,
-        simulated=int(model[first]) if first is not None else 0,
-        recorded=int(real[first]) if first is not None else 0,
-    )
-
-
-def _border(result: Replay) -> int:
-    """Return an address between the heap and the mappings: half-way from the one to the other."""
-    space = result.process.space
-    top = space.start_brk + result.summary.peak_held
-    above = min((vma.start for vma in space if vma.start > top), default=space.task_size)
-    return (top + above) // 2
-
-
-def _inside(values: npt.NDArray[np.uint64], low: int, high: int) -> npt.NDArray[np.bool_]:
-    return (values >= low) & (values < high)

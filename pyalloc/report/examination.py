@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pyalloc.lab.agreement import Agreement
 from pyalloc.lab.examine import Examination
 from pyalloc.machine import Breakdown, ReplayError
 from pyalloc.report.listing import one_line
@@ -98,14 +99,20 @@ def agreement_words(found: Examination) -> str:
     if not a.compared:
         return "No call returned a block."
     if a.first is None:
-        mapped = ""
-        if a.mapped:
-            mapped = f" ({a.mapped:,} in mappings of their own, equal as such)"
-        return f"All {a.compared:,} simulated addresses equal the recorded ones{mapped}."
+        return f"All {a.compared:,} simulated addresses equal the recorded ones{_elsewhere(a)}."
     return (
         f"Simulated and recorded addresses part at call {a.first:,}: {a.simulated:#x} simulated,"
-        f" {a.recorded:#x} recorded ({a.equal:,} of {a.compared:,} are equal)."
+        f" {a.recorded:#x} recorded ({a.agreeing:,} of {a.compared:,} agree)."
     )
+
+
+def _elsewhere(a: Agreement) -> str:
+    words = []
+    if a.in_heaps:
+        words.append(f"{a.in_heaps:,} by their place in a thread's heap")
+    if a.mapped:
+        words.append(f"{a.mapped:,} in mappings of their own, equal as such")
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _table(title: str, *columns: str) -> Table:
