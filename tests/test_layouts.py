@@ -12,6 +12,7 @@ from pyalloc.host.mapped import mapped_files
 from pyalloc.host.proc import parse_maps
 from pyalloc.host.puppet import Puppet, Start
 from pyalloc.kernel.limits import INFINITY
+from pyalloc.kernel.profiles import PROFILES
 from pyalloc.lab.verify.twins import Twins
 from pyalloc.workload.syscalls import SystemCall
 
@@ -215,3 +216,19 @@ def test_what_stands_at_the_stack_is_as_on_this_host(arch: str) -> None:
         )):  # fmt: skip
             name, *args = call
             assert twins.difference(row, SystemCall(str(name), tuple(map(int, args)))) is None
+
+
+@pytest.mark.parametrize("personality", [0, COMPAT, THREE, pa.PER.READ_IMPLIES_EXEC])
+@pytest.mark.parametrize(("kernel", "arch"), list(PROFILES))
+def test_a_map_is_enough_to_start_from(kernel: str, arch: str, personality: int) -> None:
+    """A process started from another's maps and break prints the same map and sizes."""
+    first = spawn(kernel, arch, personality)
+    first.touch(first.malloc(300000), 300000)
+    for flags, prot in ((ANON, 1), (int(pa.MAP.SHARED | pa.MAP.ANONYMOUS), 3)):
+        first.mmap(0, 2 * PAGE, prot, flags)
+    machine = pa.Machine(ram="8G", kernel=kernel, arch=arch)
+    second = machine.spawn("prog", maps=str(first.maps()), brk=first.brk(0))
+    assert str(second.maps()) == str(first.maps())
+    for name in ("VmSize", "VmData", "VmStk", "VmExe", "VmLib"):
+        assert second.status()[name] == first.status()[name]
+    assert second.mmap(0, PAGE, 0, ANON) == first.mmap(0, PAGE, 0, ANON)

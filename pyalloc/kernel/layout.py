@@ -183,10 +183,14 @@ def _parse(text: str, profile: KernelProfile) -> tuple[list[Vma], str]:
         if not match:
             message = f"line {number} is not a line of /proc/PID/maps: {line.strip()[:80]!r}"
             raise ArgumentError(message)
-        if int(match[1], 16) >= profile.task_size:
+        start = int(match[1], 16)
+        if start >= profile.task_size and start != profile.vdso_at:
             gate = line.rstrip("\n")
             continue
         vma = _area(match, files)
+        if start == profile.vdso_at:
+            vma.name = "[vdso]"
+            kernel_area(vma)
         if vma.file is None and profile.anon_offset_shown:
             vma.pgoff = int(match[7] or "0", 16) // PAGE
         if vma.start >= vma.end or (vma.start | vma.end) % PAGE:
@@ -241,7 +245,8 @@ def _stack(areas: list[Vma], profile: KernelProfile) -> Vma | None:
             return vma
     if areas and profile.maps_labels == "none":
         last = areas[-1]
-        return last if last.end == profile.task_size and last.file is None else None
+        ends = {profile.task_size, task_size_of(profile, PER.ADDR_LIMIT_3GB)}
+        return last if last.end in ends and last.file is None else None
     return None
 
 
