@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from pyalloc import engine
@@ -16,6 +17,8 @@ from pyalloc.arguments import instance, mapping, truth, whole, words
 from pyalloc.errors import ArgumentError, WrongType
 from pyalloc.kernel.boot import boot_lines
 from pyalloc.kernel.costs import Costs, costs_of
+from pyalloc.kernel.elf import Image, read_image
+from pyalloc.kernel.execve import exec_layout
 from pyalloc.kernel.files import Inode
 from pyalloc.kernel.layout import Layout, default_layout, layout_from_maps
 from pyalloc.kernel.limits import Limits
@@ -288,6 +291,7 @@ user_reserve_kbytes
         tunables: Mapping[str, int | str] | None = None,
         layout: Layout | None = None,
         personality: int = 0,
+        image: str | Path | Image | None = None,
     ) -> Process:
         """Start a process.
 
@@ -307,8 +311,11 @@ user_reserve_kbytes
             Allocator settings by their glibc names, such as ``{"mmap_threshold": 65536}``.
         layout
             An address space made by hand, in place of ``maps``.
+        image
+            An ELF file of this host, in place of the small program: it, and the loader it names,
+            are laid out as exec does, up to its first instruction.
         personality
-            Of the small program, a sum of :class:`pyalloc.PER`: the bottom-up layout
+            Of these programs, a sum of :class:`pyalloc.PER`: the bottom-up layout
             (``setarch -L``), 3 GiB for a 32-bit program on a 64-bit kernel (``-3``), reading
             implies executing (``-X``).
         """
@@ -321,8 +328,7 @@ user_reserve_kbytes
         if maps is not None:
             layout = layout_from_maps(words(maps, "maps"), self.profile, brk=at, limits=limits)
         elif layout is None:
-            persona = whole(personality, "personality")
-            layout = default_layout(self.profile, limits, personality=persona)
+            layout = self._exec(image, limits, whole(personality, "personality"))
         own_library = DEFAULT_ALLOCATORS.get(self.profile.name, MODERN_ALLOCATOR)
         words(name, "name")
         allocator = own_library if allocator is None else words(allocator, "allocator")
@@ -340,9 +346,18 @@ user_reserve_kbytes
         process.nice, process.oom_score_adj, process.oom_adj = standing
         self.processes[process.pid] = process
         process.take_kernel_memory(self.paging.program_pages, process)
-        if maps is not None and process.alive:
+        if (maps is not None or image is not None) and process.alive:
             process.begin(layout.written)
         return process
+
+    def _exec(self, image: str | Path | Image | None, limits: Limits, personality: int) -> Layout:
+        """Return the layout of a program that begins."""
+        if image is None:
+            return default_layout(self.profile, limits, personality=personality)
+        if not isinstance(image, Image):
+            image = read_image(image if isinstance(image, Path) else words(image, "image"))
+        loader = read_image(image.interpreter) if image.interpreter else None
+        return exec_layout(self.profile, image, loader, limits, personality=personality)
 
     def take_pid(self) -> int:
         """Return the next free process number; the heaps of those that have ended go."""
