@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _PENDING: Final = engine.PENDING
 _LONGEST: Final = (1 << 64) - 1
 _MOST_THREADS: Final = 1 << 22
+_FLAGS: Final = (bool, bool)
 _COPIED: Final = VM_PFNMAP | VM_MAYBE_GUARD
 """Areas whose page tables a child gets even if they hold nothing private."""
 _OP: Final = {
@@ -271,8 +272,11 @@ class Process(SystemCalls):
     def usable_size(self, address: int) -> int:
         """Return ``malloc_usable_size`` in bytes; 0 for NULL."""
         self.require_alive()
-        (address,) = registers(self.mask, address=address)
-        return self.heap.heap.usable_size(address)
+        try:
+            return self.heap.heap.usable_size(address)
+        except _MISFITS:
+            (address,) = registers(self.mask, address=address)
+            return self.heap.heap.usable_size(address)
 
     def _call(self, name: str, size: int, alignment: int = 0) -> int:
         self.require_alive()
@@ -394,8 +398,13 @@ class Process(SystemCalls):
             message = f"length must not be negative (got {length})"
             raise ArgumentError(message)
         addr &= self.mask
-        with self._writing(zeros=truth(zeros, "zeros")):
-            self._touch(addr, length, write=truth(write, "write"))
+        if (type(write), type(zeros)) != _FLAGS:
+            write, zeros = truth(write, "write"), truth(zeros, "zeros")
+        if not zeros:
+            self._touch(addr, length, write=write)
+            return
+        with self._writing(zeros=True):
+            self._touch(addr, length, write=write)
 
     @contextlib.contextmanager
     def _writing(self, *, zeros: bool) -> Iterator[None]:
