@@ -56,7 +56,13 @@ def begin(path: str, personality: int) -> Begun:
         resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.RLIM_INFINITY))
         libc.ptrace(0, 0, 0, 0)  # PTRACE_TRACEME
 
-    process = subprocess.Popen([path], env={}, preexec_fn=prepare)  # noqa: PLW1509
+    process = subprocess.Popen(
+        [path],
+        env={},
+        preexec_fn=prepare,  # noqa: PLW1509 - it has one thread by then
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     try:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
