@@ -7,10 +7,13 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_host import can_build
 from test_verify_kernel import can_verify
 
@@ -188,3 +191,27 @@ def test_what_is_no_program_is_refused(tmp_path: Path) -> None:
         machine.spawn("p", image=small(movable=True))
     with pytest.raises(TypeError, match="image must be a str"):
         machine.spawn("p", image=3)  # type: ignore[arg-type]  # that is the test
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(16, 0x2FF), st.integers(0, 255)), max_size=6))
+def test_no_header_breaks_a_machine(changes: list[tuple[int, int]]) -> None:
+    """Whatever its headers say, a program starts, or one line says why it cannot."""
+    with Path(sys.executable).open("rb") as file:
+        data = bytearray(file.read(PAGE))
+    for place, value in changes:
+        data[place] = value
+    for kernel in ("2.6.18", "6.18"):
+        machine = pa.Machine(ram="64M", kernel=kernel, arch="x86_64")
+        with tempfile.NamedTemporaryFile() as program:
+            program.write(data)
+            program.flush()
+            try:
+                process = machine.spawn("p", image=program.name)
+            except pa.ArgumentError:
+                assert not machine.processes
+                continue
+        process.check()
+        process.malloc(100)
+        process.exit()
+        machine.check()

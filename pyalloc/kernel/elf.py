@@ -78,6 +78,11 @@ def read_image(path: str | Path) -> Image:
     except OSError as error:
         message = f"{path}: {error.strerror}"
         raise ArgumentError(message) from None
+    except ValueError as error:  # a name no file can have
+        if isinstance(error, ArgumentError):
+            raise
+        message = f"{path!r}: {error}"
+        raise ArgumentError(message) from None
     except (struct.error, IndexError):
         message = f"{path}: the file ends within its headers"
         raise ArgumentError(message) from None
@@ -92,6 +97,9 @@ def _image(path: str, data: bytes) -> Image:
     wide = word == 8
     (table,) = struct.unpack_from("<Q" if wide else "<I", data, 32 if wide else 28)
     size, count = struct.unpack_from("<HH", data, 54 if wide else 42)
+    if size != (56 if wide else 32):
+        message = f"{path}: its program headers have no size that ELF knows ({size} bytes)"
+        raise ArgumentError(message)
     segments: list[Segment] = []
     interpreter = stack = None
     for at in range(table, table + size * count, size):
@@ -107,7 +115,8 @@ def _image(path: str, data: bytes) -> Image:
             prot = _prot(flags)
             segments.append(Segment(address, offset, file_bytes, memory_bytes, prot, alignment))
         elif form == _PT_INTERP:
-            interpreter = data[offset : offset + file_bytes].rstrip(b"\0").decode()
+            name = data[offset : offset + file_bytes].partition(b"\0")[0]
+            interpreter = name.decode(errors="surrogateescape")
         elif form == _PT_GNU_STACK:
             stack = bool(flags & 1)
     if not segments:

@@ -50,7 +50,8 @@ def exec_layout(
     Raises
     ------
     ArgumentError
-        The program is of another word size, or needs a loader that is not given.
+        The program is of another word size, needs a loader that is not given, or cannot be mapped
+        where it wants to be.
     """
     if (image.word == 8) != (profile.arch == "x86_64"):
         message = f"{image.path} is a program of {8 * image.word} bits; {profile.arch} is not"
@@ -59,7 +60,15 @@ def exec_layout(
         message = f"{image.path} needs its loader {image.interpreter}: give that, too"
         raise ArgumentError(message)
     space = AddressSpace(profile, _bare(profile, limits, personality, argument_pages, image))
-    loader = interpreter if image.interpreter else None
+    try:
+        return _load(space, image, interpreter if image.interpreter else None)
+    except OSError as error:
+        message = f"{image.path}: exec cannot map it ({error.strerror})"
+        raise ArgumentError(message) from None
+
+
+def _load(space: AddressSpace, image: Image, loader: Image | None) -> Layout:
+    """Map the program, its loader and what the kernel adds."""
     bias = _place(space, image, _base(space, image, loader), align_of(image))
     if loader is not None:
         _place(space, loader, 0, PAGE)
