@@ -262,7 +262,7 @@ class _Mortal:
     _end = ""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - asked only for what is missing
-        if name not in {"handle", "moved_from"}:
+        if name not in {"handle", "moved_from", "set_brk", "unmap"}:
             raise AttributeError(name)
         raise ArgumentError(self._end)
 
@@ -278,6 +278,8 @@ class Heap(_Mortal):
     _end = "this heap is gone: its process has ended, or another heap has its memory"
     moved_from: Callable[[int], bool]
     """Whether the break has been anywhere but there since its peak was last asked for."""
+    set_brk: Callable[[int], None]
+    """Tell the heap that somebody else moved the break."""
 
     def __init__(
         self, allocator: str, word: int, brk_start: int, cpus: int, spent: Heap | None = None
@@ -301,11 +303,12 @@ class Heap(_Mortal):
     def _take(self, handle: Any) -> None:  # noqa: ANN401 - a cffi pointer
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
         self.moved_from = functools.partial(lib.pa_heap_moved, self.handle)
+        self.set_brk = functools.partial(lib.pa_heap_set_break, self.handle)
 
     def release(self) -> None:
         """Give the host's memory back; no call may follow but :meth:`copy`."""
         ffi.release(self.handle)
-        del self.handle, self.moved_from
+        del self.handle, self.moved_from, self.set_brk
 
     def copy(self, pages: Pages | None = None) -> Heap:
         """Return an identical heap on ``pages``, or on none."""
@@ -394,10 +397,6 @@ class Heap(_Mortal):
     def take_peak(self) -> int:
         """Return the highest break since this was last asked."""
         return int(lib.pa_heap_break_peak(self.handle))
-
-    def set_brk(self, brk: int) -> None:
-        """Tell the heap that somebody else moved the break."""
-        lib.pa_heap_set_break(self.handle, brk)
 
     def usable_size(self, pointer: int) -> int:
         """Return malloc_usable_size of ``pointer`` in bytes."""
@@ -842,13 +841,16 @@ class Pages(_Mortal):
     Without a ``handle`` it is that of a process that has ended.
     """
 
-    __slots__ = ("_done", "handle", "ram")
+    __slots__ = ("_done", "handle", "ram", "unmap")
     _end = "the process has ended: it has no pages"
+    unmap: Callable[[int, int, int, int], None]
+    """Drop so many pages from a first one on, and tables that lie whole in [floor, ceiling)."""
 
     def __init__(self, ram: Ram, handle: Any = None) -> None:  # noqa: ANN401
         self.ram = ram
         if handle is not None:
             self.handle = handle
+            self.unmap = functools.partial(lib.pa_mm_unmap, handle)
         self._done = ffi.new("uint64_t *")
 
     @property
@@ -859,7 +861,7 @@ class Pages(_Mortal):
     def drop(self) -> None:
         """Give everything back; the object is dead afterwards."""
         lib.pa_mm_drop(self.handle)
-        del self.handle
+        del self.handle, self.unmap
 
     def counters(self) -> dict[str, int]:
         """Return pages and faults by the names of ``pa_mm_counters``, ``tables`` in all."""
@@ -963,10 +965,6 @@ class Pages(_Mortal):
     def unguard(self, vpn: int, count: int) -> None:
         """MADV_GUARD_REMOVE."""
         lib.pa_mm_unguard(self.handle, vpn, count)
-
-    def unmap(self, vpn: int, count: int, floor: int, ceiling: int) -> None:
-        """Drop pages, and the tables that lie whole in [floor, ceiling)."""
-        lib.pa_mm_unmap(self.handle, vpn, count, floor, ceiling)
 
     def move(self, vpn: int, new_vpn: int, count: int, head: int = 0) -> tuple[int, bool]:
         """Mremap: move the entries; ``head`` pages before both places are empty."""

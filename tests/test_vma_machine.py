@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from pyalloc.kernel.abi import MADV, MAP, MREMAP, VM_ACCOUNT, VM_SHARED
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import FreeCommit, Inode, OpenFile
 from pyalloc.kernel.layout import default_layout
+from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.pages import NoPages
 from pyalloc.kernel.profiles import kernel_profile
 from pyalloc.kernel.vma import AddressSpace
 
@@ -223,6 +227,127 @@ for machine in (Oracle, OracleOld, OracleFirst):
 TestModern = Oracle.TestCase
 TestOld = OracleOld.TestCase
 TestFirst = OracleFirst.TestCase
+
+
+class Cutting(AddressSpace):
+    """Unmaps the long way: what goes becomes areas of its own first."""
+
+    def shortens(self, *_: object) -> bool:
+        """No range does."""
+        return False
+
+
+class Listener(NoPages):
+    """A page layer that remembers what it was told to drop."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, ...]] = []
+
+    def unmap(self, *told: int) -> None:
+        """Write it down."""
+        self.heard.append(told)
+
+
+class FewPromises(FreeCommit):
+    """An account that makes no more promises than there are pages."""
+
+    pages = 1 << 40
+
+    def charge(self, pages: int) -> bool:
+        """Promise them, or not."""
+        return self.committed + pages <= self.pages and super().charge(pages)
+
+
+def _spaces(kernel: str, arch: str, most: int) -> list[tuple[AddressSpace, Listener, FewPromises]]:
+    """Return two like spaces, of which the second unmaps the long way."""
+    profile = kernel_profile(kernel, arch)
+    made = []
+    for kind in (AddressSpace, Cutting):
+        heard, commit = Listener(), FewPromises()
+        space = kind(profile, default_layout(profile), pages=heard, commit=commit)
+        space.profile = replace(profile, max_map_count=len(space) + most)
+        space.limits = Limits(address_space=(space.total_vm + 4 * most) * PAGE)
+        commit.pages = commit.committed + 3 * most
+        made.append((space, heard, commit))
+    return made
+
+
+def _calls(
+    random: Random, space: AddressSpace, file: OpenFile
+) -> list[tuple[str, tuple[Any, ...]]]:
+    """Return one call of each kind somewhere, most of it near the heap and what is mapped."""
+
+    def at() -> int:
+        return BASE + random.randrange(PAGES) * PAGE
+
+    def size() -> int:
+        return random.randrange(1, 8) * PAGE
+
+    anonymous = int(MAP.PRIVATE | MAP.ANONYMOUS)
+    edge = random.choice([vma.start for vma in space] + [vma.end for vma in space])
+    return [
+        ("mmap", (at(), size(), random.choice([0, 1, 3]), anonymous | FIXED)),
+        ("mmap", (at(), size(), 3, int(MAP.SHARED) | FIXED, file, 0)),
+        ("mmap", (at(), size(), 3, int(MAP.SHARED | MAP.ANONYMOUS) | FIXED)),
+        ("mmap", (0, size(), 3, anonymous)),
+        ("munmap", (at(), size())),
+        ("munmap", (max(edge - random.randrange(2) * PAGE, 0), size())),
+        ("brk", (space.start_brk + random.randrange(9 * PAGE),)),
+        ("mprotect", (at(), size(), random.choice([0, 1, 3]))),
+        ("prepare", (at(),)),
+    ]
+
+
+def _outcome(space: AddressSpace, name: str, arguments: tuple[Any, ...]) -> int | None:
+    """Make a call and return its result, or its errno as a negative number."""
+    if name == "prepare":
+        vma = space.at(*arguments)
+        if vma is not None and not vma.file:
+            space.areas.prepare_anon(vma)
+        return None
+    try:
+        result: int = getattr(space, name)(*arguments)
+    except OSError as refusal:
+        return -(refusal.errno or 0)
+    return result
+
+
+def _state(space: AddressSpace) -> list[Any]:
+    """Return all that a later call may depend on."""
+    trees: dict[int, int] = {}
+    areas = [
+        (
+            *(vma.start, vma.end, vma.flags, vma.pgoff, vma.name),
+            vma.file and vma.file.inode.path,
+            [trees.setdefault(id(tree), len(trees)) for tree in vma.chain],
+            [(tree.active, tree.linked, tree.children) for tree in vma.chain],
+        )
+        for vma in space
+    ]
+    totals = {k: v for k, v in vars(space).items() if isinstance(v, int)}
+    return [areas, totals, space.placement.full, space.placement.cache, space.placement.hole]
+
+
+@pytest.mark.parametrize(("kernel", "arch"), [("6.18", "x86_64"), ("6.12", "i386")])
+@pytest.mark.parametrize("most", [6, 12, 1000])
+def test_an_area_made_shorter_is_as_if_it_had_been_cut(kernel: str, arch: str, most: int) -> None:
+    """Areas, sums, trees, what the page layer hears and every errno are the long way's."""
+    random = Random(most)  # noqa: S311 - no secret
+    one, other = _spaces(kernel, arch, most)
+    files = [OpenFile(Inode("/file", bytes_size=64 * PAGE), writable=True) for _ in range(2)]
+    for _ in range(1000):
+        choice, state = random.randrange(9), random.getstate()
+        results = []
+        for (space, _, _), file in zip((one, other), files, strict=True):
+            random.setstate(state)
+            name, arguments = _calls(random, space, file)[choice]
+            results.append(_outcome(space, name, arguments))
+        assert results[0] == results[1], name
+        assert _state(one[0]) == _state(other[0]), name
+        assert one[1].heard == other[1].heard
+        assert one[2].committed == other[2].committed
+        assert files[0].inode.areas == files[1].inode.areas
+    one[0].check()
 
 
 def test_check_notices_a_wrong_sum() -> None:

@@ -73,8 +73,8 @@ class Areas(AreaList):
     def _joins(self, left: Vma, right: Vma) -> bool:
         """Return whether two neighbours are alike in all but their anonymous trees."""
         return (
-            left.end == right.start
-            and not (left.flags ^ right.flags) & ~_STICKY
+            not (left.flags ^ right.flags) & ~_STICKY
+            and left.end == right.start
             and left.file is right.file
             and left.name == right.name
             and left.pgoff + (left.end - left.start) // PAGE == right.pgoff
@@ -101,22 +101,26 @@ class Areas(AreaList):
         one, other = left.anon_vma, right.anon_vma
         return one is None or other is None or one is other
 
-    def merge_new(self, new: Vma, *, forked: bool = False, left: Vma | None = None) -> Vma | None:
+    def merge_new(
+        self, new: Vma, before: Vma | None = None, *, forked: bool = False, after: bool = True
+    ) -> Vma | None:
         """Join ``new``, which is in no list yet, to its neighbours; None if neither fits.
 
-        ``left`` names the only one that comes into question.
+        ``before`` is the area before it, where that is known; the one after it comes into question
+        only with ``after``.
         """
-        before = self.last_before(new.start) if left is None else left
-        right = None if left is not None else before.next if before else self.find(0)
-        left = before
+        left = self.last_before(new.start) if before is None else before
+        right = None
+        if after:
+            right = left.next if left is not None else self.find(0)
         if left and not (
-            left.end == new.start
+            not (left.flags ^ new.flags) & ~_STICKY
             and self._joins(left, new)
             and (left.anon_vma is new.anon_vma or self._anon_joins(left, new.anon_vma, forked))
         ):
             left = None
         if right and not (
-            right.start == new.end
+            not (right.flags ^ new.flags) & ~_STICKY
             and self._joins(new, right)
             and (right.anon_vma is new.anon_vma or self._anon_joins(right, new.anon_vma, forked))
             and (left is None or self._anons_join(left, right))
@@ -146,28 +150,25 @@ class Areas(AreaList):
 
         Returns the area that now holds the range, with ``flags``; None if no neighbour fits.
         """
-        if flags & VM_SPECIAL:
+        left = vma.prev if start == vma.start else None
+        if left and (left.flags ^ flags) & ~_STICKY:
+            left = None
+        right = vma.next if end == vma.end else None
+        if right and (right.flags ^ flags) & ~_STICKY:
+            right = None
+        if (left is None and right is None) or flags & VM_SPECIAL:
             return None
         part = Vma(start, end, flags, vma.pgoff + (start - vma.start) // PAGE, vma.file, vma.name)
         forked = len(vma.chain) > 1
-        left = right = None
-        if start == vma.start and vma.prev is not None:
-            left = self._if_fits_left(vma.prev, part, vma.anon_vma, forked)
-        if end == vma.end:
-            right = vma.next
-            if right and not (
-                self._joins(part, right)
-                and self._anon_joins(right, vma.anon_vma, forked)
-                and (left is None or self._anons_join(left, right))
-            ):
-                right = None
+        if left and not (self._joins(left, part) and self._anon_joins(left, vma.anon_vma, forked)):
+            left = None
+        if right and not (
+            self._joins(part, right)
+            and self._anon_joins(right, vma.anon_vma, forked)
+            and (left is None or self._anons_join(left, right))
+        ):
+            right = None
         return self._absorb(left, vma, right, start, end)
-
-    def _if_fits_left(
-        self, left: Vma, part: Vma, source: AnonVma | None, forked: bool
-    ) -> Vma | None:
-        fits = self._joins(left, part) and self._anon_joins(left, source, forked)
-        return left if fits else None
 
     def _absorb(
         self, left: Vma | None, vma: Vma, right: Vma | None, start: int, end: int

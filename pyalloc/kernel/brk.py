@@ -40,13 +40,11 @@ def _fits(space: AddressSpace, addr: int) -> bool:
 def _shrink(space: AddressSpace, addr: int, new_end: int, old_end: int) -> None:
     """Give the pages up to ``old_end`` back, unless that needs an area more than there may be."""
     try:
-        old = space.cut_out(new_end, old_end)
+        dropped = space.unmap(new_end, old_end)
     except OSError:
         return
-    if old or not space.profile.modern:
+    if dropped or not space.profile.modern:
         space.brk_value = addr
-    if old:
-        space.drop(old)
 
 
 def _grow(space: AddressSpace, old_end: int, new_end: int) -> bool:
@@ -81,4 +79,4 @@ def _extend(space: AddressSpace, new: Vma) -> Vma | None:
     below = space.areas.last_before(new.start)
     if below is None or below.end != new.start or below.end <= space.start_brk:
         return None
-    return space.areas.merge_new(new, left=below)
+    return space.areas.merge_new(new, below, after=False)

@@ -99,6 +99,8 @@ def mmap(
         return addr
     if flags & _NOREPLACE and profile.modern:
         addr = _unoccupied(space, addr, length)
+    elif flags & _FIXED:
+        addr = _fixed(space, addr, length)
     else:
         addr = place(space, addr, length, flags, file, offset)
     vm = prot & VM_ACCESS | VM_MAY | space.lock_future
@@ -112,8 +114,8 @@ def mmap(
         vm, pgoff = _of_object(profile, vm, file, offset // PAGE, pgoff)
     if flags & _NORESERVE and not space.commit.strict:
         vm |= VM_NORESERVE
-    old = space.cut_out(addr, addr + length) if flags & _FIXED else []
-    vma = _map(space, Vma(addr, addr + length, vm, pgoff, file, name), old)
+    new = Vma(addr, addr + length, vm, pgoff, file, name)
+    vma = _replace(space, new) if flags & _FIXED else _map(space, new, [])
     if vma.flags & VM_LOCKED or flags & _POPULATE_WHEN == _POPULATE:
         space.populate(addr, addr + length)
     return addr
@@ -255,10 +257,12 @@ def place(
 
 def _fixed(space: AddressSpace, addr: int, length: int) -> int:
     profile = space.profile
-    last = 1 << (8 * profile.word)
-    if addr > last - _ERRNOS and profile.modern:
-        fail(last - addr)  # it is taken for an error on its way
     if addr > space.task_size - length:
+        if length > space.task_size:
+            fail(errno.ENOMEM)
+        last = 1 << (8 * profile.word)
+        if addr > last - _ERRNOS and profile.modern:
+            fail(last - addr)  # it is taken for an error on its way
         fail(errno.ENOMEM)
     if addr % PAGE:
         fail(errno.EINVAL)
@@ -269,8 +273,6 @@ def _fixed(space: AddressSpace, addr: int, length: int) -> int:
 
 def _unoccupied(space: AddressSpace, addr: int, length: int) -> int:
     """Return the place MAP_FIXED_NOREPLACE names."""
-    if length > space.task_size:
-        fail(errno.ENOMEM)
     addr = _fixed(space, addr, length)
     if space.areas.overlaps(addr, addr + length):
         fail(errno.EEXIST)
@@ -280,28 +282,45 @@ def _unoccupied(space: AddressSpace, addr: int, length: int) -> int:
 # --- putting it there --------------------------------------------------------------------------
 
 
-def _map(space: AddressSpace, new: Vma, old: list[Vma]) -> Vma:
-    """Put ``new`` in place of ``old``, merged where it can (``mmap_region``)."""
+def _replace(space: AddressSpace, new: Vma) -> Vma:
+    """Put ``new`` in place of what is there, be that nothing."""
+    first = space.areas.find(new.start)
+    if first is None or first.start >= new.end:
+        return _map(space, new, [])
+    if not space.shortens(first, new.start, new.end):
+        return _map(space, new, space.cut_out(new.start, new.end, first))
+    try:
+        return _map(space, new, [], first)
+    except OSError:
+        space.cut_out(new.start, new.end)  # it stays cut
+        raise
+
+
+def _map(space: AddressSpace, new: Vma, old: list[Vma], short: Vma | None = None) -> Vma:
+    """Put ``new`` in place of ``old``, or of one end of ``short``, merged where it can.
+
+    The kernel's ``mmap_region``.
+    """
     modern, pages = space.profile.modern, (new.end - new.start) // PAGE
     if old and not modern:
         space.drop(old)
         old = []
-    if not space.may_expand(new.flags, pages - (sum(vma.pages for vma in old) if old else 0)):
+    gone, accounted = _sizes(old, short, new) if old or short else (0, 0)
+    if not space.may_expand(new.flags, pages - gone):
         fail(errno.ENOMEM)
     accountable = new.flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE
     reserved = not new.flags & VM_NORESERVE
     if not modern:
         new.flags &= ~VM_NORESERVE  # 2.6 forgets that it was asked for
     if accountable:
-        _promise(space, pages, old)
+        _promise(space, pages, accounted)
         new.flags |= VM_ACCOUNT
-    if old:
-        space.drop(old, charged=not accountable)
+    before = _clear(space, new, old, short, charged=not accountable) if old or short else None
     if new.flags & VM_SYNC:
         _may_sync(space, new)
     if new.file is None and new.flags & VM_SHARED:
         new.file = _shared_object(space, new, charged=reserved)
-    vma = space.areas.merge_new(new)
+    vma = space.areas.merge_new(new, before)
     if vma is None:
         space.areas.insert(new)
         vma = new
@@ -309,9 +328,35 @@ def _map(space: AddressSpace, new: Vma, old: list[Vma]) -> Vma:
     return vma
 
 
-def _promise(space: AddressSpace, pages: int, old: list[Vma]) -> None:
-    """Promise ``pages``, of which those of the areas that go are promised already."""
-    accounted = sum(vma.pages for vma in old if vma.flags & VM_ACCOUNT) if old else 0
+def _clear(
+    space: AddressSpace, new: Vma, old: list[Vma], short: Vma | None, *, charged: bool
+) -> Vma | None:
+    """Take out what lies where ``new`` goes, and return the area before it."""
+    if short is None:
+        before = old[0].prev
+        space.drop(old, charged=charged)
+        return before
+    before = short if short.start < new.start else short.prev
+    space.shorten(short, new.start, new.end, charged=charged)
+    return before
+
+
+def _sizes(old: list[Vma], short: Vma | None, new: Vma) -> tuple[int, int]:
+    """Return how many pages ``new`` takes the place of, and how many of them are promised."""
+    if short is not None:
+        pages = (min(short.end, new.end) - max(short.start, new.start)) // PAGE
+        return pages, pages if short.flags & VM_ACCOUNT else 0
+    gone = accounted = 0
+    for vma in old:
+        pages = (vma.end - vma.start) // PAGE
+        gone += pages
+        if vma.flags & VM_ACCOUNT:
+            accounted += pages
+    return gone, accounted
+
+
+def _promise(space: AddressSpace, pages: int, accounted: int) -> None:
+    """Promise ``pages``, of which so many are promised already."""
     if pages <= accounted:
         space.commit.uncharge(accounted - pages)
     elif not space.commit.charge(pages - accounted):

@@ -56,8 +56,8 @@ class Pages(Protocol):
     def unguard(self, start: int, end: int) -> None:
         """Let pages come to a range again (MADV_GUARD_REMOVE)."""
 
-    def protect(self, start: int, end: int, writable: bool) -> None:
-        """Allow or refuse writes to a range from now on."""
+    def protect(self, vma: Vma, start: int, end: int) -> None:
+        """Allow or refuse writes to a range from now on, as ``vma``, which holds it, says."""
 
     def lock(self, start: int, end: int, locked: bool) -> None:
         """Keep the pages of a range that are in memory there, or no longer."""
@@ -107,7 +107,7 @@ class NoPages:
     def unguard(self, start: int, end: int) -> None:
         """Do nothing."""
 
-    def protect(self, start: int, end: int, writable: bool) -> None:
+    def protect(self, vma: Vma, start: int, end: int) -> None:
         """Do nothing."""
 
     def lock(self, start: int, end: int, locked: bool) -> None:

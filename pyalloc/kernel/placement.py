@@ -197,6 +197,16 @@ class Placement:
             above = above.next
         return None
 
+    def hole_grew(self, floor: int, ceiling: int) -> None:
+        """Let the search of 6.x know that all from ``floor`` to ``ceiling`` is a hole now."""
+        base = self.base
+        if floor < base:
+            upper, full = min(ceiling, base), self.full
+            largest = ((ceiling - floor) // PAGE).bit_length() - 1
+            while largest >= 0 and full[largest] < upper:
+                full[largest] = upper
+                largest -= 1
+
     # --- 2.6 ----------------------------------------------------------------------------
 
     def _place_old(self, areas: Areas, hint: int, length: int, flags: int) -> int | None:
@@ -289,18 +299,11 @@ class Placement:
                 return None
 
     def freed(self, old: Sequence[Vma], floor: int, ceiling: int, *, top: bool) -> None:
-        """Let the search know that neighbouring areas are gone, all from ``floor`` to ``ceiling``.
+        """Let the search of 2.6 know that neighbouring areas are gone.
 
-        ``top`` tells that no area lies above.
+        All from ``floor`` to ``ceiling`` is a hole now; ``top`` tells that no area lies above.
         """
-        if self.profile.placement == "gaps":
-            if old[0].start < self.base:
-                upper, full = min(ceiling, self.base), self.full
-                largest = ((ceiling - floor) // PAGE).bit_length() - 1
-                while largest >= 0 and full[largest] < upper:
-                    full[largest] = upper
-                    largest -= 1
-        elif self.profile.placement == "cache":
+        if self.profile.placement == "cache":
             for vma in old:
                 if self.top_down:
                     self.cache = max(self.cache, vma.end)

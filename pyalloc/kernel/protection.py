@@ -19,7 +19,6 @@ from pyalloc.kernel.abi import (
     fail,
 )
 from pyalloc.kernel.area import Vma
-from pyalloc.kernel.layout import page_ceil
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -32,19 +31,21 @@ _KNOWN: Final = int(PROT.READ | PROT.WRITE | PROT.EXEC | PROT.SEM) | _GROWS
 
 def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
     """Change the protection of a range and return 0; see :meth:`AddressSpace.mprotect`."""
-    if space.read_implies_exec and prot & VM_READ:
-        prot |= VM_EXEC
+    prot |= VM_EXEC if space.read_implies_exec and prot & VM_READ else 0
     grows = prot & _GROWS
     if grows == _GROWS or addr % PAGE:
         fail(errno.EINVAL)
     if not length:
         return 0
-    end = addr + page_ceil(length)
+    end = addr - (-length // PAGE) * PAGE
     if end >= 1 << (8 * space.profile.word):
         fail(errno.ENOMEM)
     if prot & ~_KNOWN:
         fail(errno.EINVAL)
-    start, vma = _start(space, addr, end, grows)
+    vma = space.areas.find(addr)
+    if vma is None or vma.start >= end or (grows != _GROWSDOWN and vma.start > addr):
+        fail(errno.ENOMEM)
+    start = _grown_start(vma, grows) if grows else addr
     while start < end:
         vma = vma or space.at(start)
         if vma is None:
@@ -59,18 +60,11 @@ def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
     return 0
 
 
-def _start(space: AddressSpace, addr: int, end: int, grows: int) -> tuple[int, Vma | None]:
-    """Return where a change begins and in which area: PROT_GROWSDOWN takes in all of it."""
-    vma = space.find(addr)
-    if vma is None or vma.start >= end or (grows != _GROWSDOWN and vma.start > addr):
-        fail(errno.ENOMEM)
-    if grows == _GROWSDOWN:
-        if not vma.flags & VM_GROWSDOWN:
-            fail(errno.EINVAL)
-        return vma.start, vma
-    if grows:
+def _grown_start(vma: Vma, grows: int) -> int:
+    """Return where a change begins: PROT_GROWSDOWN takes in all of an area that grows."""
+    if grows != _GROWSDOWN or not vma.flags & VM_GROWSDOWN:
         fail(errno.EINVAL)
-    return addr, vma
+    return vma.start
 
 
 def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> None:
@@ -83,7 +77,7 @@ def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) ->
     elif not flags & VM_WRITE and _gives_back(space, vma):
         flags &= ~VM_ACCOUNT
     try:
-        space.modify(vma, start, end, flags)
+        vma = space.modify(vma, start, end, flags)
     except OSError:
         if promised:
             space.commit.uncharge(pages)
@@ -92,7 +86,7 @@ def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) ->
         space.commit.uncharge(pages)
     space.count(old, file, -pages)
     space.count(flags, file, pages)
-    space.pages.protect(start, end, bool(flags & VM_WRITE))
+    space.pages.protect(vma, start, end)
     if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
         space.populate(start, end)
 

@@ -14,7 +14,7 @@ Sources: ``mm/mmap.c``, ``mm/vma.c``, ``mm/mprotect.c`` of Linux 6.12 and 6.18; 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyalloc.errors import EngineBug
 from pyalloc.kernel import advice as advising
@@ -157,7 +157,7 @@ class AddressSpace:
 
     def count(self, flags: int, file: OpenFile | None, pages: int) -> None:
         """Add ``pages`` of such an area to the totals (``vm_stat_account``)."""
-        self.total_vm += pages
+        self.total_vm = total = self.total_vm + pages
         if flags & VM_LOCKED:
             self.locked_vm += pages
         if not self.profile.modern:
@@ -168,8 +168,8 @@ class AddressSpace:
             self.exec_vm += pages
         elif flags & VM_GROWSDOWN:
             self.stack_vm += pages
-        if pages > 0:
-            self.peak_vm = max(self.peak_vm, self.total_vm)
+        if total > self.peak_vm:  # noqa: PLR1730 - a call of max() takes as long as all the rest
+            self.peak_vm = total
 
     def _count_old(self, flags: int, file: OpenFile | None, pages: int) -> None:
         if file is not None:
@@ -259,13 +259,67 @@ class AddressSpace:
         """
         if addr % PAGE or addr > self.task_size or length > self.task_size - addr or not length:
             fail(errno.EINVAL)
-        if old := self.cut_out(addr, addr - (-length // PAGE) * PAGE):
-            self.drop(old)
+        self.unmap(addr, addr - (-length // PAGE) * PAGE)
         return 0
 
-    def cut_out(self, start: int, end: int) -> list[Vma]:
-        """Split at both ends of a range and return the areas that fill it."""
+    def unmap(self, start: int, end: int) -> bool:
+        """Take out what lies in a range of whole pages; return whether anything did.
+
+        Raises
+        ------
+        OSError
+            As :meth:`cut_out`.
+        """
         first = self.areas.find(start)
+        if first is None or first.start >= end:
+            return False
+        if self.shortens(first, start, end):
+            self.shorten(first, start, end)
+        else:
+            self.drop(self.cut_out(start, end, first))
+        return True
+
+    def shortens(self, first: Vma, start: int, end: int) -> bool:
+        """Return whether a range takes but one end off ``first``, which it meets first.
+
+        :meth:`shorten` does then (6.x) what :meth:`cut_out` and :meth:`drop` come to: the part need
+        not become an area first, of which nobody hears.
+
+        Raises
+        ------
+        OSError
+            EINVAL if the area is the kernel's own.
+        """
+        if (first.start < start) == (end < first.end) or not self.profile.modern:
+            return False
+        if first.next is not None and first.next.start < end:
+            return False
+        if first.flags & VM_DONTEXPAND:
+            self._may_split(first, counted=False)
+        return True
+
+    def shorten(self, vma: Vma, start: int, end: int, *, charged: bool = True) -> None:
+        """Take the end off an area that a range holds; ``charged`` gives the promise back."""
+        below, above = vma.prev, vma.next
+        if vma.start < start:
+            end, below = vma.end, vma
+            vma.end = start
+        else:
+            start, above = vma.start, vma
+            self.areas.move_start(vma, end)
+        pages = (end - start) // PAGE
+        self.count(vma.flags, vma.file, -pages)
+        if charged and vma.flags & VM_ACCOUNT:
+            self.commit.uncharge(pages)
+        self._leave_hole(start, end, below, above)
+
+    def cut_out(self, start: int, end: int, first: Vma | None = None) -> list[Vma]:
+        """Split at both ends of a range and return the areas that fill it.
+
+        ``first`` is the one it meets first, where that is known.
+        """
+        if first is None:
+            first = self.areas.find(start)
         if first is None or first.start >= end:
             return []
         old, last = [first], first
@@ -299,9 +353,21 @@ class AddressSpace:
             if charged and vma.flags & VM_ACCOUNT:
                 self.commit.uncharge(pages)
             self.areas.remove(vma)
+        self._leave_hole(start, end, below, above, old)
+
+    def _leave_hole(
+        self, start: int, end: int, below: Vma | None, above: Vma | None, old: Sequence[Vma] = ()
+    ) -> None:
+        """Let the search for a place and the page layer know what is gone, between which areas.
+
+        Only the search of 2.6 asks which areas it was.
+        """
         floor = below.end if below is not None else 0
         ceiling = above.start if above is not None else self.task_size
-        self.placement.freed(old, floor, ceiling, top=above is None)
+        if self.profile.modern:
+            self.placement.hole_grew(floor, ceiling)
+        else:
+            self.placement.freed(old, floor, ceiling, top=above is None)
         self.pages.unmap(start, end, floor, ceiling)
 
     # --- changing -----------------------------------------------------------------------

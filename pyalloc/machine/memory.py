@@ -74,10 +74,10 @@ class ProcessPages:
 
     def unmap(self, start: int, end: int, floor: int, ceiling: int) -> None:
         """Drop pages, and page tables inside (floor, ceiling)."""
-        low, high = -(-floor // PAGE), ceiling // PAGE
-        self.table.unmap(start // PAGE, (end - start) // PAGE, low, high)
+        self.table.unmap(start // PAGE, (end - start) // PAGE, floor // PAGE, ceiling // PAGE)
         machine = self.process.machine
-        machine.objects_changed |= machine.shares
+        if machine.shares:
+            machine.objects_changed = True
 
     def move(self, old: int, new: int, length: int, head: int) -> None:
         """Move pages to where nothing is."""
@@ -139,10 +139,9 @@ class ProcessPages:
         """MADV_GUARD_REMOVE."""
         self.table.unguard(start // PAGE, (end - start) // PAGE)
 
-    def protect(self, start: int, end: int, writable: bool) -> None:
+    def protect(self, vma: Vma, start: int, end: int) -> None:
         """Mprotect."""
-        vma = self.process.space.at(start) if writable else None
-        if vma is None:
+        if not vma.flags & VM_WRITE:
             how = "read_only"
         elif not vma.flags & VM_SHARED:
             how = "private"

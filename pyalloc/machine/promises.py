@@ -73,9 +73,10 @@ class Promises:
         """Return whether the policy lets ``process``, larger by ``more_vm``, have ``pages``."""
         machine = self.machine
         settings = machine.overcommit
-        if settings.overcommit_memory == ALWAYS:
+        mode = settings.overcommit_memory
+        if mode == ALWAYS:
             return True
-        if settings.overcommit_memory == GUESS and machine.profile.modern:
+        if mode == GUESS and machine.profile.modern:
             ram = machine.total_ram
             return pages <= ram or could_hold(ram, machine.total_swap, pages)
         counts = self._counts(process, more_vm)
