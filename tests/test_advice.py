@@ -284,6 +284,19 @@ CASES: dict[str, list[SystemCall]] = {
         SystemCall("mremap", (AT + 1020 * PAGE, PAGE, PAGE, 3, AT + 1030 * PAGE)),
         SystemCall("mlock", (AT + HUGE, PAGE)),
     ],
+    "areas below 2 MB, where a sum wraps": [
+        SystemCall("mmap", (0, PAGE, 3, FORMS["shared"], -1, 0)),
+        SystemCall("madvise", (0, PAGE, int(MADV.COLLAPSE))),
+        SystemCall("mmap", (PAGE, PAGE, 3, PRIVATE, -1, 0)),
+        SystemCall("touch", (PAGE, 1, 1)),
+        SystemCall("madvise", (PAGE, PAGE, int(MADV.HUGEPAGE))),
+        SystemCall("madvise", (0, 2 * PAGE, int(MADV.COLLAPSE))),
+    ],
+    "flags that name a size of pages": [
+        SystemCall("mmap", (AT, PAGE, 3, 0x7C000013, BIG, 0)),
+        SystemCall("mmap", (AT, PAGE, 3, 0xFC000013, BIG, 0)),
+        SystemCall("mmap", (0, (1 << 64) - 1, 3, 0x40022, -1, 0)),
+    ],
     "moved to the bottom of memory": [
         anon(2),
         SystemCall("mmap", (AT + 2 * PAGE, 2 * PAGE, 1, PRIVATE, -1, 0)),

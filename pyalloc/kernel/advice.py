@@ -30,7 +30,7 @@ from pyalloc.kernel.abi import (
 )
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.layout import page_ceil
-from pyalloc.kernel.placement import HUGE
+from pyalloc.kernel.placement import HUGE, fits_huge
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -198,6 +198,8 @@ def _collapse(space: AddressSpace, vma: Vma, start: int, end: int, _advice: MADV
         fail(errno.EINVAL)
     whole = True
     for at in range(low, high, HUGE):
+        if vma.file is not None:
+            fail(errno.EINVAL)  # huge pages of shared memory are not modelled
         outcome = space.pages.collapse(vma, at)
         if outcome == "room":
             fail(errno.ENOMEM)
@@ -209,10 +211,12 @@ def _collapse(space: AddressSpace, vma: Vma, start: int, end: int, _advice: MADV
 
 
 def _may_be_huge(vma: Vma) -> bool:
-    """Return whether an area has private pages, and room for 2 MB at its end."""
-    refused = vma.flags & (VM_NOHUGEPAGE | VM_SPECIAL)
-    room = (vma.end - HUGE) // HUGE * HUGE >= vma.start
-    return vma.anonymous and vma.anon_vma is not None and not refused and room
+    """Return whether an area has private pages or shows shared memory, and room for 2 MB."""
+    if vma.flags & (VM_NOHUGEPAGE | VM_SPECIAL) or not fits_huge(vma):
+        return False
+    if vma.file is None:
+        return vma.anon_vma is not None
+    return vma.file.inode.shmem and (vma.start // PAGE - vma.pgoff) % (HUGE // PAGE) == 0
 
 
 _ACTIONS: Final[Mapping[MADV, Callable[[AddressSpace, Vma, int, int, MADV], None]]] = {

@@ -73,11 +73,13 @@ _KNOWN: Final = int(
     | MAP.NONBLOCK
     | MAP.STACK
     | MAP.HUGETLB
+    | 31 << 26  # all bits that MAP_HUGE_2MB and MAP_HUGE_1GB have
 )
 """The flags MAP_SHARED_VALIDATE takes for a file; any other is an error."""
 _HUGE_SIZES: Final = (0, 21, 30)
 """Logarithms of the sizes that MAP_HUGETLB takes; 0 is the default, 2 MB."""
 _ERRNOS: Final = 4096
+_LONGEST: Final = (1 << 64) - 1
 
 
 def mmap(
@@ -140,12 +142,12 @@ def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, 
     huge = flags & _HUGETLB and profile.modern
     if huge and (file is not None or flags >> 26 & 63 not in _HUGE_SIZES):
         fail(errno.EINVAL)
+    if huge:
+        length = _whole_huge(length, flags)
     if not length:
         if profile.empty_mmap_succeeds:
             return 0
         fail(errno.EINVAL)
-    if huge:
-        length = _whole_huge(length, flags)
     length = -(-length // PAGE) * PAGE if length <= space.task_size else _whole(space, length)
     if offset and (offset + length) // PAGE >= 1 << (8 * profile.word):
         fail(errno.EINVAL if profile.empty_mmap_succeeds else errno.EOVERFLOW)
@@ -157,7 +159,7 @@ def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, 
 def _whole_huge(length: int, flags: int) -> int:
     """Return ``length`` in whole pages of the size that MAP_HUGETLB names."""
     size = 1 << (flags >> 26 & 63 or _HUGE_SIZES[1])
-    return -(-length // size) * size
+    return -(-length // size) * size & _LONGEST
 
 
 def _whole(space: AddressSpace, length: int) -> int:

@@ -38,6 +38,16 @@ def guarded_start(vma: Vma, guard: int) -> int:
     return vma.start
 
 
+def fits_huge(vma: Vma) -> bool:
+    """Return whether 2 MB lie whole in an area, as the kernel reckons.
+
+    It looks for the last of them only, and for an area that ends below 2 MB its sum wraps twice
+    and comes out right (``thp_vma_suitable_order``).
+    """
+    last = (vma.end - HUGE) % _FORGOTTEN // HUGE * HUGE
+    return last >= vma.start and (last + HUGE) % _FORGOTTEN <= vma.end
+
+
 class Placement:
     """The search of one address space; for 2.6, also what it remembers.
 

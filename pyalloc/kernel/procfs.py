@@ -24,7 +24,7 @@ from pyalloc.kernel.abi import (
     fail,
 )
 from pyalloc.kernel.area import Vma
-from pyalloc.kernel.placement import HUGE
+from pyalloc.kernel.placement import fits_huge
 from pyalloc.kernel.proctext import STATM, ProcText, number
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.units import PAGE
@@ -257,7 +257,7 @@ def _may_be_huge(space: AddressSpace, vma: Vma, thp: str) -> bool:
         return False
     if thp == "madvise" and not vma.flags & VM_HUGEPAGE:
         return False
-    return space.profile.word == 8 and -(-vma.start // HUGE) * HUGE + HUGE <= vma.end
+    return space.profile.word == 8 and fits_huge(vma)
 
 
 # --- status ------------------------------------------------------------------------------------
