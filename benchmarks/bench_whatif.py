@@ -76,11 +76,10 @@ def least(task: Callable[[], object]) -> float:
 @pytest.mark.parametrize("name", TRACES)
 def test_twenty_settings(name: str, benchmark: BenchmarkFixture, figures: Figures) -> None:
     trace = trace_of(name)
-    found = pa.advise(trace, SETTINGS, workers=1)
+    found = benchmark.pedantic(lambda: pa.advise(trace, SETTINGS, workers=1), rounds=1)
     assert len(found.trials) == len(SETTINGS) + 1
     if benchmark.disabled:
         return
-    benchmark.pedantic(lambda: pa.advise(trace, SETTINGS, workers=1), rounds=1)
     seconds = least(lambda: pa.advise(trace, SETTINGS, workers=1)) * CALLS / len(trace)
     what = f"20 settings, a million calls, {name}"
     figures.add(benchmark, Figure(what, seconds, "s", SECONDS_OF_20, at_most=True))
@@ -89,10 +88,9 @@ def test_twenty_settings(name: str, benchmark: BenchmarkFixture, figures: Figure
 @pytest.mark.parametrize("name", TRACES)
 def test_blame(name: str, benchmark: BenchmarkFixture, figures: Figures) -> None:
     trace = trace_of(name)
-    assert pa.blame(trace).culprits
+    assert benchmark.pedantic(lambda: pa.blame(trace), rounds=1).culprits
     if benchmark.disabled:
         return
-    benchmark.pedantic(lambda: pa.blame(trace), rounds=1)
     replay = least(lambda: pa.replay(trace, touch="write", samples=0))
     more = (least(lambda: pa.blame(trace)) - replay) * CALLS / len(trace)
     what = f"blame beyond its replay, a million calls, {name}"
