@@ -7,7 +7,7 @@ import platform
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from test_host import can_build
@@ -18,14 +18,17 @@ from pyalloc.errors import TraceError
 from pyalloc.host.compile import HostError
 from pyalloc.host.kernel import host_kernel
 from pyalloc.host.puppet import Outcome, Puppet, Start
+from pyalloc.lab.verify import kernel
 from pyalloc.lab.verify.kernel import (
     Case,
+    Difference,
     random_specs,
     read_case,
     simpler,
     verify_case,
     verify_kernel,
 )
+from pyalloc.report.verify import kernel_lines
 from pyalloc.workload.syscalls import PROFILES, SystemCall
 
 PAGE = 4096
@@ -69,6 +72,24 @@ def test_a_planted_difference_is_found_shrunk_saved_and_found_again(tmp_path: Pa
     assert again.finding is not None
     assert again.finding.difference == shortest.difference
     assert verify_case(case).agrees
+
+
+def test_what_does_not_come_again_is_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference that repetitions do not show is no finding, and is told."""
+    real, differed = kernel.run_spec, []
+
+    def once(*arguments: Any) -> tuple[Case, Difference | None]:
+        case, found = real(*arguments)
+        if differed:
+            return case, found
+        differed.append(case)
+        return case, Difference(0, str(case.calls[0]), "VmRSS, kB:", "48", "56")
+
+    monkeypatch.setattr(kernel, "run_spec", once)
+    verdict = verify_kernel(random_specs(2, calls=5, seed=3))
+    assert verdict.agrees
+    assert (verdict.sequences, verdict.unsteady) == (2, 1)
+    assert any("differed once" in line for line in kernel_lines(verdict))
 
 
 def test_the_command_offers_every_profile() -> None:

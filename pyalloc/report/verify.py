@@ -86,6 +86,9 @@ def kernel_lines(verdict: KernelVerdict) -> Iterator[str]:
         f"{verdict.word}-bit processes on Linux {verdict.kernel}, taken for {verdict.model}: "
         f"{_counted(verdict.sequences, 'sequence')}, {_counted(verdict.calls, 'call')}"
     )
+    if verdict.unsteady:
+        sequences = _counted(verdict.unsteady, "sequence")
+        yield f"  {sequences} differed once, and not when made again: chance of this kernel's own"
     if verdict.finding is None:
         yield "  every result, errno, signal, area, size, page fault and smaps field is equal"
         return
