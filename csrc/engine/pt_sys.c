@@ -273,8 +273,9 @@ static uint64_t fallback_size(const pt *h, bool contiguous)
         size = h->pf->swapped_fallback
                    ? (size + bytes_of(h, h->sys.old_size) + mib - 1) & ~(mib - 1)
                    : page_up(size + bytes_of(h, h->sys.old_size));
+    size &= size_mask(h); /* sums wrap at the word before they are compared */
     uint64_t least = h->pf->swapped_fallback ? PAGE_BYTES : mib;
-    return (size < least ? least : size) & size_mask(h);
+    return size < least ? least : size;
 }
 
 static pa_unit begin_fallback(pt *h)
