@@ -140,6 +140,7 @@ import os, signal, sys
 from pathlib import Path
 from pyalloc.host.undo import Undertaker
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 folder = Path(sys.argv[1])
 with Undertaker() as undertaker:
     undertaker.rmdir(str(folder))
