@@ -281,6 +281,20 @@ def test_a_scenario_is_fitted_by_any_of_its_sizes(scenario: Path) -> None:
         fit(one, "cgroup", survive=("wrker",))
 
 
+def test_a_value_with_which_a_scenario_cannot_start_is_too_small(scenario: Path) -> None:
+    """Below what exec needs in the cgroup, and below the machine's own; an unknown key is told."""
+    one = pa.load_scenario(scenario)
+    assert survives(one, "cgroup", "4K").what.startswith("it cannot even start: ")
+    found = fit(one.vary({"process.worker.program.size": "16K"}), "cgroup")
+    assert found.survivors == ("worker",)
+    assert found.value < 2 * MIB
+    assert fit(one.vary({"cgroup.box.memory_max": "max"}), "ram").value > 24 * MIB
+    with pytest.raises(pa.ScenarioError, match="did you mean ram"):
+        fit(one, "machine.rum")
+    with pytest.raises(pa.ScenarioError, match="did you mean ram"):
+        survives(one, "machine.rum", "1M")
+
+
 # --- the command
 
 
@@ -312,5 +326,7 @@ def test_exit_codes_of_the_command(
     assert main(["fit", str(scenario), "--verify"]) == 2
     assert main(["fit", str(scenario), "--limit", "cgroup", "--at", "16M"]) == 1
     assert "worker: killed" in capsys.readouterr().out
+    assert main(["fit", str(scenario), "--limit", "cgroup", "--at", "32M"]) == 0
+    assert "32M: worker survives." in capsys.readouterr().out
     assert main(["fit", path, "--survive", "worker"]) == 2
     assert main(["fit", str(scenario), "--ram", "1G"]) == 2

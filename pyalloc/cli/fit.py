@@ -13,7 +13,7 @@ from pyalloc.cli.dashes import split
 from pyalloc.cli.output import console, print_json, progressing
 from pyalloc.cli.subject import Subject, Words, print_notes, subject
 from pyalloc.errors import ArgumentError
-from pyalloc.lab.fit import Fit, NeverEnough, Traced, Verdict, survives
+from pyalloc.lab.fit import Fit, NeverEnough, Traced, Verdict, must_survive, survives
 from pyalloc.lab.fit import fit as fit_limit
 from pyalloc.lab.fit.verify import Verification
 from pyalloc.lab.fit.verify import verify as verify_fits
@@ -83,7 +83,8 @@ def fit(
         names = tuple(survive or ())
         if at is not None:
             of = _the_one(limit or ["ram"])
-            return _answer(survives(scenario, of, at, survive=names), of, at, json=json)
+            verdict = survives(scenario, of, at, survive=names)
+            return _answer(verdict, of, at, must_survive(scenario, names), json=json)
         found = _found(scenario, limit or ["ram"], {"survive": names})
         return _print(found, scenario, None, (), json=json)
     if survive:
@@ -94,7 +95,7 @@ def fit(
         limits = [_ALIASES.get(name, name) for name in limit or _default_limits(ram)]
         if at is not None:
             of = _the_one(limits if limit else ["cgroup"])
-            return _answer(survives(traced, of, at, **machine), of, at, json=json)
+            return _answer(survives(traced, of, at, **machine), of, at, (), json=json)
         found = _found(traced, limits, machine)
         checked = _verified(found, about, timeout) if verify else []
         return _print(found, about.trace, about, checked, json=json)
@@ -129,11 +130,13 @@ def _the_one(limits: Sequence[str]) -> str:
     return limits[0]
 
 
-def _answer(verdict: Verdict, of: str, value: str, *, json: bool) -> int:
+def _answer(
+    verdict: Verdict, of: str, value: str, survivors: tuple[str, ...], *, json: bool
+) -> int:
     if json:
-        print_json({"of": of, "value": value, **verdict._asdict()})
+        print_json({"of": of, "value": value, **verdict._asdict(), "survivors": survivors})
     else:
-        console().print(answer(verdict, of, value), markup=False)
+        console().print(answer(verdict, of, value, survivors), markup=False)
     return 0 if verdict.survived else 1
 
 

@@ -35,6 +35,8 @@ def _parts(found: Sequence[Fit], what: Trace | Scenario) -> Iterator[RenderableT
     yield Text("")
     yield _table(found)
     yield Text("")
+    if survivors := found[0].survivors:
+        yield Text(f"Must survive: {', '.join(survivors)}.")
     for one in found:
         yield from _words(one)
     if isinstance(what, Trace):
@@ -96,11 +98,12 @@ def _line(one: Fit) -> str:
     return f"{one.name} = {one.value}" if one.is_ratio else f"{one.name} = {one.value >> 10}K"
 
 
-def answer(verdict: Verdict, of: str, value: str) -> str:
-    """Say whether a given limit is enough."""
+def answer(verdict: Verdict, of: str, value: str, survivors: Sequence[str] = ()) -> str:
+    """Say whether a given limit is enough, for ``survivors`` where it is a scenario's."""
     name = LIMITS.get(of, of)
     if verdict.survived:
-        return f"{name} {value}: it survives."
+        who = ", ".join(survivors) or "it"
+        return f"{name} {value}: {who} survive{'s' * (len(survivors) < 2)}."
     return f"{name} {value} is too small: {verdict.what}."
 
 

@@ -19,7 +19,17 @@ from pyalloc.units import PAGE, format_size, parse_size
 from pyalloc.workload.scenario import Scenario
 from pyalloc.workload.words import nearest
 
-__all__ = ["LIMITS", "Fit", "NeverEnough", "Program", "Traced", "Verdict", "fit", "survives"]
+__all__ = [
+    "LIMITS",
+    "Fit",
+    "NeverEnough",
+    "Program",
+    "Traced",
+    "Verdict",
+    "fit",
+    "must_survive",
+    "survives",
+]
 
 LIMITS: Final[Mapping[str, str]] = {
     "as": "ulimit -v",
@@ -60,6 +70,8 @@ class Fit:
         is not.
     program
         What the limit has to hold beside the heap, for a trace.
+    survivors
+        The processes that have to survive, of a scenario.
     """
 
     of: str
@@ -73,6 +85,7 @@ class Fit:
     probes: tuple[tuple[int, bool], ...]
     least: int
     program: Program | None = None
+    survivors: tuple[str, ...] = ()
 
     def words(self, value: int) -> str:
         """Return a value of this limit in words."""
@@ -156,7 +169,7 @@ def survives(
     if isinstance(what, Scenario):
         key = _key_of(what, of)
         limit = _value(key, value)
-        return try_scenario(what, key, limit, _must_survive(what, survive))
+        return try_scenario(what, key, limit, must_survive(what, survive))
     _check_limit(of)
     limit, traced = _value(of, value), _traced(what, allocator)
     need = traced.program.own_space
@@ -249,6 +262,7 @@ def _made(
     name: str,
     fixed: dict[str, int],
     traced: Traced | None = None,
+    survivors: tuple[str, ...] = (),
 ) -> Fit:
     below = found.below
     row = below.row if below else None
@@ -264,6 +278,7 @@ def _made(
         probes=found.probes,
         least=found.least,
         program=traced.program if traced else None,
+        survivors=survivors,
     )
 
 
@@ -273,7 +288,7 @@ _KEYS: Final = {"ram": "machine.ram", "swap": "machine.swap", "ratio": "machine.
 
 
 def _fit_scenario(scenario: Scenario, of: str, survive: tuple[str, ...], tell: Tell | None) -> Fit:
-    key, names = _key_of(scenario, of), _must_survive(scenario, survive)
+    key, names = _key_of(scenario, of), must_survive(scenario, survive)
     is_ratio = key.endswith("_ratio")
     found = smallest(
         lambda value: try_scenario(scenario, key, value, names),
@@ -283,7 +298,7 @@ def _fit_scenario(scenario: Scenario, of: str, survive: tuple[str, ...], tell: T
         most=_MOST_RATIO if is_ratio else _MOST_OF_A_MACHINE,
         tell=tell,
     )
-    return _made(found, key, key, {})
+    return _made(found, key, key, {}, survivors=names)
 
 
 def _present(scenario: Scenario, key: str) -> int:
@@ -300,7 +315,7 @@ def _present(scenario: Scenario, key: str) -> int:
         return _FIRST_GUESS  # "max"
 
 
-def _must_survive(scenario: Scenario, survive: tuple[str, ...]) -> tuple[str, ...]:
+def must_survive(scenario: Scenario, survive: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the processes that must survive."""
     names = tuple(p.name for p in scenario.processes)
     for name in survive:
@@ -311,7 +326,13 @@ def _must_survive(scenario: Scenario, survive: tuple[str, ...]) -> tuple[str, ..
 
 
 def _key_of(scenario: Scenario, of: str) -> str:
-    """Return the key of a scenario that a limit means."""
+    """Return the key of a scenario that a limit means, and that takes a size or a ratio."""
+    key = _named_key(scenario, of)
+    scenario.vary({key: _FIRST_RATIO if key.endswith("_ratio") else _present(scenario, key)})
+    return key
+
+
+def _named_key(scenario: Scenario, of: str) -> str:
     if of in _KEYS:
         return _KEYS[of]
     if of == "cgroup":

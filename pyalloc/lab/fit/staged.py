@@ -12,7 +12,11 @@ _BAD = frozenset({OOM, "refused", "signal", "panic"})
 
 
 def try_scenario(scenario: Scenario, key: str, value: int, names: tuple[str, ...]) -> Verdict:
-    """Run ``scenario`` with ``key`` at ``value``; those of ``names`` must survive."""
+    """Run ``scenario`` with ``key`` at ``value``; those of ``names`` must survive.
+
+    ``key`` must be one that the scenario has room for; a value with which it cannot be run is one
+    that is too small.
+    """
     labels = {
         spec.name if spec.copies == 1 else f"{spec.name}-{copy + 1}"
         for spec in scenario.processes
@@ -24,12 +28,10 @@ def try_scenario(scenario: Scenario, key: str, value: int, names: tuple[str, ...
         return event.kind == "panic" or (event.process in labels and event.kind in _BAD)
 
     try:
-        found = simulate(scenario.vary({key: value}), samples=1, enough=is_lost)
-    except ScenarioError as error:
-        if "needs ram" in str(error) or "settings outside" in str(error):
-            return failed(f"the machine cannot run: {error}")
-        raise
-    return judged(found, names)
+        changed = scenario.vary({key: value})
+    except ScenarioError as error:  # the key is known to be one: it is the value that does not do
+        return failed(f"it cannot even start: {error}")
+    return judged(simulate(changed, samples=1, enough=is_lost), names)
 
 
 def judged(found: Simulation, names: tuple[str, ...]) -> Verdict:
