@@ -10,7 +10,7 @@ from typing import Final
 
 from pyalloc.host.box import box
 from pyalloc.host.compile import HostError
-from pyalloc.host.measure import CommandError, Measurement, measure
+from pyalloc.host.measure import CommandError, CommandTimeout, Measurement, measure
 
 _WHY_NOT: Final = {
     "ram": "RAM cannot be taken away from a running machine: verify a cgroup in its place",
@@ -48,15 +48,15 @@ def run_limited(
     ------
     HostError
         There can be no such limit here; the text says why.
-    CommandError
+    CommandTimeout
         The command was not done in time.
     """
     with _prepared(of, value, swap) as prepare:
         try:
             return measure(command, env, timeout=timeout, prepare=prepare)
-        except CommandError as error:
-            if "was not done" in str(error):
-                raise
+        except CommandTimeout:
+            raise
+        except CommandError:
             return None
 
 

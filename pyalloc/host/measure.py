@@ -38,6 +38,10 @@ class CommandError(PyallocError, RuntimeError):
     """A command could not be started, or took too long."""
 
 
+class CommandTimeout(CommandError, TimeoutError):
+    """A command was not done in time, and was killed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One real run: bytes, page faults, seconds, and how it ended.
@@ -82,7 +86,9 @@ def measure(
     Raises
     ------
     CommandError
-        It cannot be started, or was not done in time.
+        It cannot be started.
+    CommandTimeout
+        It was not done in time.
     """
     if not command:
         message = "there is no command to run"
@@ -171,7 +177,7 @@ class _Run:
             watch.join()
         if self.late:
             message = f"{self.command[0]}: was not done after {timeout:g} seconds, and was killed"
-            raise CommandError(message)
+            raise CommandTimeout(message)
         return self._result(status, usage)
 
     def _give_up(self) -> None:

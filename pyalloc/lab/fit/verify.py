@@ -16,7 +16,7 @@ from typing import Any, Final
 from pyalloc.errors import ArgumentError
 from pyalloc.host.compile import HostError
 from pyalloc.host.limited import run_limited
-from pyalloc.host.measure import CommandError, Measurement, describe_end, measure
+from pyalloc.host.measure import CommandTimeout, Measurement, describe_end, measure
 from pyalloc.lab.fit import Fit
 from pyalloc.lab.setting import as_recorded
 from pyalloc.units import PAGE
@@ -135,7 +135,7 @@ class _Tries:
             self.tell("running the program", self.count, 0)
         try:
             run = run_limited(self.command, self.env, of, value, swap=swap, timeout=self.timeout)
-        except CommandError:
+        except CommandTimeout:
             return LimitedRun(value, survived=False, end="does not come to its end")
         if run is None:
             return LimitedRun(value, survived=False, end="not even exec succeeds")
