@@ -103,7 +103,7 @@ def _median(first: Trace, kept: Path, command: Sequence[str], again: int) -> Tra
 
 def _measured_peak(trace: Trace) -> int:
     measured = trace.info.measured
-    return (measured.peak_rss or 0) - (measured.recorder_rss or 0) if measured else 0
+    return (measured.program_peak or 0) if measured else 0
 
 
 def _read(file: str, format: str | None) -> Trace:  # noqa: A002

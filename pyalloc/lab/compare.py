@@ -8,7 +8,7 @@ figure by figure and call site by call site.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Final
 
@@ -220,6 +220,7 @@ def _run(
     process = process_for(trace, machine, allocator=allocator, environment=variables)
     calls = _with_trims(trace, setting)
     result = process.replay(calls, touch=touch or touch_of(trace), samples=0)
+    measured = trace.info.measured
     run = Run(
         name=name,
         trace=trace,
@@ -228,7 +229,7 @@ def _run(
         summary=result.summary,
         errors=result.errors,
         parts_at=None,
-        measured_peak=_measured_peak(trace) if setting.is_default else None,
+        measured_peak=measured.program_peak if measured and setting.is_default else None,
     )
     return run, result.address
 
@@ -239,20 +240,13 @@ def _with_trims(trace: Trace, setting: Setting) -> Trace:
     return Trace(with_trims(trace.columns, trims_before(trace.columns, setting)))
 
 
-def _measured_peak(trace: Trace) -> int | None:
-    measured = trace.info.measured
-    if measured is None or measured.peak_rss is None:
-        return None
-    return max(measured.peak_rss - (measured.recorder_rss or 0), 0)
-
-
 def _parting(run: Run, base: npt.NDArray[np.uint64], address: npt.NDArray[np.uint64]) -> Run:
     """Return the run with the first call whose block lies elsewhere."""
     if base is address or len(base) != len(address):
         return run
     differ = np.flatnonzero((base != address) & (run.trace.op != Op.FREE))
     parts = int(differ[0]) if differ.size else None
-    return Run(**{**run.__dict__, "parts_at": parts})
+    return replace(run, parts_at=parts)
 
 
 # --- call sites

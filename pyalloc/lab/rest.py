@@ -68,11 +68,10 @@ def rest_of(trace: Trace, outcome: Outcome) -> Rest | None:
     heap = outcome.timeline["rss"][np.searchsorted(outcome.rows, rows)].astype(np.float64)
     own = _recorder(measured, rows, len(trace))
     beside = samples.rss[there].astype(np.float64) - own - heap
-    own_at_end = float(measured.recorder_rss or 0)
-    final = float(measured.final_rss or 0) - own_at_end
+    final = float(measured.program_final or 0)
     rest = Rest(rows.astype(np.float64), beside, 0.0, final, 0.0, final - outcome.final_rss)
     together = _highest(outcome, rest.at(outcome.rows))
-    peak = max(float(measured.peak_rss) - own_at_end, 0.0)
+    peak = float(measured.program_peak or 0)
     return Rest(rest.rows, beside, peak, final, peak - together, rest.final_rest)
 
 

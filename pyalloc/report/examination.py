@@ -134,10 +134,9 @@ def _size(value: int | None) -> str:
 
 def _memory(found: Examination) -> Table:
     s, real = found.replay.summary, found.measured
-    own = real.recorder_rss or 0 if real else 0
     table = _table("Memory", "", "peak", "at the end", "measured peak", "measured end")
-    peak = real.peak_rss - own if real and real.peak_rss else None
-    end = real.final_rss - own if real and real.final_rss else None
+    peak = real.program_peak if real else None
+    end = real.program_final if real else None
     faults = real.minflt - (real.recorder_minflt or 0) if real and real.minflt else None
     return _rows(
         table,

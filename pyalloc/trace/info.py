@@ -76,6 +76,15 @@ _HEAP_RSS: Final = re.compile(
 )
 
 
+def bytes_in(status: str, name: str) -> int | None:
+    """Return a size of a ``/proc/PID/status`` in bytes; None if it is not there.
+
+    The text may be cut short anywhere: its process may have been killed meanwhile.
+    """
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) << 10 if found else None
+
+
 def heap_rss_in(smaps: str) -> int:
     """Return how many bytes of the areas named ``[heap]``, the break's, are in memory."""
     return 1024 * sum(int(area[1]) for area in _HEAP_RSS.finditer(smaps))
@@ -109,6 +118,23 @@ class Measured:
     maps: str | None = None
     smaps_rollup: str | None = None
     samples: Samples | None = None
+
+    @property
+    def program_peak(self) -> int | None:
+        """The most that was resident, less the recorder's own; bytes."""
+        return self._less_recorder(self.peak_rss)
+
+    @property
+    def program_final(self) -> int | None:
+        """What was resident at the end, less the recorder's own; bytes."""
+        return self._less_recorder(self.final_rss)
+
+    def _less_recorder(self, rss: int | None) -> int | None:
+        return None if rss is None else max(rss - (self.recorder_rss or 0), 0)
+
+    def in_status(self, name: str) -> int | None:
+        """Return a size of ``status`` in bytes; None if it is not there."""
+        return bytes_in(self.status or "", name)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are known."""

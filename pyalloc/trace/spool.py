@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pyalloc.errors import TraceError
 from pyalloc.trace.blocks import assign_blocks
-from pyalloc.trace.info import Measured, Samples, TraceInfo, heap_rss_in
+from pyalloc.trace.info import Measured, Samples, TraceInfo, bytes_in, heap_rss_in
 from pyalloc.trace.ops import ALIGNS, ALLOCATES, Op
 from pyalloc.trace.sites import SiteTable
 from pyalloc.trace.table import Trace
@@ -287,11 +287,6 @@ def _with_exits_last(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return rows
 
 
-def _field(status: str, name: str) -> int | None:
-    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
-
-
 def _measured(raw: Raw, past: _Past) -> Measured:
     records, page = past.records, int(raw.header["page_size"])
     is_sample = records["op"] == SAMPLE
@@ -318,10 +313,10 @@ def _measured(raw: Raw, past: _Past) -> Measured:
         }
     if status is not None:
         figures |= {
-            "peak_rss": _field(status, "VmHWM"),
-            "vm_peak": _field(status, "VmPeak"),
-            "final_rss": _field(status, "VmRSS"),
-            "final_vm": _field(status, "VmSize"),
+            "peak_rss": bytes_in(status, "VmHWM"),
+            "vm_peak": bytes_in(status, "VmPeak"),
+            "final_rss": bytes_in(status, "VmRSS"),
+            "final_vm": bytes_in(status, "VmSize"),
             "recorder_rss": int(raw.header["own_pages"]) * page,
             "recorder_anon": int(raw.header["own_anon"]) * page,
             "recorder_minflt": int(raw.header["own_pages"]),

@@ -39,13 +39,7 @@ _LAYOUT: Final[dict[int, dict[str, Any]]] = {
         ],
         "phdr": (
             32,
-            {
-                "type": (0, "u4"),
-                "offset": (4, "u4"),
-                "vaddr": (8, "u4"),
-                "filesz": (16, "u4"),
-                "memsz": (20, "u4"),
-            },
+            {"type": (0, "u4"), "offset": (4, "u4"), "vaddr": (8, "u4"), "filesz": (16, "u4")},
         ),
         "shdr": (
             40,
@@ -62,13 +56,7 @@ _LAYOUT: Final[dict[int, dict[str, Any]]] = {
         ],
         "phdr": (
             56,
-            {
-                "type": (0, "u4"),
-                "offset": (8, "u8"),
-                "vaddr": (16, "u8"),
-                "filesz": (32, "u8"),
-                "memsz": (40, "u8"),
-            },
+            {"type": (0, "u4"), "offset": (8, "u8"), "vaddr": (16, "u8"), "filesz": (32, "u8")},
         ),
         "shdr": (
             64,
@@ -228,19 +216,3 @@ def _trusted(answer: Name, covering: str | None) -> Name:
     if answer.file:
         return Name(answer.function or covering, answer.file, answer.line)
     return Name((answer.function or covering) if covering else None)
-
-
-def image_size(path: str) -> int:
-    """Return how many bytes of address space the file takes up when it is loaded.
-
-    Raises
-    ------
-    OSError
-        It cannot be read, or is no ELF file.
-    """
-    elf = _open(path)
-    if elf is None or not len(elf.segments):
-        message = f"{path}: not an ELF file that can be loaded"
-        raise OSError(message)
-    ends = elf.segments["vaddr"] + elf.segments["memsz"]
-    return int(ends.max()) - int(elf.segments["vaddr"].min())

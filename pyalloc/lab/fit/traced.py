@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault, ProcessKilled
 from pyalloc.kernel.abi import MAP, PROT
+from pyalloc.kernel.elf import read_image
 from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.limits import Limits
 from pyalloc.lab.fit.search import SURVIVED, Verdict, failed
@@ -27,7 +28,7 @@ from pyalloc.lab.setting import Setting, apply_environment
 from pyalloc.lab.trial import Outcome, Trials, sample_rows
 from pyalloc.machine import Machine, Process
 from pyalloc.machine.cgroup import Cgroup
-from pyalloc.trace import Op, Trace, symbols
+from pyalloc.trace import Op, Trace
 from pyalloc.trace.record import LIBRARY
 from pyalloc.units import PAGE, format_size
 
@@ -131,7 +132,7 @@ class Traced:
         rest, measured = self.rest, self.trace.info.measured
         if rest is None or measured is None:
             return 0
-        of_files = sum(_kb(measured.status or "", name) for name in ("RssFile", "RssShmem"))
+        of_files = sum(measured.in_status(name) or 0 for name in ("RssFile", "RssShmem"))
         of_files -= (measured.recorder_rss or 0) - (measured.recorder_anon or 0)
         beside = rest.process_peak(self.outcome) - self.outcome.peak_rss - max(of_files, 0)
         at_end = rest.process_final(self.outcome) - self.outcome.final_rss - max(of_files, 0)
@@ -278,11 +279,6 @@ class Traced:
         return str(self.trace.info.sites.resolve([number])[number]) if number else None
 
 
-def _kb(status: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) << 10 if found else 0
-
-
 def unpromised(maps: str) -> int:
     """Return the bytes of a maps text that are not private and writable."""
     areas = (match for match in map(_AREA.match, maps.splitlines()) if match)
@@ -307,6 +303,6 @@ def recorder_space(maps: str) -> int:
 def _image_size(library: str) -> int:
     """Return the bytes that a library takes up, its zeroed data included; 0 if it is not here."""
     try:
-        return page_ceil(symbols.image_size(library))
-    except OSError:
+        return page_ceil(read_image(library).span)
+    except ArgumentError:
         return 0
