@@ -24,6 +24,7 @@ from pyalloc.host import compile as host_compile
 from pyalloc.host import faults, glibc, proc
 from pyalloc.host.compile import CompilerMissing, HostError
 from pyalloc.kernel.oom import oom_policy
+from pyalloc.kernel.proctext import parse_fields
 from pyalloc.machine import Machine
 from pyalloc.trace import NULL_BLOCK
 from pyalloc.workload.streams import stream
@@ -459,7 +460,7 @@ def test_a_line_that_is_none_is_named() -> None:
 
 def test_fields_are_numbers_where_they_are_numbers() -> None:
     text = "Name:\tab c\nVmRSS:\t    1704 kB\nThreads:\t1\nUid:\t0\t0\t0\t0\n\n"
-    assert proc.parse_fields(text) == {
+    assert parse_fields(text) == {
         "Name": "ab c",
         "VmRSS": 1704,
         "Threads": 1,

@@ -17,6 +17,7 @@ from pyalloc.host import compile as _compile
 from pyalloc.host import proc
 from pyalloc.host.box import box
 from pyalloc.host.compile import HostError
+from pyalloc.kernel.proctext import parse_fields
 
 RAM: Final = 256 << 20
 SWAP: Final = 888 << 20
@@ -48,7 +49,7 @@ class ProgramRun:
 
     def status(self, place: int = 1) -> proc.Fields:
         """Return the fields of a status that was shown; sizes in kB."""
-        return proc.parse_fields(self.shown[place]["/proc/self/status"])
+        return parse_fields(self.shown[place]["/proc/self/status"])
 
     def maps(self, place: int = -1) -> str:
         """Return a map that was shown."""

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pyalloc.errors import PyallocError, TraceError
 from pyalloc.kernel.oom import Task
-from pyalloc.kernel.proctext import ProcText, parse_proc
+from pyalloc.kernel.proctext import ProcText, parse_fields, parse_proc
 from pyalloc.units import PAGE
 
 Pid = int | Literal["self"]
@@ -26,7 +26,6 @@ Fields = dict[str, int | str]
 _LINE: Final = re.compile(
     r"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
 )
-_NUMBER: Final = re.compile(r"(\d+)(?: kB)?")
 _PAGES_A_KB: Final = PAGE >> 10
 _CAP_SYS_ADMIN: Final = 21
 _CAP_SYS_RAWIO: Final = 17
@@ -94,17 +93,6 @@ def _area(number: int, line: str) -> Area:
     return Area(
         int(start, 16), int(end, 16), permissions, int(offset, 16), device, int(inode), name
     )
-
-
-def parse_fields(text: str) -> Fields:
-    """Return the fields of a text of lines ``Name: value``; a number (of kB, too) as an int."""
-    fields: Fields = {}
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon:
-            match = _NUMBER.fullmatch(value.strip())
-            fields[name] = int(match[1]) if match else value.strip()
-    return fields
 
 
 def parse_smaps(text: str) -> tuple[tuple[Area, Fields], ...]:

@@ -76,9 +76,10 @@ def _status(text: str) -> dict[str, int | str]:
     return {name: _value(value) for name, value in rows}
 
 
-def _sizes(text: str) -> dict[str, int | str]:
+def parse_fields(text: str) -> dict[str, int | str]:
+    """Return the fields of lines ``Name: value``; a number, of kB, too, as an int."""
     rows = (line.partition(":") for line in text.splitlines())
-    return {name: _value(value.strip()) for name, _, value in rows}
+    return {name: _value(value.strip()) for name, colon, value in rows if colon}
 
 
 def _smaps(text: str) -> dict[str, dict[str, int | str]]:
@@ -88,11 +89,11 @@ def _smaps(text: str) -> dict[str, dict[str, int | str]]:
             rows = found[line.partition(" ")[0]] = []
         else:
             rows.append(line)
-    return {span: _sizes("\n".join(rows)) for span, rows in found.items()}
+    return {span: parse_fields("\n".join(rows)) for span, rows in found.items()}
 
 
 def _rollup(text: str) -> dict[str, int | str]:
-    return _sizes(text.partition("\n")[2])
+    return parse_fields(text.partition("\n")[2])
 
 
 def _statm(text: str) -> dict[str, int]:
@@ -109,7 +110,7 @@ _READERS: Final[Mapping[str, Callable[[str], Mapping[str, Any]]]] = {
     "smaps_rollup": _rollup,
     "status": _status,
     "statm": _statm,
-    "meminfo": _sizes,
+    "meminfo": parse_fields,
     "vmstat": _counts,
 }
 

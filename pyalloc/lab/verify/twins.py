@@ -16,6 +16,7 @@ from pyalloc.host.kernel import HostKernel
 from pyalloc.host.mapped import Files
 from pyalloc.host.puppet import FIRST_FILE, Outcome, Puppet, Start, error_name
 from pyalloc.kernel.abi import MADV
+from pyalloc.kernel.proctext import parse_fields
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.machine import Machine, Process
 from pyalloc.units import PAGE
@@ -204,7 +205,7 @@ class Twins:
         if theirs != ours:
             only = [line for line in theirs if line not in ours]
             yield "maps", "; ".join(only), "; ".join(line for line in ours if line not in theirs)
-        real, model = proc.parse_fields(self.real.read("status")), self.model.status()
+        real, model = parse_fields(self.real.read("status")), self.model.status()
         for name in STATUS:
             if real[name] != model[name] and (self.host.exact_rss or "Rss" not in name[:5]):
                 yield f"{name}, kB", str(real[name]), str(model[name])
