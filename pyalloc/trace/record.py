@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from pyalloc.errors import ArgumentError, RecordError
+from pyalloc.kernel.elf import Headers, read_headers
 from pyalloc.trace import files, spool
-from pyalloc.trace.elf import ElfHead, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -141,7 +141,7 @@ def _check_recordable(file: Path) -> None:
             "record it as the user it runs as, or a copy without that bit"
         )
         raise RecordError(message)
-    head = read_head(file)
+    head = _headers(file)
     if head is None:
         return
     if head.bits != 64:
@@ -156,7 +156,7 @@ def _check_recordable(file: Path) -> None:
     _check_dynamic(file, head)
 
 
-def _check_dynamic(file: Path, head: ElfHead) -> None:
+def _check_dynamic(file: Path, head: Headers) -> None:
     if head.interpreter is None:
         message = (
             f"{file}: cannot be recorded: it is statically linked, so nothing can be preloaded; "
@@ -171,8 +171,16 @@ def _check_dynamic(file: Path, head: ElfHead) -> None:
         raise RecordError(message)
 
 
+def _headers(file: Path) -> Headers | None:
+    """Return the headers of an ELF file; None if it is none, or not for us to judge."""
+    try:
+        return read_headers(file)
+    except (OSError, ArgumentError):
+        return None
+
+
 def _own_machine() -> int | None:
-    head = read_head(_library())
+    head = _headers(_library())
     return head.machine if head else None
 
 
