@@ -75,16 +75,23 @@ def test_the_module_exports_only_its_init_function() -> None:
     assert names == {"PyInit__engine"}
 
 
-def test_only_one_python_file_touches_the_binding() -> None:
-    """ffi and lib are imported by pyalloc/engine.py and nowhere else."""
-    importers = {
-        path.name
-        for path in (ROOT / "pyalloc").rglob("*.py")
-        if re.search(
-            r"^\s*(from|import)\b.*\b_engine\b", path.read_text(encoding="utf-8"), re.MULTILINE
-        )
+def importers(of: str) -> set[str]:
+    """Return the files of the package that have an import in which the word ``of`` stands."""
+    statement = re.compile(rf"^\s*(from|import)\b[^\n]*\b{of}\b", re.MULTILINE)
+    package = ROOT / "pyalloc"
+    return {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if statement.search(path.read_text(encoding="utf-8"))
     }
-    assert importers <= {"engine.py"}
+
+
+def test_only_one_python_package_touches_the_binding() -> None:
+    """ffi and lib are imported by one module, and taken from it by its neighbours only."""
+    assert importers("_engine") == {"engine/border.py"}
+    users = importers("(ffi|lib)")
+    assert "engine/heap.py" in users
+    assert {name.partition("/")[0] for name in users} == {"engine"}
 
 
 def test_import_is_quiet_and_works_from_anywhere(tmp_path: Path) -> None:

@@ -589,7 +589,7 @@ user_reserve_kbytes
             memo[id(value)] = value
         for process in self.processes.values():
             table, heap = process.pages.table, process.heap.heap
-            twin = ram.pages(table.number) if process.alive else engine.no_pages(ram)
+            twin = ram.pages(table.number) if process.alive else engine.Pages()
             memo[id(table)] = twin
             memo[id(heap)] = heap.copy(twin if process.alive else None)
         machine = Machine.__new__(Machine)
