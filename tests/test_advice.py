@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from test_verify_kernel import WORDS, can_verify
 
@@ -13,6 +15,7 @@ from pyalloc.lab.verify.kernel import Case, verify_case
 from pyalloc.machine import Machine, Process
 from pyalloc.workload.syscalls import SystemCall
 
+SWAPS = Path("/proc/swaps")
 PAGE = 4096
 HUGE = 2 << 20
 AT = 0x10000000
@@ -366,11 +369,17 @@ CASES: dict[str, list[SystemCall]] = {
 }  # fmt: skip
 
 
+def swaps_to_a_file() -> bool:
+    return any(line.split()[1] == "file" for line in SWAPS.read_text().splitlines())
+
+
 @pytest.mark.skipif(not can_verify(), reason="no profile of this host's kernel")
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("name", CASES)
 def test_this_kernel_does_the_same(name: str, word: int) -> None:
     """Results, areas, sizes, faults and smaps are equal after every call."""
+    if name == "2 MB paged out" and swaps_to_a_file():
+        pytest.skip("a swap file has no room for 2 MB at once (mm/swapfile.c); a device has")
     arch = "x86_64" if word == 64 else "i386"
     case = Case(Start(arch, limits=Limits(ipc_lock=True)), tuple(CASES[name]), name)
     verdict = verify_case(case)

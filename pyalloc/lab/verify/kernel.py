@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pyalloc.errors import ArgumentError, TraceError
 from pyalloc.host.kernel import HostKernel, disturbances, host_kernel, may_lock
@@ -27,6 +27,8 @@ from pyalloc.workload.syscalls import PROFILES, SystemCall, random_call, reached
 FORMAT: Final = "pyalloc kernel case 1"
 _ATTEMPTS: Final = 5
 _REPETITIONS: Final = 2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +191,17 @@ def run_spec(spec: Spec, host: HostKernel, files: Files) -> tuple[Case, Differen
 
 
 def run_undisturbed(spec: Spec, host: HostKernel, files: Files) -> tuple[Case, Difference | None]:
-    """Make the sequence again if it differs while the kernel moved pages about by itself."""
+    """Make the sequence, and again if it differs while the kernel moved pages about by itself."""
+    return _undisturbed(lambda: run_spec(spec, host, files))
+
+
+def _undisturbed(run: Callable[[], tuple[T, Difference | None]]) -> tuple[T, Difference | None]:
     for _ in range(_ATTEMPTS):
         before = disturbances()
-        case, found = run_spec(spec, host, files)
+        made, found = run()
         if found is None or disturbances() == before:
             break
-    return case, found
+    return made, found
 
 
 def comes_again(spec: Spec, host: HostKernel, files: Files) -> bool:
@@ -280,7 +286,7 @@ def verify_case(case: Case, host: HostKernel | None = None) -> KernelVerdict:
     """Run one case on both again."""
     host = host or host_kernel()
     with mapped_files() as files:
-        made, found = run_calls(case, host, files)
+        made, found = _undisturbed(lambda: run_calls(case, host, files))
     verdict = KernelVerdict(host.release, host.model, 8 * case.start.word, 1, len(made), None)
     if found:
         finding = Finding(case.name, len(made), found, replace(case, difference=found))
