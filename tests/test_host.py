@@ -19,7 +19,7 @@ from flatkernel import FlatKernel
 
 import pyalloc as pa
 from pyalloc import engine
-from pyalloc.errors import ArgumentError, TraceError
+from pyalloc.errors import ArgumentError
 from pyalloc.host import compile as host_compile
 from pyalloc.host import faults, glibc, proc
 from pyalloc.host.compile import CompilerMissing, HostError
@@ -442,20 +442,7 @@ def test_memory_that_cannot_be_had_is_said() -> None:
 MAPS = """\
 08048000-08049000 r-xp 00000000 03:02 123        /home/me/my prog
 bffeb000-c0000000 rwxp bffeb000 00:00 0
-7ffff7fbf000-7ffff7fc0000 rw-s 00001000 00:01 1066                       /memfd:x (deleted)
 """
-
-
-def test_a_line_of_maps_is_a_record() -> None:
-    prog, stack, shared = proc.parse_maps(MAPS)
-    assert prog == proc.Area(0x8048000, 0x8049000, "r-xp", 0, "03:02", 123, "/home/me/my prog")
-    assert (stack.length, stack.name, stack.offset) == (0x15000, "", 0xBFFEB000)
-    assert (shared.permissions, shared.name) == ("rw-s", "/memfd:x (deleted)")
-
-
-def test_a_line_that_is_none_is_named() -> None:
-    with pytest.raises(TraceError, match="line 2"):
-        proc.parse_maps(MAPS.splitlines()[0] + "\nnonsense\n")
 
 
 def test_fields_are_numbers_where_they_are_numbers() -> None:
@@ -469,7 +456,7 @@ def test_fields_are_numbers_where_they_are_numbers() -> None:
 
 
 def test_smaps_belong_to_their_area() -> None:
-    first, second = MAPS.splitlines()[:2]
+    first, second = MAPS.splitlines()
     text = f"{first}\nRss: 4 kB\nVmFlags: rd ex\n{second}\nRss: 8 kB\n"
     (prog, a), (_, b) = proc.parse_smaps(text)
     assert prog.name == "/home/me/my prog"

@@ -9,9 +9,9 @@ from test_verify_kernel import can_verify
 import pyalloc as pa
 from pyalloc.host.kernel import host_kernel, may_lock
 from pyalloc.host.mapped import mapped_files
-from pyalloc.host.proc import parse_maps
 from pyalloc.host.puppet import Puppet, Start
 from pyalloc.kernel.limits import INFINITY
+from pyalloc.kernel.maps import parse_maps
 from pyalloc.kernel.profiles import PROFILES
 from pyalloc.lab.verify.twins import Twins
 from pyalloc.workload.syscalls import SystemCall

@@ -12,6 +12,7 @@ from typing import Any
 from pyalloc.errors import MemoryFault
 from pyalloc.host import proc
 from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.maps import Area, parse_maps
 from pyalloc.machine import Machine
 
 DATA = Path(__file__).parent / "data" / "kernel"
@@ -100,7 +101,7 @@ class Replay:
             if area.name not in KERNELS_OWN
         ]
 
-    def _line(self, area: proc.Area) -> str:
+    def _line(self, area: Area) -> str:
         name = area.name.removeprefix("/")
         if name.startswith("dev/zero"):
             name = self.objects.setdefault(area.inode, f"Z{len(self.objects)}")
@@ -111,7 +112,7 @@ class Replay:
         """Return the areas as the recording writes them."""
         return [
             self._line(area)
-            for area in proc.parse_maps(str(self.process.maps()))
+            for area in parse_maps(str(self.process.maps()))
             if area.name not in KERNELS_OWN
         ]
 

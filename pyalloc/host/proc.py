@@ -9,13 +9,13 @@ Source: ``Documentation/filesystems/proc.rst`` of Linux 6.12.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from pyalloc.errors import PyallocError, TraceError
+from pyalloc.errors import PyallocError
+from pyalloc.kernel.maps import Area, area_of, parse_maps
 from pyalloc.kernel.oom import Task
 from pyalloc.kernel.proctext import ProcText, parse_fields, parse_proc
 from pyalloc.units import PAGE
@@ -23,9 +23,6 @@ from pyalloc.units import PAGE
 Pid = int | Literal["self"]
 Fields = dict[str, int | str]
 
-_LINE: Final = re.compile(
-    r"([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-][ps]) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
-)
 _PAGES_A_KB: Final = PAGE >> 10
 _CAP_SYS_ADMIN: Final = 21
 _CAP_SYS_RAWIO: Final = 17
@@ -38,24 +35,6 @@ class NoSuchProcess(PyallocError, ProcessLookupError):
     def of(cls, pid: Pid) -> NoSuchProcess:
         """Return the error about process ``pid``."""
         return cls(f"there is no process {pid}, or it has just ended")
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """One line of ``/proc/PID/maps``: addresses and ``offset`` in bytes."""
-
-    start: int
-    end: int
-    permissions: str
-    offset: int
-    device: str
-    inode: int
-    name: str
-
-    @property
-    def length(self) -> int:
-        """Its size in bytes."""
-        return self.end - self.start
 
 
 class Statm(NamedTuple):
@@ -73,34 +52,13 @@ class Statm(NamedTuple):
 # --- texts
 
 
-def parse_maps(text: str) -> tuple[Area, ...]:
-    """Return the areas of the text of a ``/proc/PID/maps``.
-
-    Raises
-    ------
-    TraceError
-        A line is not of that form; the text says which.
-    """
-    return tuple(_area(number, line) for number, line in enumerate(text.splitlines(), 1))
-
-
-def _area(number: int, line: str) -> Area:
-    match = _LINE.fullmatch(line)
-    if not match:
-        message = f"line {number}: not a line of /proc/PID/maps: {line!r}"
-        raise TraceError(message)
-    start, end, permissions, offset, device, inode, name = match.groups()
-    return Area(
-        int(start, 16), int(end, 16), permissions, int(offset, 16), device, int(inode), name
-    )
-
-
 def parse_smaps(text: str) -> tuple[tuple[Area, Fields], ...]:
     """Return each area of the text of a ``/proc/PID/smaps`` with its fields."""
     found: list[tuple[Area, list[str]]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if _LINE.fullmatch(line):
-            found.append((_area(number, line), []))
+    for line in text.splitlines():
+        area = area_of(line)
+        if area is not None:
+            found.append((area, []))
         elif found:
             found[-1][1].append(line)
     return tuple((area, parse_fields("\n".join(lines))) for area, lines in found)

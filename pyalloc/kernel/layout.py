@@ -6,7 +6,6 @@ Sources: ``arch/x86/mm/mmap.c`` and ``fs/binfmt_elf.c`` of Linux 6.12, ``arch/i3
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -34,13 +33,10 @@ from pyalloc.kernel.abi import (
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.files import Inode, OpenFile
 from pyalloc.kernel.limits import INFINITY, Limits
+from pyalloc.kernel.maps import Area, numbered_areas
 from pyalloc.kernel.profiles import KernelProfile
 from pyalloc.units import PAGE
 
-_LINE: Final = re.compile(
-    r"([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([sp])"
-    r"(?: +([0-9a-f]+)(?: +([0-9a-f]+):([0-9a-f]+) +(\d+))?)?(?: +(\S.*?))?\s*"
-)
 _ELF32: Final = 0x08048000
 _ELF64: Final = 0x400000
 _THREE_GIB: Final = 0xC0000000
@@ -174,58 +170,51 @@ def layout_from_maps(
 
 def _parse(text: str, profile: KernelProfile) -> tuple[list[Vma], str]:
     areas: list[Vma] = []
-    files: dict[tuple[str, int, int, int], OpenFile] = {}
+    files: dict[tuple[str, str, int], OpenFile] = {}
     gate = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
+    for number, area in numbered_areas(text):
+        if area.start >= profile.task_size and area.start != profile.vdso_at:
+            gate = text.splitlines()[number - 1]
             continue
-        match = _LINE.fullmatch(line.strip())
-        if not match:
-            message = f"line {number} is not a line of /proc/PID/maps: {line.strip()[:80]!r}"
-            raise ArgumentError(message)
-        start = int(match[1], 16)
-        if start >= profile.task_size and start != profile.vdso_at:
-            gate = line.rstrip("\n")
-            continue
-        vma = _area(match, files)
-        if start == profile.vdso_at:
+        vma = _vma_of(area, files)
+        if vma.start == profile.vdso_at:
             vma.name = "[vdso]"
             kernel_area(vma)
         if vma.file is None and profile.anon_offset_shown:
-            vma.pgoff = int(match[7] or "0", 16) // PAGE
+            vma.pgoff = area.offset // PAGE
         if vma.start >= vma.end or (vma.start | vma.end) % PAGE:
-            message = f"line {number}: {match[1]}-{match[2]} is no range of pages"
+            message = f"line {number}: {area.start:x}-{area.end:x} is no range of pages"
             raise ArgumentError(message)
         if areas and vma.start < areas[-1].end:
-            message = f"line {number}: {match[1]} lies below the end of the line before"
+            message = f"line {number}: {area.start:x} lies below the end of the line before"
             raise ArgumentError(message)
         areas.append(vma)
     return areas, gate
 
 
-def _area(match: re.Match[str], files: dict[tuple[str, int, int, int], OpenFile]) -> Vma:
-    start, end = int(match[1], 16), int(match[2], 16)
-    offset = int(match[7] or "0", 16)
-    name = match[11]
+def _vma_of(area: Area, files: dict[tuple[str, str, int], OpenFile]) -> Vma:
     flags = VM_MAY
-    for group, bit in ((3, VM_READ), (4, VM_WRITE), (5, VM_EXEC)):
-        flags |= bit if match[group] != "-" else 0
-    shared = match[6] == "s"
+    for letter, bit in zip("rwx", (VM_READ, VM_WRITE, VM_EXEC), strict=True):
+        flags |= bit if letter in area.permissions else 0
+    shared = "s" in area.permissions
     if shared:
         flags |= VM_SHARED | VM_MAYSHARE
     elif flags & VM_WRITE:
         flags |= VM_ACCOUNT
-    if not name or name.startswith("["):
-        return kernel_area(Vma(start, end, flags, start // PAGE, name=name))
-    key = (name, int(match[8] or "0", 16), int(match[9] or "0", 16), int(match[10] or 0))
-    if key not in files:
-        inode = Inode(name, number=key[3], major=key[1], minor=key[2])
-        if name.endswith(" (deleted)"):
-            inode.name, inode.deleted = name.removesuffix(" (deleted)"), True
-        files[key] = OpenFile(inode, writable=shared)
-    inode = files[key].inode
-    inode.bytes_size = max(inode.bytes_size, offset + end - start)
-    return Vma(start, end, flags, offset // PAGE, files[key])
+    if not area.name or area.name.startswith("["):
+        name = area.name or None
+        return kernel_area(Vma(area.start, area.end, flags, area.start // PAGE, name=name))
+    file = files.setdefault((area.name, area.device, area.inode), _file_of(area))
+    inode = file.inode
+    inode.bytes_size = max(inode.bytes_size, area.offset + area.length)
+    return Vma(area.start, area.end, flags, area.offset // PAGE, file)
+
+
+def _file_of(area: Area) -> OpenFile:
+    name = area.name.removesuffix(" (deleted)")
+    major, minor = (int(part, 16) for part in area.device.split(":"))
+    inode = Inode(name, number=area.inode, major=major, minor=minor, deleted=name != area.name)
+    return OpenFile(inode, writable="s" in area.permissions)
 
 
 def _stack_offset(profile: KernelProfile, stack: Vma) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from pyalloc.errors import ArgumentError
+from pyalloc.kernel.maps import area_of
 
 V = TypeVar("V")
 
@@ -53,7 +54,6 @@ class ProcText(Mapping[str, V], Generic[V]):
 STATM: Final = ("size", "resident", "shared", "text", "lib", "data", "dt")
 """The numbers of ``/proc/PID/statm``, in pages."""
 
-_AREA: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ [r-][w-][x-][ps] ")
 _KB: Final = re.compile(r" *(\d+) kB")
 
 
@@ -85,7 +85,7 @@ def parse_fields(text: str) -> dict[str, int | str]:
 def _smaps(text: str) -> dict[str, dict[str, int | str]]:
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
-        if _AREA.match(line):
+        if area_of(line):
             rows = found[line.partition(" ")[0]] = []
         else:
             rows.append(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc.errors import TraceError
+from pyalloc.kernel.maps import Area, whole_areas
 from pyalloc.trace.blocks import assign_blocks
 from pyalloc.trace.info import Measured, Samples, TraceInfo, bytes_in, heap_rss_in
 from pyalloc.trace.ops import ALIGNS, ALLOCATES, Op
@@ -80,10 +80,6 @@ DONE: Final = 2
 
 _ALLOCATES: Final = np.isin(np.arange(256), sorted(ALLOCATES))
 _HAS_ARG: Final = np.isin(np.arange(256), [*ALIGNS, Op.MALLOPT])  # elsewhere it is a pointer
-
-_MAPS_LINE: Final = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) (..)(.). ([0-9a-f]+) \S+ \d+ *(.*)$", re.MULTILINE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,30 +184,18 @@ def _read_texts(path: Path) -> list[Text]:
 # --- call sites
 
 
-@dataclass(frozen=True, slots=True)
-class _Mapping:
-    start: int
-    end: int
-    offset: int
-    path: str
+def _code(maps: bytes) -> list[Area]:
+    return [area for area in whole_areas(os.fsdecode(maps)) if area.executable]
 
 
-def _code(maps: bytes) -> list[_Mapping]:
-    return [
-        _Mapping(int(m[1], 16), int(m[2], 16), int(m[5], 16), os.fsdecode(m[6]))
-        for m in _MAPS_LINE.finditer(maps)
-        if m[4] == b"x"
-    ]
-
-
-def _locate(address: int, row: int, maps: list[tuple[int, list[_Mapping]]]) -> tuple[str, int]:
+def _locate(address: int, row: int, maps: list[tuple[int, list[Area]]]) -> tuple[str, int]:
     """Return module and offset by the last map taken before ``row``, or by any other."""
     earlier = [code for at, code in reversed(maps) if at <= row]
     later = [code for at, code in maps if at > row]
     for code in (*earlier, *later):
-        for mapping in code:
-            if mapping.start <= address < mapping.end:
-                return mapping.path, address - mapping.start + mapping.offset
+        for area in code:
+            if area.start <= address < area.end:
+                return area.name, address - area.start + area.offset
     return "", address
 
 

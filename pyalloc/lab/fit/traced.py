@@ -8,7 +8,6 @@ large than too small.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -21,6 +20,7 @@ from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.kernel.elf import read_image
 from pyalloc.kernel.layout import page_ceil
 from pyalloc.kernel.limits import Limits
+from pyalloc.kernel.maps import whole_areas
 from pyalloc.lab.fit.search import SURVIVED, Verdict, failed
 from pyalloc.lab.replay import big_machine
 from pyalloc.lab.rest import Rest, rest_of
@@ -34,7 +34,6 @@ from pyalloc.units import PAGE, format_size
 
 _PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
 _SPOOL_AT: Final = 0x3F00  # where the recorder's own memory begins, in 4 GiB
-_AREA: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (....) \S+ \S+ \d+ *(.*)")
 _KERNEL_THREAD: Final = 24 << 10
 _COUNTERS_ARE_OFF: Final = 2 * 32 * PAGE  # by processor: two counters, 32 pages each (mm_counter)
 _SAMPLES: Final = 256
@@ -281,22 +280,17 @@ class Traced:
 
 def unpromised(maps: str) -> int:
     """Return the bytes of a maps text that are not private and writable."""
-    areas = (match for match in map(_AREA.match, maps.splitlines()) if match)
-    return sum(int(m[2], 16) - int(m[1], 16) for m in areas if m[3][1] + m[3][3] != "wp")
+    return sum(area.length for area in whole_areas(maps) if not area.promised)
 
 
 def recorder_space(maps: str) -> int:
     """Return the bytes of address space that are the recorder's own in a recording's maps."""
     total, library, image = 0, "", 0
-    for line in maps.splitlines():
-        match = _AREA.match(line)
-        if match is None:
-            continue
-        start, stop, name = int(match[1], 16), int(match[2], 16), match[4]
-        if name.endswith(f"/{LIBRARY}"):
-            library, image = name, image + stop - start
-        elif ".spool/" in name or start >> 32 == _SPOOL_AT:
-            total += stop - start
+    for area in whole_areas(maps):
+        if area.name.endswith(f"/{LIBRARY}"):
+            library, image = area.name, image + area.length
+        elif ".spool/" in area.name or area.start >> 32 == _SPOOL_AT:
+            total += area.length
     return total + max(_image_size(library), image) if library else total
 
 
