@@ -18,7 +18,12 @@ import pytest
 
 import pyalloc as pa
 from pyalloc.errors import ArgumentError, RecordError
-from pyalloc.report.examination import untouched_words
+from pyalloc.host.measure import measure
+from pyalloc.kernel.elf import read_headers
+from pyalloc.lab.rest import rest_of
+from pyalloc.lab.setting import Setting
+from pyalloc.lab.trial import Trials
+from pyalloc.report.examination import agreement_words, untouched_words
 from pyalloc.trace.blocks import assign_blocks
 from pyalloc.trace.ops import ALLOCATES
 from pyalloc.trace.record import CannotRun, Recording, _library, record
@@ -680,3 +685,126 @@ def test_the_heap_in_memory_is_counted_in_both_runs(
     assert found.measured.heap_rss is not None
     assert (found.heap_rss == found.measured.heap_rss) == bool(written)
     assert any(words in line for line in untouched_words(found))
+
+
+def shared(folder: Path, name: str, source: str) -> Path:
+    """Compile a library."""
+    code = folder / f"{name}.c"
+    code.write_text(textwrap.dedent(source))
+    library = folder / f"{name}.so"
+    subprocess.run([str(cc), "-w", "-shared", "-fPIC", str(code), "-o", str(library)], check=True)
+    return library
+
+
+@needs_cc
+def test_a_library_bound_to_its_own_dependencies_is_recorded(build: Build, tmp_path: Path) -> None:
+    """RTLD_DEEPBIND would find the C library's malloc before the recorder's."""
+    plugin = shared(
+        tmp_path,
+        "plugin",
+        """
+        #include <stdlib.h>
+        void work(void) { for (int i = 0; i < 77; i++) free(malloc(3000 + i)); }
+        """,
+    )
+    program = build(
+        "deep",
+        """
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        int main(int argc, char **argv) {
+            void *plugin = dlopen(argv[1], RTLD_NOW | RTLD_DEEPBIND);
+            ((void (*)(void))dlsym(plugin, "work"))();
+            return 0;
+        }
+        """,
+    )
+    found = pa.examine(only(record([program, str(plugin)], tmp_path / "t")))
+    sizes = found.trace.size[found.trace.op == pa.Op.MALLOC]
+    assert np.isin(np.arange(3000, 3077), sizes).all()
+    assert found.agreement is not None
+    assert found.agreement.complete
+
+
+OWN_MALLOC = """
+    #include <stddef.h>
+    static _Alignas(16) char pool[1 << 20];
+    static size_t used;
+    void *malloc(size_t n) { void *p = pool + used; used += (n + 31) & ~15ul; return p; }
+    void free(void *p) {}
+    void *calloc(size_t n, size_t size) { return malloc(n * size); }
+    void *realloc(void *p, size_t n) { return malloc(n); }
+"""
+
+
+@needs_cc
+def test_another_malloc_is_named(build: Build, tmp_path: Path) -> None:
+    """Its calls are the program's; its addresses and its memory are not compared with a model's."""
+    other = shared(tmp_path, "other", OWN_MALLOC)
+    program = build("user", "#include <stdlib.h>\nint main(void) { return !malloc(5000); }")
+    env = os.environ | {"LD_PRELOAD": str(other)}
+    [recording] = record([program], tmp_path / "t", env)
+    assert recording.warnings == (
+        f"malloc is that of {other}, not glibc's: addresses and memory are its own",
+    )
+    found = pa.examine(recording.trace())
+    assert 5000 in found.trace.size
+    assert found.agreement is None
+    assert str(other) in agreement_words(found)
+    assert rest_of(found.trace, Trials(found.trace).run(Setting())) is None
+
+
+@needs_cc
+def test_a_malloc_in_the_program_itself_is_said_to_be_out_of_reach(
+    build: Build, tmp_path: Path
+) -> None:
+    main = "\nint main(void) { return !malloc(5000); }"
+    program = build("own", textwrap.dedent(OWN_MALLOC) + main, "-rdynamic")
+    [recording] = record([program], tmp_path / "t")
+    assert recording.calls == 0
+    [warning] = recording.warnings
+    assert warning.startswith(f"{program} has a malloc of its own")
+
+
+@needs_cc
+@pytest.mark.skipif(not FIXED, reason="needs setarch")
+def test_the_peak_is_that_of_a_run_without_the_recorder(build: Build, tmp_path: Path) -> None:
+    """To the pages of libc that only the recorder calls, and with what destructors bring in."""
+    late = shared(
+        tmp_path,
+        "late",
+        """
+        static char page[3 << 20];
+        __attribute__((destructor)) static void end(void) {
+            for (int i = 0; i < sizeof page; i += 4096) page[i] = 1;
+        }
+        void here(void) {}
+        """,
+    )
+    program = build(
+        "ends",
+        """
+        #include <stdlib.h>
+        #include <string.h>
+        void here(void);
+        int main(void) { here(); memset(malloc(700000), 1, 700000); return 0; }
+        """,
+        str(late),
+    )
+    command = [*FIXED, program]
+    alone = measure(command)
+    measured = record(command, tmp_path / "t")[0].trace().info.measured
+    assert measured is not None
+    assert measured.program_peak is not None
+    assert measured.program_final is not None
+    assert alone.peak_rss > 4 << 20
+    assert abs(measured.program_peak - alone.peak_rss) <= 320 << 10
+    assert abs(measured.program_final - alone.final_rss) <= 320 << 10
+
+
+def test_the_recorder_moves_libraries_by_blocks_the_kernel_reads_around_a_fault() -> None:
+    """So a library has the same pages resident with the recorder and without."""
+    headers = read_headers(_library())
+    assert headers is not None
+    last = [entry for entry in headers.entries if entry.kind == 1][-1]
+    assert (last.address + last.memory_bytes) % 65536 == 0

@@ -5,6 +5,10 @@
  * Each function begins a record, calls the next definition of itself and completes the record.
  * Calls that the C library makes to itself inside malloc do not come through here.  Until the next
  * definitions are known (dlsym() may itself allocate) glibc's own names serve.
+ *
+ * Three kinds of programs pass by: one with a malloc in its own file, which comes before any library
+ * (interpose_passed_by() tells); one that asks a library for its malloc by dlsym(); and a library that
+ * is opened to be bound to its own dependencies first (RTLD_DEEPBIND), which dlopen() below prevents.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -39,6 +43,7 @@ static struct {
     int (*mallopt)(int, int);
     void *(*sbrk)(intptr_t);
     int (*brk)(void *);
+    void *(*dlopen)(const char *, int);
     void (*exit)(int);
     enum { UNRESOLVED, RESOLVING, RESOLVED } state;
 } real = {.malloc = __libc_malloc,
@@ -77,15 +82,35 @@ static void resolve(void)
     RESOLVE(mallopt);
     RESOLVE(sbrk);
     RESOLVE(brk);
+    RESOLVE(dlopen);
     *(void **)&found.exit = next("_exit");
     exec_resolve();
     found.state = RESOLVED;
     real = found;
 }
 
-bool interpose_foreign(void)
+extern __typeof__(malloc) own_malloc __attribute__((alias("malloc"), visibility("hidden")));
+
+static const void *code(void *(*function)(size_t))
 {
-    return real.malloc != __libc_malloc;
+    return *(const void **)&function;
+}
+
+static const char *file_of(const void *function)
+{
+    Dl_info found;
+    return dladdr(function, &found) != 0 && found.dli_fname != NULL ? found.dli_fname : "?";
+}
+
+const char *interpose_foreign(void)
+{
+    return real.malloc == __libc_malloc ? NULL : file_of(code(real.malloc));
+}
+
+const char *interpose_passed_by(void)
+{
+    const void *first = dlsym(RTLD_DEFAULT, "malloc");
+    return first == code(own_malloc) ? NULL : file_of(first);
 }
 
 bool interpose_enter(void)
@@ -300,6 +325,15 @@ PUBLIC int brk(void *to)
     int result = real.brk(to);
     rec_finish(&call, result == 0 ? (uint64_t)before : UINT64_MAX);
     return result;
+}
+
+/* A jump, not a call: the library asks for whom it opens a file, and finds him by where it returns. */
+PUBLIC void *dlopen(const char *path, int mode)
+{
+    if (real.state == UNRESOLVED) {
+        resolve();
+    }
+    return real.dlopen(path, mode & ~RTLD_DEEPBIND);
 }
 
 /* Neither of these runs destructors. */

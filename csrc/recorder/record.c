@@ -9,6 +9,7 @@
  * library is then the last record, begun and never done.
  */
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "recorder.h"
@@ -183,6 +184,15 @@ static bool recording_open(uint64_t inherited)
     return true;
 }
 
+/* It is another malloc than glibc's, in `file`; NULL: it is not. */
+static void note_malloc(uint32_t flag, const char *file)
+{
+    if (file != NULL) {
+        store_header->flags |= flag;
+        store_bytes("MLIB", file, strlen(file));
+    }
+}
+
 static bool begin_program(void)
 {
     extern char **environ;
@@ -191,9 +201,8 @@ static bool begin_program(void)
     if (environ == NULL || !store_settings(environ) || !recording_open(0)) {
         return false;
     }
-    if (interpose_foreign()) {
-        store_header->flags |= PA_RAW_FOREIGN;
-    }
+    note_malloc(PA_RAW_FOREIGN, interpose_foreign());
+    note_malloc(PA_RAW_PASSED_BY, interpose_passed_by());
     threads_start(thread_pointer());
     store_tunables(environ);
     store_text("CMDL", "/proc/self/cmdline", NULL);
@@ -270,7 +279,21 @@ __attribute__((constructor)) static void load(int argc, char **argv, char **envi
     exec_hide(environment);
 }
 
+static void at_the_end(void *unused)
+{
+    (void)unused;
+    rec_final(PA_RAW_FINISHED);
+}
+
+/* Of the C++ ABI; the last argument names the library whose end may run the function early. */
+extern int __cxa_atexit(void (*)(void *), void *, void *);
+
+/* The destructors of most libraries come after this one, and bring in pages.  What exit() is told
+ * while it runs destructors, it does after the last of them; that takes no memory, for the places of
+ * what it has done are free. */
 __attribute__((destructor)) static void unload(void)
 {
-    rec_final(PA_RAW_FINISHED);
+    if (__cxa_atexit(at_the_end, NULL, NULL) != 0) {
+        rec_final(PA_RAW_FINISHED);
+    }
 }

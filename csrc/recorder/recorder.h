@@ -112,6 +112,7 @@ void exec_hide(char **environment);
 
 /* interpose.c */
 bool interpose_enter(void); /* false: pass the call on unrecorded */
-bool interpose_foreign(void); /* malloc is not glibc's own */
+const char *interpose_foreign(void); /* the file of the malloc we call; NULL: it is glibc's own */
+const char *interpose_passed_by(void); /* the file of the malloc the program calls; NULL: ours */
 
 #endif

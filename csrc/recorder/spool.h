@@ -62,7 +62,8 @@ enum {
     PA_RAW_FORKED = 4,  /* it began as a copy of `parent` after `inherited` records */
     PA_RAW_TRUNCATED = 8,  /* recording stopped early: `error` says why */
     PA_RAW_DISTURBED = 16, /* the ring is where the kernel put it: mappings may have moved */
-    PA_RAW_FOREIGN = 32  /* malloc is not glibc's */
+    PA_RAW_FOREIGN = 32,  /* malloc is not glibc's; the text MLIB names its file */
+    PA_RAW_PASSED_BY = 64 /* the program has a malloc of its own, which may never call ours */
 };
 
 typedef struct pa_raw_header {

@@ -122,7 +122,7 @@ static void name_image(uint64_t image)
 
 static int open_part(const char *suffix, int flags)
 {
-    char path[PATH_SIZE + NAME_SIZE + 8];
+    static char path[PATH_SIZE + NAME_SIZE + 8]; /* not on a stack, which is the program's */
     size_t length = strlen(store.directory);
     memcpy(path, store.directory, length);
     path[length++] = '/';

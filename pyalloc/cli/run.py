@@ -56,20 +56,24 @@ def run(
 
 def _report(found: list[Recording], allocator: str | None, sites: int, *, json: bool) -> None:
     main = next((r for r in found if r.main), found[0])
-    others = [r for r in found if r is not main]
+    others = sorted((r for r in found if r is not main), key=lambda r: -r.calls)
+    looked_at = others if json else others[:_MOST_LISTED]
     with working("replaying ..."):
         first = examine(main.trace(), allocator, sites=sites)
-        rest = [(r, _try(r, allocator)) for r in others]
+        rest = [(r, _try(r, allocator)) for r in looked_at]
     if json:
         print_json({**first.to_dict(), "processes": [_brief(r, e) for r, e in rest]})
         return
     out = console()
-    for warning in main.warnings:
-        out.print(f"note: {warning}", style="yellow")
-    print_report(out, first)
+    is_foreign = first.trace.info.foreign_malloc is not None
+    if not (is_foreign and main.calls):  # then the report says so itself
+        for warning in main.warnings:
+            out.print(f"note: {warning}", style="yellow", markup=False)
+    if main.calls or not is_foreign:
+        print_report(out, first)
     if rest:
         out.print()
-        out.print(_others(rest))
+        out.print(_others(rest, len(others)))
 
 
 def _try(recording: Recording, allocator: str | None) -> Examination | None:
@@ -94,9 +98,9 @@ def _brief(recording: Recording, found: Examination | None) -> dict[str, Any]:
 _MOST_LISTED = 12
 
 
-def _others(rest: list[tuple[Recording, Examination | None]]) -> Any:  # noqa: ANN401
+def _others(rest: list[tuple[Recording, Examination | None]], count: int) -> Any:  # noqa: ANN401
     rows = []
-    for recording, found in rest[:_MOST_LISTED]:
+    for recording, found in rest:
         summary = found.replay.summary if found else None
         agreement = found.agreement if found else None
         rows.append(
@@ -105,10 +109,10 @@ def _others(rest: list[tuple[Recording, Examination | None]]) -> Any:  # noqa: A
                 f"{recording.calls:,}",
                 format_size(summary.peak_requested) if summary else "",
                 format_size(summary.peak_held) if summary else "",
-                "yes" if agreement and agreement.complete else "no",
+                "" if agreement is None else "yes" if agreement.complete else "no",
                 one_line(shlex.join(recording.command)),
             )
         )
-    if len(rest) > _MOST_LISTED:
-        rows.append(("", "", "", "", "", f"... and {len(rest) - _MOST_LISTED} more"))
+    if count > len(rest):
+        rows.append(("", "", "", "", "", f"... and {count - len(rest)} with fewer calls"))
     return table_of(("pid", "calls", "peak asked", "peak held", "addresses equal", "command"), rows)

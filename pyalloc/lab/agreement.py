@@ -51,12 +51,12 @@ class Agreement:
 
 
 def agreement(trace: Trace, result: Replay) -> Agreement | None:
-    """Compare ``result`` with the addresses recorded in ``trace``; None if it has none.
+    """Compare ``result`` with the addresses recorded in ``trace``; None if it has none of glibc's.
 
     A replay with ``record=("address", "usable")`` is compared more strictly: only blocks that
     the simulated library has mapped by themselves may lie at another place of a heap's size.
     """
-    if trace.address is None:
+    if trace.address is None or trace.info.foreign_malloc is not None:
         return None
     rows = int(result.summary.calls)
     op, real, model = trace.op[:rows], trace.address[:rows], result.address[:rows]

@@ -53,13 +53,15 @@ class Rest:
 
 
 def rest_of(trace: Trace, outcome: Outcome) -> Rest | None:
-    """Return the rest, given the trace's own run replayed as it was; None: nothing was measured.
+    """Return the rest, given the trace's own run replayed as it was; None if it is not known.
 
     ``outcome`` must have been sampled at the calls at which the kernel was asked.
     """
     measured = trace.info.measured
     if measured is None or measured.samples is None or measured.peak_rss is None:
         return None
+    if trace.info.foreign_malloc is not None:
+        return None  # the heap in it is another allocator's
     samples = measured.samples
     there = np.isin(samples.row, outcome.rows)
     if not there.any() or outcome.error:

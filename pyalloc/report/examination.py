@@ -94,6 +94,12 @@ def _title(found: Examination) -> str:
 def agreement_words(found: Examination) -> str:
     """Say how far the simulated addresses equal the recorded ones."""
     a = found.agreement
+    foreign = found.trace.info.foreign_malloc
+    if a is None and foreign is not None:
+        return (
+            f"The program's malloc was that of {foreign}, not glibc's: what follows is what "
+            f"{found.allocator} makes of its calls."
+        )
     if a is None:
         return "The trace has no recorded addresses to compare with."
     if not a.compared:

@@ -172,6 +172,9 @@ class TraceInfo:
         Processors the process could see; glibc limits the number of its arenas by it.
     tunables
         The environment variables that steer malloc (``GLIBC_TUNABLES``, ``MALLOC_*``).
+    foreign_malloc
+        The file of the malloc that served the program, when it was not the C library's: its
+        addresses and its memory are another allocator's.
     brk_start, maps
         The break and the text of ``/proc/self/maps`` before the first call.
     limits
@@ -203,6 +206,7 @@ class TraceInfo:
     kernel: str | None = None
     cpus: int | None = None
     tunables: dict[str, str] = field(default_factory=dict)
+    foreign_malloc: str | None = None
     brk_start: int | None = None
     maps: str | None = None
     limits: str | None = None

@@ -296,8 +296,14 @@ def _main_of(family: dict[str, spool.Raw], pid: int) -> str | None:
 
 def _warnings(raw: spool.Raw) -> tuple[str, ...]:
     found = []
-    if raw.flags & spool.FOREIGN:
-        found.append("malloc is not glibc's: addresses are another allocator's")
+    file = raw.foreign_malloc
+    if file is not None and raw.calls:
+        found.append(f"malloc is that of {file}, not glibc's: addresses and memory are its own")
+    elif file is not None:
+        found.append(
+            f"{file} has a malloc of its own, which LD_PRELOAD cannot come before: "
+            "none of its calls was recorded"
+        )
     if raw.flags & spool.DISTURBED:
         found.append("the recorder's memory is among the program's: mapped addresses are shifted")
     return tuple(found)

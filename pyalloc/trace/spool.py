@@ -72,6 +72,7 @@ FORKED: Final = 4
 TRUNCATED: Final = 8
 DISTURBED: Final = 16
 FOREIGN: Final = 32
+PASSED_BY: Final = 64
 
 _SUFFIXES: Final = (".ring", ".raw", ".aux")
 
@@ -161,6 +162,17 @@ class Raw:
     def command(self) -> tuple[str, ...]:
         """The command line."""
         return tuple((self.text("CMDL") or "").rstrip("\0").split("\0"))
+
+    @property
+    def foreign_malloc(self) -> str | None:
+        """File of the malloc that served the program, if it was not glibc's.
+
+        One in the program's own file may hand its calls on to the recorder; only if none came is
+        it known to serve them by itself.
+        """
+        if self.flags & FOREIGN or (self.flags & PASSED_BY and not self.calls):
+            return self.text("MLIB")
+        return None
 
     @property
     def parent(self) -> str | None:
@@ -271,7 +283,20 @@ def _with_exits_last(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return rows
 
 
-def _measured(raw: Raw, past: _Past) -> Measured:
+def _own_faults(raw: Raw, family: dict[str, Raw]) -> int:
+    """Return how many of the process's minor faults are the recorder's.
+
+    They are its pages, here and in the programs the process was before, and one more a fork: after
+    it the page with the recorder's counters, shared with the child, is copied at the next call.
+    """
+    pid, begin = raw.header["pid"], raw.header["start_ns"]
+    images = [r for r in family.values() if r.header["pid"] == pid]
+    names = {r.name for r in images if r.header["start_ns"] <= begin}
+    pages = sum(int(r.header["own_pages"]) for r in images if r.name in names)
+    return pages + sum(other.parent in names for other in family.values())
+
+
+def _measured(raw: Raw, past: _Past, own_faults: int) -> Measured:
     records, page = past.records, int(raw.header["page_size"])
     is_sample = records["op"] == SAMPLE
     row = np.cumsum(~is_sample)[is_sample].astype(np.uint64)
@@ -303,7 +328,7 @@ def _measured(raw: Raw, past: _Past) -> Measured:
             "final_vm": bytes_in(status, "VmSize"),
             "recorder_rss": int(raw.header["own_pages"]) * page,
             "recorder_anon": int(raw.header["own_anon"]) * page,
-            "recorder_minflt": int(raw.header["own_pages"]),
+            "recorder_minflt": own_faults,
         }
     areas = raw.text("SMAP")
     return Measured(
@@ -329,7 +354,12 @@ def _tunables(raw: Raw) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _info(raw: Raw, past: _Past, **found: Any) -> TraceInfo:  # noqa: ANN401 - fields of TraceInfo
+def _info(
+    raw: Raw,
+    past: _Past,
+    family: dict[str, Raw],
+    **found: Any,  # noqa: ANN401 - fields of TraceInfo
+) -> TraceInfo:
     head, root = raw.header, past.root
     return TraceInfo(
         source="recorder",
@@ -345,7 +375,8 @@ def _info(raw: Raw, past: _Past, **found: Any) -> TraceInfo:  # noqa: ANN401 - f
         maps=root.text("MAPS"),
         limits=root.text("LIMI"),
         truncated=_why_truncated(raw, past),
-        measured=_measured(raw, past),
+        foreign_malloc=root.foreign_malloc,
+        measured=_measured(raw, past, _own_faults(raw, family)),
         **found,
     )
 
@@ -382,6 +413,7 @@ def to_trace(raw: Raw, family: dict[str, Raw]) -> Trace:
     info = _info(
         raw,
         past,
+        family,
         inherited_rows=int(is_call[: past.inherited].sum()),
         unknown_frees={int(i): int(old[i]) for i in blocks.unknown},
         unfinished=tuple(np.flatnonzero(~done).tolist()),
