@@ -79,6 +79,7 @@ static void advise(pa_mm *mm, uint64_t vpn, uint64_t count, opener open, adviser
             else
                 to(mm, s.vpn + i, &s.pte[i]);
         }
+        mm_publish(mm);
     }
 }
 
@@ -109,8 +110,7 @@ static void lazy_free(pa_mm *mm, uint64_t vpn, uint64_t *pte)
     *pte &= ~(uint64_t)(PTE_DIRTY | PTE_ACCESSED);
     if (ram->state[f] & STATE_LAZY || ram->frame[f].owner & OWNER_LOCKED)
         return;
-    ram->state[f] |= STATE_LAZY;
-    ram_mark(ram, f, 0, OWNER_ACTIVE | OWNER_REFERENCED);
+    ram_set_lazy(ram, f, true);
 }
 
 void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count)
@@ -152,6 +152,14 @@ void pa_mm_cool(pa_mm *mm, uint64_t vpn, uint64_t count)
     advise(mm, vpn, count, open_huge, cool);
 }
 
+void pa_mm_activate(pa_mm *mm, uint64_t vpn)
+{
+    const uint64_t *pte = pt_table_find(&mm->table, vpn);
+    uint32_t f = pte ? own_frame(mm, *pte) : NO_FRAME;
+    if (f != NO_FRAME)
+        ram_mark(mm->ram, f, OWNER_ACTIVE, OWNER_REFERENCED);
+}
+
 /* 2 MB that were given up, and written since, are as any others again: true. */
 static bool revive(pa_mm *mm, const stretch *s)
 {
@@ -161,7 +169,7 @@ static bool revive(pa_mm *mm, const stretch *s)
     if (!(*s->pte & PTE_DIRTY))
         return false;
     for (uint64_t i = 0; i < HUGE_PAGES; i++)
-        ram->state[pte_frame(s->pte[i])] &= (uint8_t)~STATE_LAZY;
+        ram_set_lazy(ram, pte_frame(s->pte[i]), false);
     return true;
 }
 

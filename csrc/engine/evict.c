@@ -41,6 +41,7 @@ static void evict_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
     *pte = e->entry;
     if (!e->anon) {
         *(e->shmem ? &mm->shmem : &mm->file) -= 1;
+        mm_publish(mm);
         return;
     }
     mm->anon--;
@@ -48,6 +49,7 @@ static void evict_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
         mm->swap++;
         swap_add_ref(e->ram, e->entry >> PTE_SHIFT);
     }
+    mm_publish(mm);
 }
 
 static void is_dirty(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
@@ -111,7 +113,7 @@ static fate evict_lazy(pa_ram *ram, uint32_t f, bool dirty)
 {
     eviction e = {.ram = ram, .anon = true};
     if (dirty) {
-        ram->state[f] &= (uint8_t)~STATE_LAZY;
+        ram_set_lazy(ram, f, false);
         return FATE_STAYS;
     }
     rmap_each(ram, f, evict_one, &e);
@@ -216,8 +218,10 @@ static fate evict_file(pa_ram *ram, const folio *all)
 /* A page of shared memory that was never written is nowhere afterwards: it is made anew. */
 static void drop_clean_shmem(pa_ram *ram, uint32_t f)
 {
-    ram->promised -= ram->objects[owner_id(ram->frame[f].owner)].promised;
+    uint64_t owner = ram->frame[f].owner;
+    ram->promised -= ram->objects[owner_id(owner)].promised;
     leave_object(ram, f, 0);
+    object_drop_node(ram, owner_id(owner), owner_place(owner));
     ram_release(ram, f);
 }
 

@@ -29,6 +29,7 @@ static uint64_t fill_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t want)
         pte[i] = (first + i) << PTE_SHIFT | PTE_WRITTEN;
     ram_put_anon_run(ram, first, got, fault_new_owner(mm, vpn));
     mm->anon += got;
+    mm_publish_each(mm);
     mm->minor_faults += got;
     ram->events.faults += got;
     ram_work(ram, ram->settings.costs.fault + ram->settings.costs.clear, got);
@@ -68,6 +69,7 @@ static pa_status copy_on_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
     mm->ram->maps[f] = 0;
     ram_put(mm->ram, (uint32_t)f, fault_new_owner(mm, vpn) | (locked ? OWNER_LOCKED : 0));
     mm->anon++;
+    mm_publish(mm);
     return PA_OK;
 }
 
@@ -116,6 +118,7 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
            (alone ? 0 : PTE_FORKED) | (writable ? PTE_WRITE : 0) | (write && alone ? PTE_DIRTY : 0);
     mm->swap--;
     mm->anon++;
+    mm_publish(mm);
     swap_drop_ref(ram, slot);
     bool free_slot = write || swap_is_full(ram, mm->group);
     if (!ram->slot_refs[slot] && free_slot && !device_is_writing(&ram->disk, f)) {

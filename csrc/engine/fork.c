@@ -51,6 +51,7 @@ static pa_status share_leaf(pa_mm *child, pa_mm *parent, stretch *s, bool shared
         if (s->pte[i] && !leaf[i])
             share_entry(child, s->vpn + i, &s->pte[i], &leaf[i], shared);
     }
+    mm_publish(child);
     return PA_OK;
 }
 

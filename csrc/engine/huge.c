@@ -170,6 +170,7 @@ bool huge_map_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool write, p
             object_mark_dirty(ram, f);
     }
     *mm_resident_counter(mm, pte_frame(leaf[0])) += HUGE_PAGES;
+    mm_publish(mm);
     return true;
 }
 
@@ -204,6 +205,7 @@ static bool fill(pa_mm *mm, uint64_t first, uint64_t *leaf)
     }
     ram->has_zeros = true;
     mm->anon += HUGE_PAGES;
+    mm_publish(mm);
     ram_work(ram, ram->settings.costs.clear, HUGE_PAGES);
     return true;
 }
@@ -304,6 +306,7 @@ int pa_mm_collapse(pa_mm *mm, uint64_t vpn, bool writable, bool locked)
     for (uint64_t i = 0; i < HUGE_PAGES; i++)
         replace(mm, vpn + i, &leaf[i], (uint32_t)frames[i], bits);
     mm->anon += HUGE_PAGES;
+    mm_publish(mm);
     mm->locked += locked ? HUGE_PAGES : 0;
     ram_work(ram, ram->settings.costs.copy, HUGE_PAGES);
     ram->has_huge = ram->has_zeros = true;

@@ -149,7 +149,11 @@ void pa_mm_read(const pa_mm *mm, pa_mm_counters *out)
                             .resident_peak = mm->resident_peak,
                             .minor_faults = mm->minor_faults,
                             .major_faults = mm->major_faults,
-                            .work = mm->work};
+                            .work = mm->work,
+                            .seen_anon = mm->seen.anon,
+                            .seen_file = mm->seen.file,
+                            .seen_shmem = mm->seen.shmem,
+                            .seen_swap = mm->seen.swap};
     if (mm_resident(mm) > out->resident_peak)
         out->resident_peak = mm_resident(mm);
     memcpy(out->tables, mm->table.count_tables, sizeof out->tables);
@@ -252,6 +256,7 @@ static void drop_range(pa_mm *mm, uint64_t vpn, uint64_t end, uint64_t but)
             if (s.pte[i] && !(s.pte[i] & but))
                 mm_drop_entry(mm, &s.pte[i]);
         }
+        mm_publish(mm);
     }
 }
 

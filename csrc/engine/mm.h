@@ -21,6 +21,11 @@ typedef struct hot_group {
     uint64_t group, pages;
 } hot_group;
 
+/* The counters as they were when a processor last passed on what it had counted (percpu.c). */
+typedef struct mm_seen {
+    uint64_t anon, file, shmem, swap;
+} mm_seen;
+
 struct pa_mm {
     hot_group hot[HOT_GROUPS];
     pa_ram *ram;
@@ -30,6 +35,7 @@ struct pa_mm {
     bool guards;    /* some entry is, or was, a guard */
     bool disturbed; /* a page that was written may have to be touched again */
     uint64_t anon, file, shmem, swap, locked;
+    mm_seen seen;
     uint64_t resident_peak; /* brought up to date before the resident pages get fewer */
     uint64_t recent_peak; /* the same since somebody asked; never above resident_peak   */
     uint64_t minor_faults, major_faults;

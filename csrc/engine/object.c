@@ -83,6 +83,50 @@ uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
     return pages;
 }
 
+/* ---- what the tree itself takes up ------------------------------------------------------------ */
+
+/* A node of the kernel's tree (lib/xarray.c) has 64 entries; it is charged as kernel memory, with a
+ * pointer beside it to who pays.  Left out: nodes of nodes, 64 times as few, and those of files, whose
+ * pages are not what keeps memory full. */
+enum { NODE_SHIFT = 6, NODE_SLOTS = 1 << NODE_SHIFT, NODE_BYTES = 576 + 8 };
+
+/* Is there no node yet, or none any more, for this page?  A sole page 0 needs none. */
+static bool lacks_node(const object *o, const uint64_t *leaf, uint64_t index)
+{
+    if (!o->shmem)
+        return false;
+    uint64_t first = index & (pt_table_leaf_size(&o->pages) - 1) & ~(uint64_t)(NODE_SLOTS - 1);
+    for (unsigned i = 0; i < NODE_SLOTS; i++) {
+        if (leaf[first + i])
+            return false;
+    }
+    return index || o->count_pages > 1;
+}
+
+/* Bring the pages for `nodes` nodes up to date; false: there is no room for one more. */
+static bool charge_nodes(pa_ram *ram, object *o, uint32_t group_id, uint64_t nodes)
+{
+    uint64_t pages = (nodes * NODE_BYTES + 4095) / 4096;
+    if (!(ram->settings.rules & PA_ACCOUNTS_NODES))
+        return true;
+    if (!o->kernel_pages)
+        o->kernel_group = group_id;
+    int64_t more = (int64_t)(pages - o->kernel_pages);
+    if (more && pa_ram_charge_kernel(ram, o->kernel_group, more) != PA_OK)
+        return false;
+    o->kernel_pages = pages;
+    o->nodes = nodes;
+    return true;
+}
+
+void object_drop_node(pa_ram *ram, uint32_t id, uint64_t index)
+{
+    object *o = &ram->objects[id];
+    const uint64_t *leaf = o->nodes ? pt_table_find_leaf(&o->pages, index) : NULL;
+    if (leaf && lacks_node(o, leaf, index))
+        charge_nodes(ram, o, o->kernel_group, o->nodes - 1);
+}
+
 /* ---- bringing pages in ------------------------------------------------------------------------ */
 
 void object_mark_accessed(pa_ram *ram, uint32_t f)
@@ -126,12 +170,14 @@ static uint32_t swap_page_in(pa_ram *ram, uint32_t group_id, uint32_t id, uint64
 uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index)
 {
     uint64_t f;
-    if (!ram_take(ram, group_id, 1, &f))
-        return NO_FRAME;
     object *o = &ram->objects[id];
     uint64_t *leaf = pt_table_make_leaf(&o->pages, index);
-    if (!leaf) {
-        ram_give(ram, (uint32_t)f, group_id);
+    bool node = leaf && lacks_node(o, leaf, index);
+    if (!leaf || (node && !charge_nodes(ram, o, group_id, o->nodes + 1)))
+        return NO_FRAME;
+    if (!ram_take(ram, group_id, 1, &f)) {
+        if (node)
+            charge_nodes(ram, o, group_id, o->nodes - 1);
         return NO_FRAME;
     }
     uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];
@@ -335,10 +381,12 @@ static void unmap_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
         mm->shmem--;
     else
         mm->file--;
+    mm_publish(mm);
 }
 
-static void drop_page(pa_ram *ram, object *o, uint64_t *entry)
+static void drop_page(pa_ram *ram, uint32_t id, uint64_t *entry, uint64_t index)
 {
+    object *o = &ram->objects[id];
     if (o->promised && *entry & (PTE_PRESENT | PTE_SWAP))
         ram->promised--;
     if (*entry & PTE_PRESENT) {
@@ -353,17 +401,19 @@ static void drop_page(pa_ram *ram, object *o, uint64_t *entry)
         swap_drop_ref(ram, *entry >> PTE_SHIFT);
     }
     *entry = 0;
+    object_drop_node(ram, id, index);
 }
 
-static void drop_pages(pa_ram *ram, object *o, uint64_t first, uint64_t end)
+static void drop_pages(pa_ram *ram, uint32_t id, uint64_t first, uint64_t end)
 {
+    const object *o = &ram->objects[id];
     uint64_t size = pt_table_leaf_size(&o->pages);
     for (uint64_t i = pt_table_next(&o->pages, first, end); i < end; i++) {
         if (i % size == 0)
             i = pt_table_next(&o->pages, i, end);
         uint64_t *entry = i < end ? pt_table_find(&o->pages, i) : NULL;
         if (entry)
-            drop_page(ram, o, entry);
+            drop_page(ram, id, entry, i);
     }
 }
 
@@ -373,7 +423,7 @@ void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t pages)
         return;
     object *o = &ram->objects[id];
     if (pages < o->count_pages)
-        drop_pages(ram, o, pages, o->count_pages);
+        drop_pages(ram, id, pages, o->count_pages);
     o->count_pages = pages;
 }
 
@@ -388,7 +438,7 @@ void pa_ram_forget_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t cou
         if (!entry || !(*entry & PTE_PRESENT) || ram->maps[pte_frame(*entry)] ||
             ram->frame[pte_frame(*entry)].owner & OWNER_DIRTY)
             continue;
-        drop_page(ram, o, entry);
+        drop_page(ram, id, entry, i);
     }
 }
 
@@ -399,7 +449,7 @@ void pa_ram_punch_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t coun
     object *o = &ram->objects[id];
     uint64_t left = first < o->count_pages ? o->count_pages - first : 0;
     if (left)
-        drop_pages(ram, o, first, first + (count < left ? count : left));
+        drop_pages(ram, id, first, first + (count < left ? count : left));
 }
 
 static void free_object(object *o)

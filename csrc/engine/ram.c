@@ -55,18 +55,24 @@ static bool is_file(const pa_ram *ram, uint64_t owner)
     return owner_kind(owner) == KIND_OBJECT && !ram->objects[owner_id(owner)].shmem;
 }
 
-lru_list ram_list_of(const pa_ram *ram, uint64_t owner)
+static lru_list list_of(uint64_t owner, bool file)
 {
     if (owner & OWNER_LOCKED)
         return LRU_UNEVICTABLE;
-    lru_list list = is_file(ram, owner) ? LRU_INACTIVE_FILE : LRU_INACTIVE_ANON;
+    lru_list list = file ? LRU_INACTIVE_FILE : LRU_INACTIVE_ANON;
     return owner & OWNER_ACTIVE ? list + 1 : list;
+}
+
+/* What MADV_FREE gave up needs no swap to go: it is listed among the files (lru_lazyfree_fn). */
+lru_list ram_list_of(const pa_ram *ram, uint32_t f)
+{
+    uint64_t owner = ram->frame[f].owner;
+    return list_of(owner, ram->state[f] & STATE_LAZY || is_file(ram, owner));
 }
 
 static lru *home_of(pa_ram *ram, uint32_t f)
 {
-    uint64_t owner = ram->frame[f].owner;
-    return &ram->groups[owner_group(owner)].lists[ram_list_of(ram, owner)];
+    return &ram->groups[owner_group(ram->frame[f].owner)].lists[ram_list_of(ram, f)];
 }
 
 /* ---- what is in use, by kind ------------------------------------------------------------------ */
@@ -125,6 +131,14 @@ void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear)
     lru_add(ram, home_of(ram, f), f);
 }
 
+void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy)
+{
+    lru_remove(ram, home_of(ram, f), f);
+    ram->frame[f].owner &= ~(OWNER_ACTIVE | OWNER_REFERENCED);
+    ram->state[f] = (uint8_t)((ram->state[f] & ~STATE_LAZY) | (lazy ? STATE_LAZY : 0));
+    lru_add(ram, home_of(ram, f), f);
+}
+
 void ram_set_dirty(pa_ram *ram, uint32_t f)
 {
     ram->frame[f].owner |= OWNER_DIRTY;
@@ -133,7 +147,7 @@ void ram_set_dirty(pa_ram *ram, uint32_t f)
 
 void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owner)
 {
-    lru *list = &ram->groups[owner_group(owner)].lists[ram_list_of(ram, owner)];
+    lru *list = &ram->groups[owner_group(owner)].lists[list_of(owner, false)];
     uint32_t older = list->newest, f = (uint32_t)first;
     if (older != NO_FRAME)
         ram->frame[older].newer = f;

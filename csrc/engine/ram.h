@@ -117,6 +117,9 @@ typedef struct hint_list {
 typedef struct object {
     pa_pagetable pages; /* index -> frame, or slot */
     uint64_t count_pages, resident;
+    uint64_t nodes;         /* of the kernel's tree of these pages,                      */
+    uint64_t kernel_pages;  /* what they take up, charged to                             */
+    uint32_t kernel_group;  /* whoever made the first                                    */
     hint_list hints;
     uint8_t order; /* of the largest folio it ever had */
     bool used, shmem;
@@ -209,8 +212,8 @@ static inline uint64_t owner_moved(uint64_t owner, uint32_t id, uint64_t place)
     return (owner >> (PLACE_BITS + ID_BITS)) << (PLACE_BITS + ID_BITS) | owner_of(0, 0, id, place);
 }
 
-/* The list a frame with this owner is kept on. */
-lru_list ram_list_of(const pa_ram *ram, uint64_t owner);
+/* The list a frame in use is kept on. */
+lru_list ram_list_of(const pa_ram *ram, uint32_t f);
 
 static inline uint32_t pte_frame(uint64_t pte)
 {
@@ -247,6 +250,8 @@ void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owne
 /* Change list-deciding bits of a frame's owner, and its list with them. */
 void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
 
+/* MADV_FREE gave the page up, or it was written since: on to the newest end of the other list. */
+void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy);
 /* It is dirty from now on, and keeps its place in its list. */
 void ram_set_dirty(pa_ram *ram, uint32_t f);
 
@@ -415,6 +420,8 @@ uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
 /* How many pages the folio of page `index` has, and which is its first: 1 unless it was made
  * larger and is still whole. */
 uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first);
+/* The entry is empty now: the node it was in goes if it was the last. */
+void object_drop_node(pa_ram *ram, uint32_t id, uint64_t index);
 /* A page was looked at (read(), or a mapper that is gone now): so was its folio. */
 void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);
@@ -463,6 +470,9 @@ pa_status mm_make_upper(pa_mm *mm, uint64_t vpn, unsigned lowest);
 void mm_drop_entry(pa_mm *mm, uint64_t *pte);
 /* Drop all pages of [vpn, end); tables and guards stay. */
 void mm_zap(pa_mm *mm, uint64_t vpn, uint64_t end);
+/* The counters were changed, each by one sum, or by one page after the other (percpu.c). */
+void mm_publish(pa_mm *mm);
+void mm_publish_each(pa_mm *mm);
 /* Which of the mm's counters of resident pages the frame belongs to. */
 uint64_t *mm_resident_counter(pa_mm *mm, uint32_t f);
 

@@ -133,7 +133,7 @@ static bool check_list(const pa_ram *ram, const lru *list, uint32_t group_id, un
     for (uint32_t f = list->newest; f != NO_FRAME; f = ram->frame[f].older) {
         uint64_t owner = ram->frame[f].owner;
         if (ram->frame[f].newer != newer || !bitmap_is_taken(&ram->frames, f) ||
-            owner_group(owner) != group_id || ram_list_of(ram, owner) != (lru_list)which)
+            owner_group(owner) != group_id || ram_list_of(ram, f) != (lru_list)which)
             return false;
         newer = f;
         n++;

@@ -106,6 +106,7 @@ static pa_status fault_around(const access *a)
         map_frame(a, v, f, false);
         mapped++;
     }
+    mm_publish(a->mm);
     if (a->view->stream)
         readahead_mapped(a->mm->ram, a->view->stream, mapped);
     return PA_OK;
@@ -146,6 +147,7 @@ static void finish(const access *a, uint32_t f)
         if (!*entry_at(a, v) && page != NO_FRAME)
             map_frame(a, v, page, a->write);
     }
+    mm_publish(a->mm);
 }
 
 /* A private area's first write: its own copy at once; the object's page is only read. */
@@ -165,6 +167,7 @@ static pa_status copy(const access *a, uint32_t source, bool major)
     ram->maps[f] = 0;
     ram_put(ram, (uint32_t)f, fault_new_owner(mm, a->vpn));
     mm->anon++;
+    mm_publish(mm);
     fault_count(mm, major);
     return PA_OK;
 }

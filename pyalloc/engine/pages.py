@@ -196,6 +196,10 @@ class Pages(Mortal):
         """MADV_COLD."""
         lib.pa_mm_cool(self.handle, vpn, count)
 
+    def activate(self, vpn: int) -> None:
+        """Take the page for one that was used more than once."""
+        lib.pa_mm_activate(self.handle, vpn)
+
     def page_out(self, vpn: int, count: int) -> None:
         """MADV_PAGEOUT."""
         lib.pa_mm_page_out(self.handle, vpn, count)

@@ -32,6 +32,7 @@ RULES: Final[dict[str, int]] = {
     "exclusive": lib.PA_EXCLUSIVE,
     "moves_tables": lib.PA_MOVES_TABLES,
     "large_folios": lib.PA_LARGE_FOLIOS,
+    "accounts_nodes": lib.PA_ACCOUNTS_NODES,
     "workingset": lib.PA_WORKINGSET,
     "zero_map": lib.PA_ZERO_MAP,
     "swap_ahead": lib.PA_SWAP_AHEAD,
@@ -58,6 +59,8 @@ class RamSettings:
     rules: frozenset[str] = frozenset()
     swappiness: int = 60
     page_cluster: int = 3
+    counter_batch: int = 0
+    """Pages that a processor counts for itself before others know; see ``percpu.c``."""
     costs: Mapping[str, int] = field(default_factory=dict)
     """What things cost in simulated nanoseconds, by the names of ``pa_costs``."""
 

@@ -29,6 +29,8 @@ class PagingRules:
     """The steps are at least 0.1 % of memory (watermark_scale_factor)."""
     counts_all_tables: bool = True
     """VmPTE counts every level; False: leaves only."""
+    counts_by_cpu: bool = False
+    """Each processor counts a process's pages for itself, a batch at a time (since 6.2)."""
     huge_pages: bool = False
     """Transparent huge pages exist, where madvise(2) asks for them (the default of 6.x)."""
     kernel_stack: int = 4
@@ -52,7 +54,15 @@ class Watermarks:
 
 
 _MODERN: Final = frozenset(
-    {"second_look", "exclusive", "moves_tables", "workingset", "zero_map", "swap_ahead"}
+    {
+        "second_look",
+        "exclusive",
+        "moves_tables",
+        "workingset",
+        "zero_map",
+        "swap_ahead",
+        "accounts_nodes",
+    }
 )
 
 PAGING: Final[Mapping[str, PagingRules]] = {
@@ -76,7 +86,9 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         program_pages=2,
         read_ahead=128 << 10,
     ),
-    "6.12": PagingRules(_MODERN, 16, 262144, (1, 2), scaled=True, huge_pages=True),
+    "6.12": PagingRules(
+        _MODERN, 16, 262144, (1, 2), scaled=True, huge_pages=True, counts_by_cpu=True
+    ),
     "6.18": PagingRules(
         _MODERN | {"frees_discarded", "large_folios"},
         16,
@@ -84,6 +96,7 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         (1, 2),
         scaled=True,
         huge_pages=True,
+        counts_by_cpu=True,
         read_ahead=8 << 20,
         largest_folio=9,
     ),

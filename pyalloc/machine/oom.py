@@ -46,15 +46,15 @@ class OomEvent:
 
 
 def task_of(process: Process) -> Task:
-    """Return what the OOM killer sees of ``process``."""
+    """Return what the OOM killer sees of ``process``: what processors have told of its pages."""
     counters = process.pages.table.counters()
     return Task(
         pid=process.pid,
         name=process.name,
         uid=process.uid,
         total_vm=process.space.total_vm,
-        rss=counters["anon"] + counters["file"] + counters["shmem"],
-        swapents=counters["swap"],
+        rss=counters["seen_anon"] + counters["seen_file"] + counters["seen_shmem"],
+        swapents=counters["seen_swap"],
         pgtables_bytes=counters["tables"] * PAGE,
         oom_score_adj=process.oom_score_adj,
         nice=process.nice,
@@ -77,7 +77,7 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
         A cgroup is full and nobody in it can be killed.
     """
     cgroup = _full_cgroup(invoker)
-    candidates = [p for p in machine.processes.values() if p.alive and _is_in(p, cgroup)]
+    candidates = list(_candidates(machine, cgroup))
     for process in candidates:
         process.catch_up()
     tasks = tuple(task_of(process) for process in candidates)
@@ -177,6 +177,31 @@ def _full_cgroup(process: Process) -> Cgroup | None:
             return group
         group = group.parent
     return None
+
+
+def _candidates(machine: Machine, cgroup: Cgroup | None) -> Iterator[Process]:
+    """Yield who may be chosen, in the kernel's order, of which the last of equals is killed.
+
+    Of the whole machine that is the order of creation.  Of a cgroup it is
+    ``mem_cgroup_scan_tasks()``'s: each cgroup before those below it, these as they were made.
+    """
+    alive = (process for process in machine.processes.values() if process.alive)
+    if cgroup is None:
+        yield from alive
+        return
+    members: dict[Cgroup, list[Process]] = {}
+    for process in alive:
+        if process.cgroup is not None:
+            members.setdefault(process.cgroup, []).append(process)
+    for group in _tree(machine, cgroup):
+        yield from members.get(group, ())
+
+
+def _tree(machine: Machine, cgroup: Cgroup) -> Iterator[Cgroup]:
+    yield cgroup
+    for below in machine.cgroups.values():
+        if below.parent is cgroup:
+            yield from _tree(machine, below)
 
 
 def _is_in(process: Process, cgroup: Cgroup | None) -> bool:

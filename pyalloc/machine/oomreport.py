@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyalloc.machine.process import Process
 
 _KB = PAGE // 1024
+_FAULT_MASK = "0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_ZERO|__GFP_COMP)"
 _LISTS = ("active_anon", "inactive_anon", "active_file", "inactive_file", "unevictable")
 
 
@@ -55,9 +56,11 @@ class Incident:
 
 def _lines_modern(of: Incident) -> Iterator[str]:
     machine, verdict = of.machine, of.verdict
+    # a charge to a cgroup asks as the kernel does for itself, whatever the page is for
+    mask = "0xcc0(GFP_KERNEL)" if of.cgroup else _FAULT_MASK
     yield (
-        f"{of.invoker.name} invoked oom-killer: gfp_mask=0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_ZERO"
-        f"|__GFP_COMP), order=0, oom_score_adj={of.invoker.oom_score_adj}"
+        f"{of.invoker.name} invoked oom-killer: gfp_mask={mask}, order=0,"
+        f" oom_score_adj={of.invoker.oom_score_adj}"
     )
     yield from _cgroup_lines(of.cgroup) if of.cgroup else _mem_info(machine)
     if machine.sysctl.flag("vm.oom_dump_tasks"):
@@ -177,7 +180,8 @@ def _task_table(machine: Machine, tasks: Sequence[Task]) -> Iterator[str]:
         c = machine.processes[task.pid].pages.table.counters()
         yield (
             f"[{task.pid:7d}] {task.uid:5d} {task.pid:5d} {task.total_vm:8d} {task.rss:8d}"
-            f" {c['anon']:8d} {c['file']:8d} {c['shmem']:9d} {task.pgtables_bytes:8d}"
+            f" {c['seen_anon']:8d} {c['seen_file']:8d} {c['seen_shmem']:9d}"
+            f" {task.pgtables_bytes:8d}"
             f" {task.swapents:8d}         {task.oom_score_adj:5d} {task.name}"
         )
 
@@ -201,8 +205,8 @@ def killed_line(machine: Machine, cgroup: Cgroup | None, victim: Task) -> str:
         prefix += " (oom_kill_allocating_task)"
     return (
         f"{prefix}: Killed process {victim.pid} ({victim.name}) total-vm:{victim.total_vm * _KB}kB,"
-        f" anon-rss:{c['anon'] * _KB}kB, file-rss:{c['file'] * _KB}kB,"
-        f" shmem-rss:{c['shmem'] * _KB}kB, UID:{victim.uid}"
+        f" anon-rss:{c['seen_anon'] * _KB}kB, file-rss:{c['seen_file'] * _KB}kB,"
+        f" shmem-rss:{c['seen_shmem'] * _KB}kB, UID:{victim.uid}"
         f" pgtables:{victim.pgtables_bytes // 1024}kB oom_score_adj:{victim.oom_score_adj}"
     )
 

@@ -118,11 +118,17 @@ class Process(SystemCalls):
         self.bind()
 
     def begin(self, written: Sequence[Vma]) -> None:
-        """Have a page of each area written to: the last one of the stack, the first of others."""
+        """Have a page of each area written to: the last one of the stack, the first of others.
+
+        exec has written the former string by string, each time looking the page up (FOLL_TOUCH), so
+        that it is active: it stays when all else is swapped out.
+        """
         with contextlib.suppress(ProcessKilled):
             for vma in written:
                 page = vma.end - PAGE if vma.flags & VM_GROWSDOWN else vma.start
                 self.pages.access(vma, page // PAGE, 1, write=True)
+                if vma.flags & VM_GROWSDOWN:
+                    self.pages.table.activate(page // PAGE)
 
     def _init_identity(
         self, machine: Machine, pid: int, name: str, uid: int, cgroup: Cgroup | None

@@ -93,6 +93,7 @@ enum pa_reclaim_rule {
     PA_ZERO_MAP = 512, /* pages of zeros are not written to swap (6.12)                      */
     PA_SWAP_AHEAD = 1024, /* how much swap is read around depends on its use (3.14)            */
     PA_SWAP_BY_AREA = 2048, /* the neighbours read are those in memory, not on the disk (4.14)    */
+    PA_ACCOUNTS_NODES = 8192, /* the tree of shared memory's pages is charged, too (4.20)        */
     PA_MOVES_USED = 4096 /* mremap makes tables only for entries that are in use (before 2.6.16) */
 };
 
@@ -116,6 +117,7 @@ typedef struct pa_ram_settings {
     uint32_t rules; /* pa_reclaim_rule bits                             */
     uint32_t swappiness; /* 0 to 200                                         */
     uint32_t page_cluster; /* swap is read 1 << page_cluster pages at a time   */
+    uint32_t counter_batch; /* pages a processor counts before others know; 0: 1 */
     pa_costs costs;
 } pa_ram_settings;
 
@@ -244,6 +246,7 @@ typedef struct pa_mm_counters {
     uint64_t tables[4]; /* leaves, tables of leaves, ... */
     uint64_t minor_faults, major_faults;
     uint64_t work; /* ns that a processor worked for it */
+    uint64_t seen_anon, seen_file, seen_shmem, seen_swap; /* as whoever does not add up sees them */
 } pa_mm_counters;
 
 /* What lies in a range of pages, in pages. */
@@ -299,6 +302,8 @@ void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* MADV_COLD: pages of the range that nobody else maps are among the next to go. */
 void pa_mm_cool(pa_mm *mm, uint64_t vpn, uint64_t count);
+/* The page was used more than once already: it is active, if it is this process's alone. */
+void pa_mm_activate(pa_mm *mm, uint64_t vpn);
 /* MADV_PAGEOUT: those pages go now; what cannot leave memory is still unmapped if it has an object. */
 void pa_mm_page_out(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* MADV_COLLAPSE: the 2 MB of private memory from vpn on become one page.  PA_ERR_INVALID: they
