@@ -105,9 +105,10 @@ void exec_hide(char **environment)
 
 /* --- putting back */
 
+/* A program that outlives the recording finds no place for more. */
 static bool must_pass_on(void)
 {
-    return store_library()[0] != '\0' && store_follows_children();
+    return store_library()[0] != '\0' && store_follows_children() && store_is_there();
 }
 
 static size_t count_of(char *const *list)

@@ -89,17 +89,19 @@ static void resolve(void)
     real = found;
 }
 
-extern __typeof__(malloc) own_malloc __attribute__((alias("malloc"), visibility("hidden")));
-
 static const void *code(void *(*function)(size_t))
 {
     return *(const void **)&function;
 }
 
+/* The file that holds a function; NULL: this library. */
 static const char *file_of(const void *function)
 {
-    Dl_info found;
-    return dladdr(function, &found) != 0 && found.dli_fname != NULL ? found.dli_fname : "?";
+    Dl_info found, own;
+    if (dladdr(function, &found) == 0 || dladdr(&real, &own) == 0) {
+        return "?";
+    }
+    return found.dli_fbase == own.dli_fbase ? NULL : found.dli_fname;
 }
 
 const char *interpose_foreign(void)
@@ -109,8 +111,7 @@ const char *interpose_foreign(void)
 
 const char *interpose_passed_by(void)
 {
-    const void *first = dlsym(RTLD_DEFAULT, "malloc");
-    return first == code(own_malloc) ? NULL : file_of(first);
+    return file_of(dlsym(RTLD_DEFAULT, "malloc"));
 }
 
 bool interpose_enter(void)

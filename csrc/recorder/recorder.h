@@ -9,6 +9,8 @@
  *     store.c       the files: ring, texts, samples
  *     exec.c        passing the recorder on to the programs this one starts
  *
+ * It is compiled for each word size; what it writes has the same layout in all.
+ *
  * The recorder must not show: it allocates nothing in the heap, has no thread-local storage (that
  * would lengthen every thread's dtv, which is on the heap), keeps no file open, hides its variables
  * from the environment, and maps its own memory far from where the kernel places mappings.
@@ -95,6 +97,7 @@ void store_tunables(char **environment);
 void store_sample(pa_record *record);
 void store_own_pages(pa_raw_header *header);
 bool store_follows_children(void);
+bool store_is_there(void);
 const char *store_name(void);
 const char *store_library(void);
 const char *store_directory(void);

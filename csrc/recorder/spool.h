@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define PA_RAW_MAGIC "PYALLOC\001"
-#define PA_RAW_VERSION 2
+#define PA_RAW_VERSION 3
 #define PA_RING_HEADER 4096
 #define PA_RING_RECORDS 16384
 
@@ -86,6 +86,7 @@ typedef struct pa_raw_header {
     uint64_t own_anon;   /* those of them that are of no file */
     char parent[64]; /* NAME of the parent's recording */
     char glibc[16];
+    uint64_t word;       /* bytes of a pointer; nothing here depends on it */
 } pa_raw_header;
 
 typedef struct pa_blob {

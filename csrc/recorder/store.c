@@ -3,7 +3,7 @@
  * store.c -- the recorder's files and its own memory.
  *
  * Everything sits at one place, far below the area in which the kernel puts mappings and far above
- * heaps, so that no mapping of the program moves:
+ * heaps (of 32 bits: below the lowest program), so that no mapping of the program moves:
  *
  *     BASE             control page, private, emptied by fork (see recorder.h)
  *     BASE + RING_AT   NAME.ring: header and records, shared with the file
@@ -25,7 +25,11 @@
 #include "recorder.h"
 #include "sys.h"
 
+#if UINTPTR_MAX == UINT32_MAX
+#define BASE ((char *)0x2000000)
+#else
 #define BASE ((char *)0x3f0000000000)
+#endif
 #define RING_AT 0x10000 /* a multiple of every page size */
 #define RING_SIZE (PA_RING_HEADER + PA_RING_RECORDS * sizeof(pa_record))
 #define SPACE (RING_AT + RING_SIZE)
@@ -66,6 +70,14 @@ const char *store_directory(void)
 bool store_follows_children(void)
 {
     return store.children;
+}
+
+bool store_is_there(void)
+{
+    int saved = errno;
+    bool there = syscall(SYS_faccessat, AT_FDCWD, store.directory, F_OK) == 0;
+    errno = saved;
+    return there;
 }
 
 /* --- settings */
@@ -128,7 +140,11 @@ static int open_part(const char *suffix, int flags)
     path[length++] = '/';
     strcpy(path + length, store.name);
     strcat(path, suffix);
-    return sys_open(path, flags);
+    int file = sys_open(path, flags);
+    if (file >= 0 && (flags & O_CREAT) != 0) {
+        (void)fchmod(file, 0666); /* whatever user this process becomes */
+    }
+    return file;
 }
 
 static int create(void)
@@ -189,7 +205,7 @@ bool store_flush(const pa_record *ring, uint64_t first, uint64_t next)
     int file = open_part(".raw", O_WRONLY | O_CREAT);
     int why = file < 0 ? errno : may_grow_to(end) ? 0 : EFBIG;
     while (why == 0 && at < end) {
-        ssize_t n = sys_pwrite(file, from, end - at, at);
+        ssize_t n = sys_pwrite(file, from, (size_t)(end - at), at);
         why = n > 0 ? 0 : errno;
         from += why == 0 ? n : 0;
         at += why == 0 ? (uint64_t)n : 0;
@@ -237,8 +253,9 @@ static void fill_header(pa_raw_header *h, const char *parent)
         h->cpus = (uint32_t)CPU_COUNT(&cpus);
     }
     h->page_size = (uint32_t)getpagesize();
+    h->word = sizeof(void *);
     h->start_ns = store_clock();
-    h->brk_start = (uint64_t)syscall(SYS_brk, 0);
+    h->brk_start = (uintptr_t)syscall(SYS_brk, 0);
     strncpy(h->glibc, gnu_get_libc_version(), sizeof h->glibc - 1);
     if (parent[0] != '\0') {
         h->flags |= PA_RAW_FORKED;

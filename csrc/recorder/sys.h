@@ -3,6 +3,7 @@
  * sys.h -- file system calls that are not cancellation points.
  *
  * malloc is none, so nothing that happens inside it may be one; libc's open(), read(), ... are.
+ * A 32-bit process passes an offset in two words (those of i386; others would align them).
  */
 #ifndef PA_SYS_H
 #define PA_SYS_H
@@ -13,9 +14,15 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#if UINTPTR_MAX == UINT32_MAX
+#define SYS_OFFSET(at) (uint32_t)(at), (uint32_t)((at) >> 32)
+#else
+#define SYS_OFFSET(at) (at)
+#endif
+
 static inline int sys_open(const char *path, int flags)
 {
-    return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0666);
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC | O_LARGEFILE, 0666);
 }
 
 static inline void sys_close(int file)
@@ -35,17 +42,17 @@ static inline ssize_t sys_write(int file, const void *from, size_t size)
 
 static inline ssize_t sys_pread(int file, void *to, size_t size, uint64_t at)
 {
-    return syscall(SYS_pread64, file, to, size, at);
+    return syscall(SYS_pread64, file, to, size, SYS_OFFSET(at));
 }
 
 static inline ssize_t sys_pwrite(int file, const void *from, size_t size, uint64_t at)
 {
-    return syscall(SYS_pwrite64, file, from, size, at);
+    return syscall(SYS_pwrite64, file, from, size, SYS_OFFSET(at));
 }
 
 static inline int sys_fallocate(int file, uint64_t from, uint64_t size)
 {
-    return (int)syscall(SYS_fallocate, file, 0, from, size);
+    return (int)syscall(SYS_fallocate, file, 0, SYS_OFFSET(from), SYS_OFFSET(size));
 }
 
 #endif

@@ -54,6 +54,10 @@ uint64_t thread_pointer(void)
     uint64_t self;
     __asm__("mov %%fs:0, %0" : "=r"(self));
     return self;
+#elif defined(__i386__)
+    uint32_t self;
+    __asm__("mov %%gs:0, %0" : "=r"(self));
+    return self;
 #else
     return (uint64_t)(uintptr_t)__builtin_thread_pointer();
 #endif
@@ -62,7 +66,7 @@ uint64_t thread_pointer(void)
 /* The seat of `self`, or else the one it may take; NULL when all are taken. */
 static seat *seat_find(uint64_t self)
 {
-    size_t at = (self >> 6) * 0x9E3779B97F4A7C15u >> 51;
+    size_t at = (size_t)((self >> 6) * 0x9E3779B97F4A7C15u >> 51);
     seat *free = NULL;
     for (size_t tries = 0; tries < THREADS; tries++, at++) {
         seat *s = &threads.seats[at & (THREADS - 1)];
@@ -200,7 +204,7 @@ static void lock_wait(void)
         if (lock_swap(LOCK_FREE, LOCK_HELD)) {
             return;
         }
-#if defined(__x86_64__)
+#if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #endif
     }

@@ -1,8 +1,9 @@
 """Run a command and take down every call it makes to malloc and its family.
 
 The recorder is a library for LD_PRELOAD (csrc/recorder).  It cannot be loaded into a program
-without a dynamic loader, into one that runs with more rights than its caller, or into one of
-another word size; those are refused before anything runs.
+without a dynamic loader, or into one that runs with more rights than its caller; those are refused
+before anything runs.  There is one for 64 bits and, where the compiler can make it, one for 32; the
+program's own loader chooses between them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 
     from pyalloc.trace.table import Trace
 
-LIBRARY: Final = "_recorder.so"
+LIBRARIES: Final = {64: "_recorder.so", 32: "_recorder32.so"}
+"""The recorder's files by word size in bits."""
+
+_PLATFORMS: Final = {64: ("x86_64", "haswell", "xeon_phi"), 32: ("i386", "i486", "i586", "i686")}
+"""What loaders put for ``$PLATFORM``: the kernel's AT_PLATFORM, or a name for the processor."""
+
 _ROOM: Final = 1 << 21  # bytes: header, first windows and texts of one process
 _BYTES_A_ROW: Final = 24  # of a trace file, generously
 _SCRIPTS: Final = 4  # interpreters of interpreters the kernel follows
@@ -44,7 +50,7 @@ class Recording:
     """One recorded process image, and the file its trace is in.
 
     ``exit_code`` and ``signal`` are known of the command itself, not of its children.  ``main``
-    marks the program the user asked for.
+    marks the program the user asked for, ``running`` a process that outlives it and its recording.
     """
 
     path: Path
@@ -57,6 +63,7 @@ class Recording:
     exit_code: int | None = None
     signal: int | None = None
     truncated: str | None = None
+    running: bool = False
     warnings: tuple[str, ...] = ()
 
     def trace(self) -> Trace:
@@ -144,13 +151,15 @@ def _check_recordable(file: Path) -> None:
     head = _headers(file)
     if head is None:
         return
-    if head.bits != 64:
+    known = {bits: _headers(library) for bits, library in _libraries().items()}
+    if head.bits == 32 and 32 not in known:
         message = (
-            f"{file}: cannot be recorded: it is a {head.bits}-bit program, "
-            "and the recorder is built for 64 bits; record a 64-bit build of it"
+            f"{file}: cannot be recorded: it is a 32-bit program, and this installation has no "
+            "recorder for 32 bits; install a compiler that takes -m32, and pyalloc again"
         )
         raise RecordError(message)
-    if head.machine != _own_machine():
+    recorder = known.get(head.bits)
+    if recorder is None or recorder.machine != head.machine:
         message = f"{file}: cannot be recorded: it is built for another processor"
         raise RecordError(message)
     _check_dynamic(file, head)
@@ -179,18 +188,25 @@ def _headers(file: Path) -> Headers | None:
         return None
 
 
-def _own_machine() -> int | None:
-    head = _headers(_library())
-    return head.machine if head else None
+def _libraries() -> dict[int, Path]:
+    """Return the recorders there are, by word size in bits."""
+    spec = importlib.util.find_spec("pyalloc")
+    places = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+    return {
+        bits: place / name
+        for bits, name in LIBRARIES.items()
+        for place in places
+        if (place / name).is_file()
+    }
 
 
 def _library() -> Path:
-    spec = importlib.util.find_spec("pyalloc")
-    for place in (spec and spec.submodule_search_locations) or ():
-        library = Path(place) / LIBRARY
-        if library.is_file():
-            return library
-    message = f"the recorder ({LIBRARY}) is missing from this installation; install pyalloc again"
+    found = _libraries()
+    if 64 in found:
+        return found[64]
+    message = (
+        f"the recorder ({LIBRARIES[64]}) is missing from this installation; install pyalloc again"
+    )
     raise RecordError(message)
 
 
@@ -226,25 +242,35 @@ def _make_spool(out: Path) -> Path:
 
 
 def _environment(
-    env: Mapping[str, str] | None, place: Path, library: Path, *, children: bool
+    env: Mapping[str, str] | None, place: Path, library: str, *, children: bool
 ) -> dict[str, str]:
     variables = dict(os.environ if env is None else env)
     before = variables.get("LD_PRELOAD", "")
-    variables["LD_PRELOAD"] = f"{library}:{before}" if before else str(library)
+    variables["LD_PRELOAD"] = f"{library}:{before}" if before else library
     variables["PYALLOC_SPOOL"] = ("+" if children else "-") + str(place)
     return variables
 
 
 @contextlib.contextmanager
-def _loadable(library: Path) -> Iterator[Path]:
-    """Yield a name of ``library`` that LD_PRELOAD can hold: no blank and no colon in it."""
-    if not set(str(library)) & set(" :"):
-        yield library
+def _loadable(libraries: Mapping[int, Path]) -> Iterator[str]:
+    """Yield one name of the recorders for LD_PRELOAD, without a blank or a colon in it.
+
+    If there are two, it is one in which each program's loader replaces ``$PLATFORM``.
+    """
+    only = str(libraries[64])
+    if len(libraries) == 1 and not set(only) & set(" :"):
+        yield only
         return
     with tempfile.TemporaryDirectory(prefix="pyalloc-") as folder:
-        copy = Path(folder) / LIBRARY
-        shutil.copy(library, copy)
-        yield copy
+        Path(folder).chmod(0o755)  # a process that changes its user starts programs, too
+        if len(libraries) == 1:
+            (Path(folder) / "recorder.so").symlink_to(only)
+            yield f"{folder}/recorder.so"
+            return
+        for bits, library in libraries.items():
+            for platform in _PLATFORMS[bits]:
+                (Path(folder) / f"{platform}.so").symlink_to(library)
+        yield f"{folder}/$PLATFORM.so"
 
 
 @contextlib.contextmanager
@@ -371,6 +397,7 @@ def _convert(
                 exit_code=trace.info.exit_code,
                 signal=trace.info.signal,
                 truncated=trace.info.truncated,
+                running=_still_runs(raw, pid),
                 warnings=_warnings(raw),
             )
         )
@@ -429,7 +456,8 @@ def record(
     _check_output(target, force=force)
     place = _make_spool(target)
     try:
-        with _loadable(_library()) as library:
+        _library()
+        with _loadable(_libraries()) as library:
             variables = _environment(env, place, library, children=children == "all")
             pid, code = _run(command, program, variables)
         return _collect(place, target, command, pid, code, force=force)

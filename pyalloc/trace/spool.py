@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     U64 = npt.NDArray[np.uint64]
 
 MAGIC: Final = b"PYALLOC\x01"
-VERSION: Final = 2
+VERSION: Final = 3
 RING_HEADER: Final = 4096
 
 RECORD: Final = np.dtype(
@@ -62,6 +62,7 @@ HEADER: Final = np.dtype(
         ("own_anon", "<u8"),
         ("parent", "S64"),
         ("glibc", "S16"),
+        ("word", "<u8"),
     ]
 )
 BLOB: Final = np.dtype([("tag", "S4"), ("serial", "<u4"), ("row", "<u8"), ("size", "<u8")])
@@ -162,6 +163,11 @@ class Raw:
     def command(self) -> tuple[str, ...]:
         """The command line."""
         return tuple((self.text("CMDL") or "").rstrip("\0").split("\0"))
+
+    @property
+    def arch(self) -> str:
+        """Architecture of the program: the host's, or its 32-bit half."""
+        return "i386" if self.header["word"] == 4 else os.uname().machine
 
     @property
     def foreign_malloc(self) -> str | None:
@@ -367,7 +373,7 @@ def _info(
         pid=head["pid"],
         parent_pid=head["parent_pid"],
         glibc=head["glibc"].decode(),
-        arch=os.uname().machine,
+        arch=raw.arch,
         kernel=os.uname().release,
         cpus=head["cpus"],
         tunables=_tunables(root),

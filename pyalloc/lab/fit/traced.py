@@ -29,11 +29,12 @@ from pyalloc.lab.trial import Outcome, Trials, sample_rows
 from pyalloc.machine import Machine, Process
 from pyalloc.machine.cgroup import Cgroup
 from pyalloc.trace import Op, Trace
-from pyalloc.trace.record import LIBRARY
+from pyalloc.trace.record import LIBRARIES
 from pyalloc.units import PAGE, format_size
 
 _PRIVATE: Final = MAP.PRIVATE | MAP.ANONYMOUS
-_SPOOL_AT: Final = 0x3F00  # where the recorder's own memory begins, in 4 GiB
+_SPOOL_AT: Final = {64: 0x3F0000000000, 32: 0x2000000}  # where the recorder's own memory begins
+_SPOOL_SIZE: Final = 1 << 20
 _KERNEL_THREAD: Final = 24 << 10
 _COUNTERS_ARE_OFF: Final = 2 * 32 * PAGE  # by processor: two counters, 32 pages each (mm_counter)
 _SAMPLES: Final = 256
@@ -286,10 +287,11 @@ def unpromised(maps: str) -> int:
 def recorder_space(maps: str) -> int:
     """Return the bytes of address space that are the recorder's own in a recording's maps."""
     total, library, image = 0, "", 0
+    spool = _SPOOL_AT[32 if LIBRARIES[32] in maps else 64]
     for area in whole_areas(maps):
-        if area.name.endswith(f"/{LIBRARY}"):
+        if area.name.rpartition("/")[2] in LIBRARIES.values():
             library, image = area.name, image + area.length
-        elif ".spool/" in area.name or area.start >> 32 == _SPOOL_AT:
+        elif ".spool/" in area.name or spool <= area.start < spool + _SPOOL_SIZE:
             total += area.length
     return total + max(_image_size(library), image) if library else total
 
