@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import pyalloc as pa
+from pyalloc.cli.subject import end_of, going_on
 from pyalloc.errors import ArgumentError, RecordError
 from pyalloc.host.measure import measure
 from pyalloc.kernel.elf import read_headers
@@ -26,7 +27,7 @@ from pyalloc.lab.trial import Trials
 from pyalloc.report.examination import agreement_words, untouched_words
 from pyalloc.trace.blocks import assign_blocks
 from pyalloc.trace.ops import ALLOCATES
-from pyalloc.trace.record import CannotRun, Recording, _library, record
+from pyalloc.trace.record import CannotRun, Recording, _libraries, record
 
 Build = Callable[..., str]
 Capture = pytest.CaptureFixture[str]
@@ -38,17 +39,34 @@ FIXED = ["setarch", "-R"] if shutil.which("setarch") else []
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 
 
+@pytest.fixture(scope="module", params=[64, 32])
+def bits(request: pytest.FixtureRequest) -> int:
+    """The word size of the programs that are built."""
+    if request.param not in _libraries():
+        pytest.skip(f"no recorder for {request.param} bits here")
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def build(bits: int, tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Return a function that compiles a C program once."""
-    folder = tmp_path_factory.mktemp("programs")
+    folder = tmp_path_factory.mktemp(f"programs{bits}")
 
     def compile_one(name: str, source: str, *flags: str) -> str:
         program = folder / name
         if not program.exists():
             (folder / f"{name}.c").write_text(textwrap.dedent(source))
             subprocess.run(
-                [str(cc), "-O0", "-w", str(folder / f"{name}.c"), "-o", str(program), *flags],
+                [
+                    str(cc),
+                    f"-m{bits}",
+                    "-O0",
+                    "-w",
+                    str(folder / f"{name}.c"),
+                    "-o",
+                    str(program),
+                    *flags,
+                ],
                 check=True,
             )
         return str(program)
@@ -107,7 +125,7 @@ ALL_CALLS = """
 
 @needs_cc
 def test_every_call_is_taken_down_as_it_was_made(
-    build: Build, tmp_path: Path, capfd: Capture
+    bits: int, build: Build, tmp_path: Path, capfd: Capture
 ) -> None:
     program = build("all", ALL_CALLS)
     [recording] = record([program], tmp_path / "t")
@@ -126,7 +144,7 @@ def test_every_call_is_taken_down_as_it_was_made(
         ("ALIGNED_ALLOC", 256, 128),
         ("VALLOC", 10, 0),
         ("PVALLOC", 10, 0),
-        ("MALLOC", 1 << 63, 0),
+        ("MALLOC", 1 << (bits - 1), 0),
         ("CALLOC", 2**64 - 1, 0),
         ("REALLOC", 1000, 0),
         ("REALLOC", 7, 0),
@@ -139,7 +157,7 @@ def test_every_call_is_taken_down_as_it_was_made(
         ("MALLOC_TRIM", 0, 0),
         ("SBRK", 4096, 0),
         ("SBRK", 4096, 0),
-        ("REALLOC", 1 << 63, 0),
+        ("REALLOC", 1 << (bits - 1), 0),
         ("FREE", 0, 0),
     ]
     # what the program printed is what is in the column, in order
@@ -149,6 +167,7 @@ def test_every_call_is_taken_down_as_it_was_made(
     assert rows[3].block == rows[4].block
     assert rows[17].block == 0xFFFFFFFF
     assert t.info.glibc
+    assert t.info.arch == {64: os.uname().machine, 32: "i386"}[bits]
     assert t.info.brk_start
     assert "[stack]" in (t.info.maps or "")
     assert t.info.measured is not None
@@ -260,7 +279,7 @@ def test_a_program_of_this_directory_is_found(
 
 @needs_cc
 def test_statistics_of_many_arenas_are_the_real_library_s(
-    build: Build, tmp_path: Path, capfd: Capture
+    bits: int, build: Build, tmp_path: Path, capfd: Capture
 ) -> None:
     """A program's own malloc_info and malloc_stats, after twelve threads, are its replay's."""
     source = Path(__file__).with_name("programs").joinpath("talkers.c").read_text("utf-8")
@@ -270,7 +289,7 @@ def test_statistics_of_many_arenas_are_the_real_library_s(
         pytest.skip(f"no profile of glibc {trace.info.glibc}")
     heap = pa.replay(trace, f"glibc-{trace.info.glibc}").heap
     assert heap.malloc_info() == said.out
-    assert said.out.count("<heap nr=") > 4
+    assert said.out.count("<heap nr=") > {64: 4, 32: 2}[bits]
     assert heap.malloc_stats() == said.err
 
 
@@ -465,6 +484,66 @@ def test_code_loaded_later_is_found_too(build: Build, tmp_path: Path) -> None:
     assert t.info.sites[int(t.site[row])].module == library
 
 
+@needs_cc
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_program_that_becomes_another_user_is_recorded_to_its_end(build: Build) -> None:
+    """And so is what it starts: not in a folder of pytest's, which others may not enter."""
+    program = build(
+        "changes",
+        """
+        #include <stdlib.h>
+        #include <unistd.h>
+        int main(void) {
+            for (int i = 0; i < 3000; i++) malloc(100);
+            if (setgid(12345) || setuid(12345)) return 9;
+            for (int i = 0; i < 40000; i++) malloc(100);
+            return system("/bin/true");
+        }
+        """,
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", "import pyalloc.cli; pyalloc.cli.main()", "run", "--", program],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "All 43," in shown.stdout
+    assert "cut short" not in shown.stdout
+    assert "/bin/true" in shown.stdout
+    assert shown.stderr == ""
+
+
+@needs_cc
+def test_how_the_command_ended_and_who_runs_on_is_said(build: Build, tmp_path: Path) -> None:
+    program = build(
+        "runs_on",
+        """
+        #include <signal.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            int ready[2];
+            pipe(ready);
+            if (fork() == 0) {
+                malloc(10);
+                write(ready[1], "", 1);
+                for (int i = 0; i < 3; i++) close(i);
+                sleep(20);
+            }
+            char byte;
+            read(ready[0], &byte, 1);
+            malloc(20);
+            raise(SIGSEGV);
+        }
+        """,
+    )
+    main, child = record([program], tmp_path / "t")
+    os.kill(child.pid, signal.SIGKILL)
+    assert (main.running, child.running) == (False, True)
+    assert end_of(main) == "the command was ended by signal SIGSEGV"
+    assert (going_on([main, child]) or "").endswith(f"from then on: process {child.pid}")
+
+
 # --- refusals
 
 
@@ -506,12 +585,29 @@ def test_a_static_program_is_refused_before_it_runs(build: Build, tmp_path: Path
 
 
 @needs_cc
-def test_a_32_bit_program_is_refused(build: Build, tmp_path: Path) -> None:
-    try:
-        program = build("narrow", "int main(void) { return 0; }", "-m32")
-    except subprocess.CalledProcessError:
-        pytest.skip("no 32-bit libc")
-    assert "32-bit program" in refused(tmp_path, program)
+def test_a_32_bit_program_needs_a_recorder_of_32_bits(
+    bits: int, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = build("narrow", "int main(void) { return 0; }")
+    monkeypatch.setattr("pyalloc.trace.record._libraries", lambda: {64: _libraries()[64]})
+    if bits == 32:
+        assert "no recorder for 32 bits; install" in refused(tmp_path, program)
+    else:
+        only(record([program], tmp_path / "t"))
+
+
+@needs_cc
+def test_a_program_of_one_word_size_starts_one_of_the_other(
+    bits: int, build: Build, tmp_path: Path, capfd: Capture
+) -> None:
+    """The loader of each takes its own recorder, and has nothing to say."""
+    program = build("inner", "int main(void) { free(malloc(1234)); return 0; }")
+    inner = record(["/bin/sh", "-c", f"{program}; true"], tmp_path / "t")[1].trace()
+    assert inner.info.arch == {64: os.uname().machine, 32: "i386"}[bits]
+    assert 1234 in inner.size
+    assert capfd.readouterr().err == ""
+    outer = build("outer", 'int main(void) { return system("/bin/true"); }')
+    assert len(record([outer], tmp_path / "u")) == 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
@@ -646,7 +742,7 @@ def test_the_recorder_has_no_thread_local_storage_and_one_place_in_memory(tmp_pa
     assert re.search(r"^3f00000\w+-\w+ rw-s", t.info.maps or "", re.MULTILINE)
     if shutil.which("readelf"):
         out = subprocess.run(
-            [str(shutil.which("readelf")), "-lW", str(_library())],
+            [str(shutil.which("readelf")), "-lW", str(_libraries()[64])],
             check=True,
             capture_output=True,
             text=True,
@@ -687,17 +783,21 @@ def test_the_heap_in_memory_is_counted_in_both_runs(
     assert any(words in line for line in untouched_words(found))
 
 
-def shared(folder: Path, name: str, source: str) -> Path:
+def shared(folder: Path, name: str, source: str, bits: int) -> Path:
     """Compile a library."""
     code = folder / f"{name}.c"
     code.write_text(textwrap.dedent(source))
     library = folder / f"{name}.so"
-    subprocess.run([str(cc), "-w", "-shared", "-fPIC", str(code), "-o", str(library)], check=True)
+    subprocess.run(
+        [str(cc), f"-m{bits}", "-w", "-shared", "-fPIC", str(code), "-o", str(library)], check=True
+    )
     return library
 
 
 @needs_cc
-def test_a_library_bound_to_its_own_dependencies_is_recorded(build: Build, tmp_path: Path) -> None:
+def test_a_library_bound_to_its_own_dependencies_is_recorded(
+    bits: int, build: Build, tmp_path: Path
+) -> None:
     """RTLD_DEEPBIND would find the C library's malloc before the recorder's."""
     plugin = shared(
         tmp_path,
@@ -706,6 +806,7 @@ def test_a_library_bound_to_its_own_dependencies_is_recorded(build: Build, tmp_p
         #include <stdlib.h>
         void work(void) { for (int i = 0; i < 77; i++) free(malloc(3000 + i)); }
         """,
+        bits,
     )
     program = build(
         "deep",
@@ -738,9 +839,9 @@ OWN_MALLOC = """
 
 
 @needs_cc
-def test_another_malloc_is_named(build: Build, tmp_path: Path) -> None:
+def test_another_malloc_is_named(bits: int, build: Build, tmp_path: Path) -> None:
     """Its calls are the program's; its addresses and its memory are not compared with a model's."""
-    other = shared(tmp_path, "other", OWN_MALLOC)
+    other = shared(tmp_path, "other", OWN_MALLOC, bits)
     program = build("user", "#include <stdlib.h>\nint main(void) { return !malloc(5000); }")
     env = os.environ | {"LD_PRELOAD": str(other)}
     [recording] = record([program], tmp_path / "t", env)
@@ -768,7 +869,9 @@ def test_a_malloc_in_the_program_itself_is_said_to_be_out_of_reach(
 
 @needs_cc
 @pytest.mark.skipif(not FIXED, reason="needs setarch")
-def test_the_peak_is_that_of_a_run_without_the_recorder(build: Build, tmp_path: Path) -> None:
+def test_the_peak_is_that_of_a_run_without_the_recorder(
+    bits: int, build: Build, tmp_path: Path
+) -> None:
     """To the pages of libc that only the recorder calls, and with what destructors bring in."""
     late = shared(
         tmp_path,
@@ -780,6 +883,7 @@ def test_the_peak_is_that_of_a_run_without_the_recorder(build: Build, tmp_path: 
         }
         void here(void) {}
         """,
+        bits,
     )
     program = build(
         "ends",
@@ -798,13 +902,13 @@ def test_the_peak_is_that_of_a_run_without_the_recorder(build: Build, tmp_path: 
     assert measured.program_peak is not None
     assert measured.program_final is not None
     assert alone.peak_rss > 4 << 20
-    assert abs(measured.program_peak - alone.peak_rss) <= 320 << 10
-    assert abs(measured.program_final - alone.final_rss) <= 320 << 10
+    assert abs(measured.program_peak - alone.peak_rss) <= 512 << 10
+    assert abs(measured.program_final - alone.final_rss) <= 512 << 10
 
 
 def test_the_recorder_moves_libraries_by_blocks_the_kernel_reads_around_a_fault() -> None:
     """So a library has the same pages resident with the recorder and without."""
-    headers = read_headers(_library())
+    headers = read_headers(_libraries()[64])
     assert headers is not None
     last = [entry for entry in headers.entries if entry.kind == 1][-1]
     assert (last.address + last.memory_bytes) % 65536 == 0

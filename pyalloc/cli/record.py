@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from pyalloc.cli.output import console, print_json, stdout_to_stderr
 from pyalloc.cli.run import Command
+from pyalloc.cli.subject import going_on
 from pyalloc.report.listing import recordings
 from pyalloc.trace.record import record as record_command
 
@@ -50,6 +51,7 @@ def record(
                     "exit_code": r.exit_code,
                     "signal": r.signal,
                     "truncated": r.truncated,
+                    "running": r.running,
                     "warnings": list(r.warnings),
                 }
                 for r in found
@@ -61,5 +63,7 @@ def record(
     out.print(recordings(found))
     for recording in found:
         for warning in recording.warnings:
-            out.print(f"note: {recording.path}: {warning}", style="yellow")
+            out.print(f"note: {recording.path}: {warning}", style="yellow", markup=False)
+    if still := going_on(found):
+        out.print(f"note: {still}", style="yellow", markup=False)
     return 0

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pyalloc.cli.output import console, print_json, stdout_to_stderr, working
+from pyalloc.cli.subject import end_of, going_on
 from pyalloc.errors import PyallocError
 from pyalloc.lab.examine import Examination, examine
 from pyalloc.report.examination import print_report
@@ -47,6 +48,7 @@ def run(
         Print JSON; the command's own output goes to stderr.
     """
     with tempfile.TemporaryDirectory(prefix="pyalloc-") as folder:
+        Path(folder).chmod(0o711)  # a process that changes its user goes on recording
         target = output or Path(folder) / "trace.parquet"
         with stdout_to_stderr() if json else contextlib.nullcontext():
             found = record_command(command, target)
@@ -65,6 +67,8 @@ def _report(found: list[Recording], allocator: str | None, sites: int, *, json: 
         print_json({**first.to_dict(), "processes": [_brief(r, e) for r, e in rest]})
         return
     out = console()
+    for note in filter(None, (end_of(main), going_on(found))):
+        out.print(f"note: {note}", style="yellow", markup=False)
     is_foreign = first.trace.info.foreign_malloc is not None
     if not (is_foreign and main.calls):  # then the report says so itself
         for warning in main.warnings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -114,13 +115,34 @@ def _read(file: str, format: str | None) -> Trace:  # noqa: A002
         return read_trace(file, format)
 
 
+def going_on(found: Sequence[Recording]) -> str | None:
+    """Say which processes outlive the command; only what they did until its end is known."""
+    pids = sorted({r.pid for r in found if r.running})
+    if not pids:
+        return None
+    which = ("process " if len(pids) == 1 else "processes ") + ", ".join(map(str, pids))
+    return f"still running when the command had ended, and not recorded from then on: {which}"
+
+
+def end_of(main: Recording) -> str | None:
+    """Say how the command ended, if not well."""
+    if main.signal is not None:
+        try:
+            name = signal.Signals(main.signal).name
+        except ValueError:
+            name = str(main.signal)
+        return f"the command was ended by signal {name}"
+    return f"the command ended with exit code {main.exit_code}" if main.exit_code else None
+
+
 def _notes(main: Recording, found: Sequence[Recording]) -> Iterator[str]:
     yield from main.warnings
-    if main.exit_code or main.signal:
-        end = f"signal {main.signal}" if main.signal else f"exit code {main.exit_code}"
-        yield f"the command ended with {end}"
+    if end := end_of(main):
+        yield end
     if main.truncated:
         yield f"the recording is cut short: {main.truncated}"
+    if still := going_on(found):
+        yield still
     others = [r for r in found if r is not main]
     if others:
         busiest = max(others, key=lambda r: r.calls)
