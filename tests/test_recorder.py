@@ -510,7 +510,7 @@ def test_a_program_that_becomes_another_user_is_recorded_to_its_end(build: Build
     assert "All 43," in shown.stdout
     assert "cut short" not in shown.stdout
     assert "/bin/true" in shown.stdout
-    assert shown.stderr == ""
+    assert "ld.so" not in shown.stderr
 
 
 @needs_cc
@@ -902,8 +902,8 @@ def test_the_peak_is_that_of_a_run_without_the_recorder(
     assert measured.program_peak is not None
     assert measured.program_final is not None
     assert alone.peak_rss > 4 << 20
-    assert abs(measured.program_peak - alone.peak_rss) <= 512 << 10
-    assert abs(measured.program_final - alone.final_rss) <= 512 << 10
+    assert abs(measured.program_peak - alone.peak_rss) <= 192 << 10
+    assert abs(measured.program_final - alone.final_rss) <= 192 << 10
 
 
 def test_the_recorder_moves_libraries_by_blocks_the_kernel_reads_around_a_fault() -> None:

@@ -12,10 +12,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "recorder.h"
+#include "text.h"
 
 #define PUBLIC __attribute__((visibility("default")))
 
@@ -52,23 +52,24 @@ void exec_resolve(void)
 
 static bool is_named(const char *entry, const char *name)
 {
-    size_t length = strlen(name);
-    return strncmp(entry, name, length) == 0 && entry[length] == '=';
+    return text_value(entry, name) != NULL;
 }
 
 /* Take our library out of "LD_PRELOAD=ours:theirs"; true: nothing is left of it. */
 static bool preload_is_ours(char *entry)
 {
-    char *value = strchr(entry, '=') + 1;
-    size_t length = strlen(store_library());
-    if (strncmp(value, store_library(), length) != 0) {
+    char *value = text_value(entry, "LD_PRELOAD");
+    if (!text_begins(value, store_library())) {
         return false;
     }
-    char *rest = value + length + strspn(value + length, ": ");
+    const char *rest = value + text_length(store_library());
+    while (text_is_border(*rest)) {
+        rest++;
+    }
     if (*rest == '\0') {
         return true;
     }
-    memmove(value, rest, strlen(rest) + 1);
+    (void)text_copy(value, rest);
     return false;
 }
 
@@ -123,16 +124,17 @@ static size_t count_of(char *const *list)
 static const char *preload_of(char *const *environment)
 {
     for (size_t i = 0; environment != NULL && environment[i] != NULL; i++) {
-        if (is_named(environment[i], "LD_PRELOAD")) {
-            return strchr(environment[i], '=') + 1;
+        const char *value = text_value(environment[i], "LD_PRELOAD");
+        if (value != NULL) {
+            return value;
         }
     }
     return "";
 }
 
-#define SPOOL_ROOM (sizeof "PYALLOC_SPOOL=+" + strlen(store_directory()))
+#define SPOOL_ROOM (sizeof "PYALLOC_SPOOL=+" + text_length(store_directory()))
 #define PRELOAD_ROOM(environment)                                                                  \
-    (sizeof "LD_PRELOAD=:" + strlen(store_library()) + strlen(preload_of(environment)))
+    (sizeof "LD_PRELOAD=:" + text_length(store_library()) + text_length(preload_of(environment)))
 
 /* Fill `out` (count_of(environment) + 3 entries) and the texts of two variables. */
 static char **augment(char *const *environment, char **out, char *spool, char *preload)
@@ -144,10 +146,10 @@ static char **augment(char *const *environment, char **out, char *spool, char *p
             out[n++] = environment[i];
         }
     }
-    stpcpy(stpcpy(spool, "PYALLOC_SPOOL=+"), store_directory());
-    char *end = stpcpy(stpcpy(preload, "LD_PRELOAD="), store_library());
-    if (users[0] != '\0' && strncmp(users, store_library(), strlen(store_library())) != 0) {
-        stpcpy(stpcpy(end, ":"), users);
+    (void)text_copy(text_copy(spool, "PYALLOC_SPOOL=+"), store_directory());
+    char *end = text_copy(text_copy(preload, "LD_PRELOAD="), store_library());
+    if (users[0] != '\0' && !text_begins(users, store_library())) {
+        (void)text_copy(text_copy(end, ":"), users);
     }
     out[n++] = spool;
     out[n++] = preload;

@@ -94,14 +94,10 @@ static const void *code(void *(*function)(size_t))
     return *(const void **)&function;
 }
 
-/* The file that holds a function; NULL: this library. */
 static const char *file_of(const void *function)
 {
-    Dl_info found, own;
-    if (dladdr(function, &found) == 0 || dladdr(&real, &own) == 0) {
-        return "?";
-    }
-    return found.dli_fbase == own.dli_fbase ? NULL : found.dli_fname;
+    Dl_info found;
+    return dladdr(function, &found) != 0 && found.dli_fname != NULL ? found.dli_fname : "?";
 }
 
 const char *interpose_foreign(void)
@@ -111,7 +107,8 @@ const char *interpose_foreign(void)
 
 const char *interpose_passed_by(void)
 {
-    return file_of(dlsym(RTLD_DEFAULT, "malloc"));
+    const void *first = dlsym(RTLD_DEFAULT, "malloc");
+    return store_is_own_code(first) ? NULL : file_of(first);
 }
 
 bool interpose_enter(void)

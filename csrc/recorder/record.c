@@ -9,10 +9,10 @@
  * library is then the last record, begun and never done.
  */
 #include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "recorder.h"
+#include "text.h"
 
 #define FIRST_LAP 1024 /* records; laps double, so that a small program touches little */
 #define SAMPLE_EVERY_MIN 32 /* calls; grows with the number of calls */
@@ -189,7 +189,7 @@ static void note_malloc(uint32_t flag, const char *file)
 {
     if (file != NULL) {
         store_header->flags |= flag;
-        store_bytes("MLIB", file, strlen(file));
+        store_bytes("MLIB", file, text_length(file));
     }
 }
 

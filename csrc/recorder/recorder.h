@@ -98,6 +98,7 @@ void store_sample(pa_record *record);
 void store_own_pages(pa_raw_header *header);
 bool store_follows_children(void);
 bool store_is_there(void);
+bool store_is_own_code(const void *function);
 const char *store_name(void);
 const char *store_library(void);
 const char *store_directory(void);

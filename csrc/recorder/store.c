@@ -14,8 +14,6 @@
  */
 #include <errno.h>
 #include <gnu/libc-version.h>
-#include <sched.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -24,6 +22,7 @@
 
 #include "recorder.h"
 #include "sys.h"
+#include "text.h"
 
 #if UINTPTR_MAX == UINT32_MAX
 #define BASE ((char *)0x2000000)
@@ -72,6 +71,12 @@ bool store_follows_children(void)
     return store.children;
 }
 
+bool store_is_own_code(const void *function)
+{
+    uintptr_t at = (uintptr_t)function;
+    return at >= (uintptr_t)__ehdr_start && at < (uintptr_t)_end;
+}
+
 bool store_is_there(void)
 {
     int saved = errno;
@@ -82,17 +87,11 @@ bool store_is_there(void)
 
 /* --- settings */
 
-static const char *value_of(const char *entry, const char *name)
-{
-    size_t length = strlen(name);
-    return strncmp(entry, name, length) == 0 && entry[length] == '=' ? entry + length + 1 : NULL;
-}
-
+/* A name that does not fit is none. */
 static void copy_text(char *to, size_t room, const char *from, size_t size)
 {
     if (size < room) {
-        memcpy(to, from, size);
-        to[size] = '\0';
+        text_cut(to, room, from, size);
     }
 }
 
@@ -100,11 +99,11 @@ bool store_settings(char **environment)
 {
     for (char **entry = environment; *entry != NULL; entry++) {
         const char *value;
-        if ((value = value_of(*entry, "PYALLOC_SPOOL")) != NULL) {
+        if ((value = text_value(*entry, "PYALLOC_SPOOL")) != NULL) {
             store.children = *value == '+';
-            copy_text(store.directory, PATH_SIZE, value + 1, strlen(value + 1));
-        } else if ((value = value_of(*entry, "LD_PRELOAD")) != NULL) {
-            copy_text(store.library, PATH_SIZE, value, strcspn(value, ": "));
+            copy_text(store.directory, PATH_SIZE, value + 1, text_length(value + 1));
+        } else if ((value = text_value(*entry, "LD_PRELOAD")) != NULL) {
+            copy_text(store.library, PATH_SIZE, value, text_first_of_list(value));
         }
     }
     return store.directory[0] != '\0' && store.library[0] != '\0';
@@ -135,14 +134,11 @@ static void name_image(uint64_t image)
 static int open_part(const char *suffix, int flags)
 {
     static char path[PATH_SIZE + NAME_SIZE + 8]; /* not on a stack, which is the program's */
-    size_t length = strlen(store.directory);
-    memcpy(path, store.directory, length);
-    path[length++] = '/';
-    strcpy(path + length, store.name);
-    strcat(path, suffix);
+    char *end = text_copy(text_copy(path, store.directory), "/");
+    (void)text_copy(text_copy(end, store.name), suffix);
     int file = sys_open(path, flags);
     if (file >= 0 && (flags & O_CREAT) != 0) {
-        (void)fchmod(file, 0666); /* whatever user this process becomes */
+        (void)syscall(SYS_fchmod, file, 0666); /* whatever user this process becomes */
     }
     return file;
 }
@@ -242,32 +238,28 @@ static bool take_place(void)
 
 static void fill_header(pa_raw_header *h, const char *parent)
 {
-    cpu_set_t cpus;
     h->version = PA_RAW_VERSION;
     h->record_size = sizeof(pa_record);
     h->pid = (uint32_t)getpid();
     h->parent_pid = (uint32_t)getppid();
     h->flags = store.base == BASE ? 0 : PA_RAW_DISTURBED;
-    h->cpus = 0;
-    if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) {
-        h->cpus = (uint32_t)CPU_COUNT(&cpus);
-    }
+    h->cpus = sys_processors();
     h->page_size = (uint32_t)getpagesize();
     h->word = sizeof(void *);
     h->start_ns = store_clock();
     h->brk_start = (uintptr_t)syscall(SYS_brk, 0);
-    strncpy(h->glibc, gnu_get_libc_version(), sizeof h->glibc - 1);
+    text_cut(h->glibc, sizeof h->glibc, gnu_get_libc_version(), SIZE_MAX);
     if (parent[0] != '\0') {
         h->flags |= PA_RAW_FORKED;
-        strncpy(h->parent, parent, sizeof h->parent - 1);
+        text_cut(h->parent, sizeof h->parent, parent, SIZE_MAX);
     }
-    memcpy(h->magic, PA_RAW_MAGIC, sizeof h->magic); /* last: the header is whole now */
+    text_bytes(h->magic, PA_RAW_MAGIC, sizeof h->magic); /* last: the header is whole now */
 }
 
 bool store_open(void)
 {
     char parent[NAME_SIZE];
-    strcpy(parent, store.name);
+    (void)text_copy(parent, store.name);
     if (store.base == NULL && !take_place()) {
         return false;
     }
@@ -309,7 +301,7 @@ static void write_all(int file, const void *bytes, size_t size)
 static void write_piece(int file, const char *tag, const void *bytes, size_t size)
 {
     pa_blob blob = {.serial = store.serial, .row = rec_count(), .size = size};
-    memcpy(blob.tag, tag, sizeof blob.tag);
+    text_bytes(blob.tag, tag, sizeof blob.tag);
     write_all(file, &blob, sizeof blob);
     write_all(file, bytes, size);
 }
@@ -354,8 +346,8 @@ void store_text(const char *tag, const char *path, store_reader also)
 void store_tunables(char **environment)
 {
     for (char **entry = environment; *entry != NULL; entry++) {
-        if (value_of(*entry, "GLIBC_TUNABLES") || strncmp(*entry, "MALLOC_", 7) == 0) {
-            store_bytes("TUNE", *entry, strlen(*entry));
+        if (text_value(*entry, "GLIBC_TUNABLES") || text_begins(*entry, "MALLOC_")) {
+            store_bytes("TUNE", *entry, text_length(*entry));
         }
     }
 }

@@ -55,4 +55,18 @@ static inline int sys_fallocate(int file, uint64_t from, uint64_t size)
     return (int)syscall(SYS_fallocate, file, 0, SYS_OFFSET(from), SYS_OFFSET(size));
 }
 
+/* How many processors this process may run on; 0: it cannot be found out. */
+static inline uint32_t sys_processors(void)
+{
+    uint64_t mask[128]; /* 8192 processors */
+    long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    uint32_t count = 0;
+    for (long i = 0; i < bytes / (long)sizeof mask[0]; i++) {
+        for (uint64_t bits = mask[i]; bits != 0; bits &= bits - 1) {
+            count++;
+        }
+    }
+    return count;
+}
+
 #endif
