@@ -47,7 +47,6 @@ def robson(
     allocator: str = "first-fit",
     arch: str = "x86_64",
     header: int | None = None,
-    seed: int = 0,
 ) -> Trace:
     """Return the game that Robson's worst-case strategy plays against an allocator.
 
@@ -63,10 +62,7 @@ def robson(
         The opponent; the trace fragments others, too, but not as thoroughly.
     header
         Bytes of a chunk beyond the request; by default a word, as in glibc.
-    seed
-        Takes no effect: nothing in the game is random.
     """
-    del seed
     budget, top = parse_size(live, "live"), parse_size(largest, "largest")
     header = (8 if arch == "x86_64" else 4) if header is None else header
     if unit & (unit - 1) or unit <= header:
@@ -152,9 +148,7 @@ class _Game:
 # --- Mesh
 
 
-def mesh_fragmenter(
-    size: int = 512, total: int | str = "128M", *, end: bool = False, seed: int = 0
-) -> Trace:
+def mesh_fragmenter(size: int = 512, total: int | str = "128M", *, end: bool = False) -> Trace:
     """Return Mesh's fragmenter: pairs of doubled sizes, of each pair one freed.
 
     Parameters
@@ -165,10 +159,7 @@ def mesh_fragmenter(
         Bytes to spend.
     end
         Free in the end what was kept.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     left, step = parse_size(total, "total"), size
     if size < 1:
         message = f"size must be at least 1 (got {size!r})"

@@ -50,13 +50,17 @@ class Workload:
         return self.maker(**self.settings(parameters))
 
     def settings(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``parameters`` as the maker takes them; raises as :meth:`make` does."""
+        """Return ``parameters`` as the maker takes them; raises as :meth:`make` does.
+
+        A seed is taken by every workload; where nothing is random it changes nothing.
+        """
         for name in parameters:
-            if name not in self.parameters:
+            if name not in self.parameters and name != "seed":
                 known = ", ".join(self.parameters)
                 message = f"workload {self.name} has no parameter {name!r}; it has {known}"
                 raise ArgumentError(message)
-        return {name: self._value(name, value) for name, value in parameters.items()}
+        taken = {name: value for name, value in parameters.items() if name in self.parameters}
+        return {name: self._value(name, value) for name, value in taken.items()}
 
     def _value(self, name: str, value: Any) -> Any:  # noqa: ANN401
         """Return ``value`` as the type of the parameter's default, if it is text."""

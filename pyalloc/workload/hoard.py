@@ -15,9 +15,7 @@ def _again_and_again(thread: int, size: int, times: int, base: int) -> Rows:
     return rows(op, base + np.repeat(np.arange(times), 2), size * (op == Op.MALLOC), thread)
 
 
-def cache_scratch(
-    threads: int = 4, size: int = 8, repetitions: int = 10_000, seed: int = 0
-) -> Trace:
+def cache_scratch(threads: int = 4, size: int = 8, repetitions: int = 10_000) -> Trace:
     """Return Hoard's cache-scratch: passive false sharing.
 
     Parameters
@@ -28,10 +26,7 @@ def cache_scratch(
         Bytes of every block.
     repetitions
         How often each thread allocates and frees; the original calls these iterations.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     check(threads=threads, size=size, repetitions=repetitions)
     given = np.arange(threads)
     parts = [
@@ -47,9 +42,7 @@ def cache_scratch(
     return joined([mallocs(given, size), interleaved(parts)]).trace("cache_scratch")
 
 
-def cache_thrash(
-    threads: int = 4, size: int = 8, repetitions: int = 10_000, seed: int = 0
-) -> Trace:
+def cache_thrash(threads: int = 4, size: int = 8, repetitions: int = 10_000) -> Trace:
     """Return Hoard's cache-thrash: active false sharing.
 
     Parameters
@@ -60,10 +53,7 @@ def cache_thrash(
         Bytes of every block.
     repetitions
         How often each thread allocates and frees; the original calls these iterations.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     check(threads=threads, size=size, repetitions=repetitions)
     parts = [
         joined([_again_and_again(1 + i, size, repetitions, i * repetitions), thread_exits([1 + i])])
@@ -73,7 +63,7 @@ def cache_thrash(
 
 
 def threadtest(
-    threads: int = 4, iterations: int = 50, objects: int = 30_000, size: int = 8, seed: int = 0
+    threads: int = 4, iterations: int = 50, objects: int = 30_000, size: int = 8
 ) -> Trace:
     """Return Hoard's threadtest: each thread fills and frees, again and again.
 
@@ -87,10 +77,7 @@ def threadtest(
         Objects of an iteration, shared out among the threads; each keeps its own in a table.
     size
         Bytes of an object.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     check(threads=threads, iterations=iterations, objects=objects, size=size)
     own = max(objects // threads, 1)
     each = iterations * own + 1  # blocks of a thread: its objects, and the table of them

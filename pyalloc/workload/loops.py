@@ -48,47 +48,38 @@ def _check_count(count: int) -> None:
         raise ArgumentError(message)
 
 
-def loop_malloc(count: int = 4096, size: int = MEGABYTE, seed: int = 0) -> Trace:
+def loop_malloc(count: int = 4096, size: int = MEGABYTE) -> Trace:
     """Return requests of a megabyte that are neither used nor freed.
 
     Parameters
     ----------
     count, size
         Requests, and bytes of each.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     _check_count(count)
     return mallocs(np.arange(count), size).trace("loop_malloc")
 
 
-def loop_calloc(count: int = 4096, size: int = MEGABYTE, seed: int = 0) -> Trace:
+def loop_calloc(count: int = 4096, size: int = MEGABYTE) -> Trace:
     """Return the same requests through calloc.
 
     Parameters
     ----------
     count, size
         Requests, and bytes of each.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     _check_count(count)
     return rows(Op.CALLOC, np.arange(count), size).trace("loop_calloc")
 
 
-def loop_memset(count: int = 4096, size: int = MEGABYTE, seed: int = 0) -> Trace:
+def loop_memset(count: int = 4096, size: int = MEGABYTE) -> Trace:
     """Return the same requests, each block filled (TOUCH rows: replay with "recorded").
 
     Parameters
     ----------
     count, size
         Requests, and bytes of each.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     _check_count(count)
     block = np.repeat(np.arange(count), 2)
     op = np.tile(np.array([Op.MALLOC, Op.TOUCH], np.uint8), count)
@@ -108,7 +99,6 @@ def fragmented1(
     size: int = FRAGMENTED_SIZE,
     total: int = FRAGMENTED_TOTAL,
     small: int = FRAGMENTED_SMALL,
-    seed: int = 0,
 ) -> Trace:
     """Return the program that wastes: large and small blocks in turn, the large ones freed.
 
@@ -118,10 +108,7 @@ def fragmented1(
         Bytes of a large block and of the small one beside it.
     total
         Bytes requested in all.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     pairs = np.arange(_pairs(size, small, total))
     large, kept = 2 * pairs, 2 * pairs + 1
     made = joined([_made(large, size, _LARGE_SITE), _made(kept, small, _SMALL_SITE)])
@@ -132,7 +119,6 @@ def fragmented2(
     size: int = FRAGMENTED_SIZE,
     total: int = FRAGMENTED_TOTAL,
     small: int = FRAGMENTED_SMALL,
-    seed: int = 0,
 ) -> Trace:
     """Return the program that does not: small blocks first, then large ones, freed in reverse.
 
@@ -142,10 +128,7 @@ def fragmented2(
         Bytes of a large block and of the small one beside it.
     total
         Bytes requested in all.
-    seed
-        Takes no effect: nothing in it is random.
     """
-    del seed
     pairs = np.arange(_pairs(size, small, total))
     kept, large = pairs, len(pairs) + pairs
     return joined(

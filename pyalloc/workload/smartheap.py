@@ -45,7 +45,6 @@ def sh6bench(
     smallest: int = 1,
     largest: int = 1000,
     leaks: bool = False,
-    seed: int = 0,
 ) -> Trace:
     """Return SmartHeap's benchmark 6: small blocks through a ring, a fifth survives.
 
@@ -62,10 +61,7 @@ def sh6bench(
     leaks
         Lose what is kept at the bottom of the ring, as the original does: it writes other pointers
         there; and what is kept at the end.
-    seed
-        Takes no effect: the sequence has nothing random.
     """
-    del seed
     check(threads=threads, ring=ring, passes=passes, smallest=smallest, largest=largest)
     sizes = np.tile(_sizes(smallest, largest), passes)
     parts = []
@@ -125,7 +121,6 @@ def sh8bench(
     ring: int = 20_000,
     iterations: int = 400,
     foreign: int = 16_000,
-    seed: int = 0,
 ) -> Trace:
     """Return SmartHeap's benchmark 8: the same with another mix, and blocks of the main thread.
 
@@ -141,10 +136,7 @@ def sh8bench(
         Each allocates a number of blocks of one size, and the next of the next size.
     foreign
         Blocks that the main thread allocates and the others free.
-    seed
-        Takes no effect: the sequence has nothing random.
     """
-    del seed
     check(threads=threads, ring=ring, iterations=iterations)
     if not 0 <= foreign < 1 << 31:
         check(foreign=foreign)

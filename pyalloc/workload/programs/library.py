@@ -28,55 +28,32 @@ _HOT_ACCESSES: Final = 0.9
 # --- the article's ---------------------------------------------------------------------------
 
 
-def _article(
-    job: Job, how: str, size: int, every: float, most: int, stay: float
-) -> Iterator[float]:
-    got = 0
-    try:
-        for count in megabytes(job, how, size):
-            got = count
-            if (got + 1) * size > most:
-                break
-            yield every
-        else:
-            job.note(f"{got:,} blocks of {format_size(size)}, then NULL", got * size)
-        yield stay
-    finally:
-        if not job.process.alive:
-            job.note(f"it had {got:,} blocks of {format_size(size)}", got * size)
+def _megabytes(name: str, how: str, does: str) -> Callable[..., Iterator[float]]:
+    """Return the program that gets one block after another in the way ``how``."""
 
+    def run(
+        job: Job,
+        size: Bytes = _MEGABYTE,
+        every: Seconds = 0.001,
+        most: Bytes = ENDLESS,
+        stay: Seconds = 0.0,
+    ) -> Iterator[float]:
+        got = 0
+        try:
+            for count in megabytes(job, how, size):
+                got = count
+                if (got + 1) * size > most:
+                    break
+                yield every
+            else:
+                job.note(f"{got:,} blocks of {format_size(size)}, then NULL", got * size)
+            yield stay
+        finally:
+            if not job.process.alive:
+                job.note(f"it had {got:,} blocks of {format_size(size)}", got * size)
 
-def program_a(
-    job: Job,
-    size: Bytes = _MEGABYTE,
-    every: Seconds = 0.001,
-    most: Bytes = ENDLESS,
-    stay: Seconds = 0.0,
-) -> Iterator[float]:
-    """Ask for a megabyte at a time until NULL, and never use it: the article's program A.
-
-    Parameters
-    ----------
-    size
-        Bytes of a request.
-    every
-        Time from one request to the next.
-    most
-        What it stops at, if NULL does not come before.
-    stay
-        How long it lives on with what it has.
-    """
-    return _article(job, "malloc", size, every, most, stay)
-
-
-def program_b(
-    job: Job,
-    size: Bytes = _MEGABYTE,
-    every: Seconds = 0.001,
-    most: Bytes = ENDLESS,
-    stay: Seconds = 0.0,
-) -> Iterator[float]:
-    """Ask for a megabyte at a time and fill it, until killed: the article's program B.
+    run.__name__ = run.__qualname__ = name
+    run.__doc__ = f"""{does}
 
     Parameters
     ----------
@@ -89,30 +66,22 @@ def program_b(
     stay
         How long it lives on with what it has.
     """
-    return _article(job, "write", size, every, most, stay)
+    return run
 
 
-def program_calloc(
-    job: Job,
-    size: Bytes = _MEGABYTE,
-    every: Seconds = 0.001,
-    most: Bytes = ENDLESS,
-    stay: Seconds = 0.0,
-) -> Iterator[float]:
-    """Ask for a megabyte at a time through calloc, until NULL.
-
-    Parameters
-    ----------
-    size
-        Bytes of a request.
-    every
-        Time from one request to the next.
-    most
-        What it stops at, if NULL does not come before.
-    stay
-        How long it lives on with what it has.
-    """
-    return _article(job, "calloc", size, every, most, stay)
+program_a: Final = _megabytes(
+    "program_a",
+    "malloc",
+    "Ask for a megabyte at a time until NULL, and never use it: the article's program A.",
+)
+program_b: Final = _megabytes(
+    "program_b",
+    "write",
+    "Ask for a megabyte at a time and fill it, until killed: the article's program B.",
+)
+program_calloc: Final = _megabytes(
+    "program_calloc", "calloc", "Ask for a megabyte at a time through calloc, until NULL."
+)
 
 
 # --- services --------------------------------------------------------------------------------
