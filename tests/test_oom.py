@@ -3,10 +3,13 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.oom import Task, badness, oom_policy, oom_score
@@ -65,12 +68,56 @@ def test_the_kernel_s_victim_follows_from_its_task_table(
         (Task(2, "a", uid=1, total_vm=268128, nice=5), 536256),
         (Task(2, "a", uid=1, total_vm=268128, oom_adj=3), 2145024),
         (Task(2, "a", uid=1, total_vm=268128, oom_adj=-16), 4),
+        (Task(2, "a", uid=1, total_vm=4000, run_time=1, nice=1, capable=(True, False)), 2000),
+        (Task(2, "a", uid=1, total_vm=4000, run_time=1, capable=(False, True)), 1000),
+        (Task(2, "a", uid=0, total_vm=4000, oom_adj=1), 500),
+        (Task(2, "a", uid=0, total_vm=4000, oom_adj=-1), 125),
+        (Task(2, "kswapd0", total_vm=4000, run_time=1, kernel_thread=True), 0),
+        (Task(2, "kswapd0", total_vm=4000, kernel_thread=True), 0),
+        (Task(2, "gone", children=(Task(3, "x", total_vm=99),)), 0),
     ],
 )
 def test_badness_of_2_6(task: Task, expected: int) -> None:
     """Each factor of 2.6 divides or multiplies in the kernel's order and rounding."""
     for era in ("2.6.11", "2.6.18"):
         assert oom_policy(era).choose([task], 0).scores[2] == expected
+
+
+TASKS = st.builds(
+    Task,
+    pid=st.just(2),
+    name=st.just("a"),
+    uid=st.sampled_from([0, 1]),
+    total_vm=st.integers(0, 1 << 20),
+    nice=st.integers(-20, 19),
+    capable=st.none() | st.tuples(st.booleans(), st.booleans()),
+    kernel_thread=st.booleans(),
+)
+
+
+@given(task=TASKS, adj=st.integers(-16, 15), cpu=st.floats(0, 1e6), run=st.floats(0, 1e9))
+def test_the_score_of_2_6_is_the_last_of_its_terms(
+    task: Task, adj: int, cpu: float, run: float
+) -> None:
+    """Most tasks are scored without their terms: it comes to the same."""
+    young = replace(task, run_time=1.0)  # too young to matter, and old enough to be worked out
+    for era in ("2.6.11", "2.6.18"):
+        short, long = (oom_policy(era).choose([each], 0).scores[2] for each in (task, young))
+        assert short == long
+        verdict = oom_policy(era).choose(
+            [replace(task, oom_adj=adj, cpu_time=cpu, run_time=run)], 0
+        )
+        assert verdict.scores[2] == list(verdict.terms[2])[-1].points
+
+
+def test_children_are_named_by_pid_as_well() -> None:
+    """A pid of a task that is not in the list is nobody's."""
+    child = Task(3, "x", uid=1, total_vm=100)
+    parent = Task(2, "p", uid=1, total_vm=1000, children=(9, 3))
+    verdict = oom_policy("2.6.11").choose([parent, child], 0)
+    assert verdict.scores == {2: 1100, 3: 100}
+    assert verdict.victim is child
+    assert oom_policy("2.6.11").choose([parent], 0).victim is parent
 
 
 @pytest.mark.parametrize(("era", "expected"), [("2.6.11", 789470), ("2.6.18", 395236)])
@@ -101,7 +148,8 @@ def test_exempt_tasks_are_never_chosen() -> None:
     verdict = oom_policy("6.12").choose(tasks, 100)
     assert verdict.victim is None
     assert set(verdict.scores.values()) == {None}
-    assert oom_policy("2.6.18").choose(tasks, 100).scores[3] is None
+    assert oom_policy("2.6.18").choose(tasks, 100).scores == {1: None, 2: 0, 3: None}
+    assert oom_policy("2.6.18").choose(tasks[::2], 100).victim is None
     assert oom_policy("2.6.11").choose(tasks, 100).scores[3] is not None
 
 

@@ -16,6 +16,7 @@ from pyalloc.kernel.overcommit import (
     OVERCOMMIT_2_6_18,
     OVERCOMMIT_6_12,
     MemoryCounts,
+    Overcommit26,
     OvercommitSettings,
     commit_limit,
 )
@@ -134,6 +135,60 @@ def test_2_6_mode_0_keeps_a_share_from_users_only() -> None:
     assert not policy.allows(OvercommitSettings(), counts, 960, root=True)
     assert policy.allows(OvercommitSettings(), counts, 929, root=False)
     assert not policy.allows(OvercommitSettings(), counts, 930, root=False)
+
+
+FULL = MemoryCounts(
+    total_ram=4096,
+    total_swap=4096,
+    committed=0,
+    total_vm=100,
+    page_cache=640,
+    free_swap=320,
+    reclaimable_slab=64,
+    free_ram=960,
+    total_reserve=96,
+)
+
+
+@pytest.mark.parametrize(
+    ("policy", "root", "most"),
+    [
+        (OVERCOMMIT_2_6_11, True, 640 + 320 + 64 + 960 - 1),
+        (OVERCOMMIT_2_6_11, False, (1024 - 32) + (960 - 30) - 1),
+        (OVERCOMMIT_2_6_18, True, 1024 + (960 - 96) - 1),
+        (OVERCOMMIT_2_6_18, False, (1024 - 32) + (864 - 27) - 1),
+    ],
+)
+def test_2_6_mode_0_counts_what_could_be_freed(policy: Overcommit26, root: bool, most: int) -> None:
+    """Page cache, free swap, slab and free pages, each with its share for root (mm/mmap.c)."""
+    guess = OvercommitSettings()
+    assert policy.allows(guess, FULL, most, root=root)
+    assert not policy.allows(guess, FULL, most + 1, root=root)
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_2_6_18_mode_0_has_no_free_page_below_the_reserve(root: bool) -> None:
+    """Then only what could be freed counts, and more than that is refused at once."""
+    guess, could_be_freed = OvercommitSettings(), 1024 if root else 992
+    for free in (0, 95, 96):
+        counts = replace(FULL, free_ram=free)
+        assert OVERCOMMIT_2_6_18.allows(guess, counts, could_be_freed - 1, root=root)
+        assert not OVERCOMMIT_2_6_18.allows(guess, counts, could_be_freed, root=root)
+    counts = replace(FULL, free_ram=97)
+    assert OVERCOMMIT_2_6_18.allows(guess, counts, could_be_freed, root=root)
+    assert not OVERCOMMIT_2_6_18.allows(guess, counts, could_be_freed + 1, root=root)
+
+
+def test_huge_pages_set_aside_are_no_part_of_the_limit() -> None:
+    counts = MemoryCounts(total_ram=6400, total_swap=100, committed=0, total_vm=0, hugetlb=1024)
+    strict = OvercommitSettings(overcommit_memory=2)
+    limit = (6400 - 1024) // 2 + 100
+    assert commit_limit(strict, 6400, 100, hugetlb=1024) == limit
+    assert OVERCOMMIT_2_6_18.allows(strict, counts, limit - 1, root=True)
+    assert not OVERCOMMIT_2_6_18.allows(strict, counts, limit, root=True)
+    strict = replace(strict, user_reserve_kbytes=0, admin_reserve_kbytes=0)
+    assert OVERCOMMIT_6_12.allows(strict, counts, limit - 1, root=True)
+    assert not OVERCOMMIT_6_12.allows(strict, counts, limit, root=True)
 
 
 def test_2_6_mode_2() -> None:
