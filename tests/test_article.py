@@ -73,7 +73,8 @@ def test_the_fragmented_pair_comes_near_its_figures(simulated: dict[str, Figure]
 @contextlib.contextmanager
 def kernel_to_oneself() -> Iterator[None]:
     """Keep others that change the machine away meanwhile."""
-    with Path(tempfile.gettempdir(), "kernel.lock").open("w") as lock:
+    path = Path(tempfile.gettempdir(), "kernel.lock")  # another user's, maybe
+    with path.open("r" if path.exists() else "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -11,6 +11,9 @@ from typing import Final
 from pyalloc.host import proc
 from pyalloc.host.compile import HostError
 
+_CAP_IPC_LOCK: Final = 14
+_CAP_SYS_RAWIO: Final = 17
+
 
 @dataclass(frozen=True, slots=True)
 class HostKernel:
@@ -80,5 +83,14 @@ def disturbances() -> tuple[int, int]:
 
 def may_lock() -> bool:
     """Return whether this process may lock memory without a limit (CAP_IPC_LOCK)."""
+    return _has_capability(_CAP_IPC_LOCK)
+
+
+def may_map_low() -> bool:
+    """Return whether this process may map what lies below vm.mmap_min_addr (CAP_SYS_RAWIO)."""
+    return _has_capability(_CAP_SYS_RAWIO)
+
+
+def _has_capability(number: int) -> bool:
     effective = str(proc.status().get("CapEff", "0"))
-    return bool(int(effective, 16) >> 14 & 1)
+    return bool(int(effective, 16) >> number & 1)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from pyalloc.errors import MemoryFault
 from pyalloc.host import proc
-from pyalloc.host.kernel import HostKernel
+from pyalloc.host.kernel import HostKernel, may_map_low
 from pyalloc.host.mapped import Files
 from pyalloc.host.puppet import FIRST_FILE, Outcome, Puppet, Start, error_name
 from pyalloc.kernel.abi import MADV
@@ -76,8 +76,9 @@ class Twins:
             huge_pages=host.huge_pages,
             read_ahead=self.files.read_ahead,
         )
+        limits = replace(start.limits, raw_io=may_map_low())
         process = machine.spawn(
-            "puppet", uid=0, maps=maps, brk=real.call("brk", 0).value, rlimits=start.limits
+            "puppet", uid=0, maps=maps, brk=real.call("brk", 0).value, rlimits=limits
         )
         self._own = self._own_ranges(process.space)
         self._mirror(machine, process)
