@@ -225,13 +225,6 @@ class Heap(Mortal):
             **{**as_dict(found), "squares_free": found.squares_free, "pages_by_tenth": tenths}
         )
 
-    def free_chunks(self) -> npt.NDArray[np.uint64]:
-        """Return the bytes of each free chunk, top included."""
-        chunks = self.chunks()
-        state = chunks["state"]
-        sizes: npt.NDArray[np.uint64] = chunks["size"][(state > 0) & (state <= lib.PA_CHUNK_TOP)]
-        return sizes
-
     def check(self) -> None:
         """Raise EngineBug unless every invariant holds."""
         check(lib.pa_heap_check(self.handle), "checking a heap")

@@ -202,14 +202,6 @@ class Areas(AreaList):
             self.move_start(right, start)
         return right
 
-    def isolate(self, vma: Vma, start: int, end: int) -> Vma:
-        """Cut ``vma`` so that one area is exactly the range, and return that."""
-        if vma.start < start:
-            vma = self.split(vma, start)
-        if vma.end > end:
-            self.split(vma, end)
-        return vma
-
     # --- anonymous trees ----------------------------------------------------------------
 
     def prepare_anon(self, vma: Vma) -> None:

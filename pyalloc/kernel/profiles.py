@@ -36,7 +36,6 @@ class KernelProfile:
 
     # the space
     task_size: int
-    unmapped_base: int
     word: int
     """Bytes of a long in the kernel; sets the columns of ``/proc/PID/maps``."""
     levels: int
@@ -95,11 +94,6 @@ class KernelProfile:
     vmalloc_total: int = 0x1FFFFFFFFFFF
     """VmallocTotal in bytes."""
 
-    @property
-    def pages_limit(self) -> int:
-        """Pages in the whole space."""
-        return self.task_size // PAGE
-
 
 _VSYSCALL: Final = (
     "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]"
@@ -109,7 +103,6 @@ _X86_64: Final = KernelProfile(
     name="6.18",
     arch="x86_64",
     task_size=0x7FFFFFFFF000,
-    unmapped_base=0x2AAAAAAAB000,
     word=8,
     levels=4,
     table_span=2 * _MIB,
@@ -124,20 +117,16 @@ _COMPAT: Final = replace(
     _X86_64,
     arch="i386",
     task_size=0xFFFFE000,
-    unmapped_base=0x55555000,
     stack_random=0x7FF * PAGE,
     thp_align=False,
     gate="",
 )
 _COMPAT_BY_NAME: Final = replace(_COMPAT, arch="i386-compat")
-_PAE: Final = replace(
-    _COMPAT, arch="i386-pae", task_size=0xC0000000, unmapped_base=0x40000000, word=4, levels=3
-)
+_PAE: Final = replace(_COMPAT, arch="i386-pae", task_size=0xC0000000, word=4, levels=3)
 _OLD: Final = KernelProfile(
     name="2.6.18",
     arch="i386",
     task_size=0xC0000000,
-    unmapped_base=0x40000000,
     word=4,
     levels=2,
     table_span=4 * _MIB,
@@ -160,14 +149,12 @@ _OLD_4G: Final = replace(
     _OLD_PAE,
     arch="i386-4g4g",
     task_size=0xFF000000,
-    unmapped_base=0x55000000,
     low_memory=3936 * _MIB,
 )
 _OLD_64: Final = replace(
     _OLD,
     arch="x86_64",
     task_size=0x7FFFFFFFF000,
-    unmapped_base=0x2AAAAAAAB000,
     word=8,
     levels=4,
     table_span=2 * _MIB,
@@ -179,7 +166,6 @@ _OLD_COMPAT: Final = replace(
     _OLD_64,
     arch="i386-compat",
     task_size=0xFFFFE000,
-    unmapped_base=0x55555000,
     top_down=True,
     extra_stack_pages=0,
     vdso=(("[vdso]", 1),),

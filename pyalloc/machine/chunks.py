@@ -103,8 +103,6 @@ class Chunks:
     is not known is null.
     """
 
-    NAMES: Final = ("address", "size", "arena", "state", "bin", "thread", "requested", "block")
-
     def __init__(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         self._columns = dict(columns)
 
