@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import vmareplay
 
+import pyalloc as pa
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.kernel.layout import default_layout, layout_from_maps
 from pyalloc.kernel.prelink import prelinked_layout
@@ -17,6 +18,7 @@ from pyalloc.kernel.vma import AddressSpace
 RW = int(PROT.READ | PROT.WRITE)
 ANON = int(MAP.PRIVATE | MAP.ANONYMOUS)
 PAGE = 4096
+HUGE = 2 << 20
 
 
 RECORDED = [
@@ -182,3 +184,39 @@ def test_what_may_be_read_may_be_executed_where_the_personality_says_so() -> Non
     assert heap is not None
     assert area is not None
     assert (heap.permissions, area.permissions) == ("rwxp", "r-xp")
+
+
+@pytest.mark.parametrize(
+    ("first", "pages", "wants"),
+    [
+        (0, 511, False),
+        (0, 512, True),
+        (1, 1022, False),
+        (1, 1023, True),
+        (511, 512, False),
+        (511, 513, True),
+        (512, 512, True),
+    ],
+)
+def test_a_file_is_put_where_its_huge_pages_fit(first: int, pages: int, wants: bool) -> None:
+    """If one lies whole in the mapping (__thp_get_unmapped_area); else as close as can be."""
+    machine = pa.Machine(ram="64M", kernel="6.12", arch="x86_64")
+    file, length, offset = machine.file("/data", "16M"), pages * PAGE, first * PAGE
+    for filler in (1, 2):  # at least one of them leaves a place that is no multiple by chance
+        process = machine.spawn()
+        below = process.mmap(0, filler * PAGE, 3, 0x22)
+        at = process.mmap(0, length, 1, 1, process.open(file), offset)
+        if wants:
+            assert (at - offset) % HUGE == 0
+            assert below - length - HUGE <= at <= below - length
+        else:
+            assert at == below - length
+
+
+def test_longer_than_the_space_below_mmap_base_is_looked_for_from_the_bottom() -> None:
+    """The search from the top gives up at once; that from the bottom may have room above."""
+    process = pa.Machine(ram="64M", kernel="6.12", arch="x86_64", overcommit_memory=1).spawn()
+    base = process.space.placement.base
+    for length in (base, base + PAGE, process.space.task_size, 1 << 62):
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            process.mmap(0, length, 0, 0x4022)
