@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -159,3 +160,80 @@ def test_2_6_18_names_the_score_and_the_victim() -> None:
         r"Out of Memory: Kill process \d+ \(eater\) score \d+ and children\.", chosen
     )
     assert re.fullmatch(r"Out of memory: Killed process \d+ \(eater\)\.", killed)
+
+
+STAT = [  # of Linux 6.12, cgroup v2: the lines of memory.stat that a program's memory changes
+    "anon", "file", "kernel", "kernel_stack", "pagetables", "sec_pagetables", "percpu", "sock",
+    "vmalloc", "shmem", "file_mapped", "file_dirty", "file_writeback", "swapcached", "anon_thp",
+    "file_thp", "shmem_thp", "inactive_anon", "active_anon", "inactive_file", "active_file",
+    "unevictable", "slab_reclaimable", "slab_unreclaimable", "slab", "workingset_refault_anon",
+]  # fmt: skip
+
+
+def taken(m: pa.Machine, name: str, pages: int, group: pa.Cgroup, adj: int = 0) -> pa.Process:
+    process = m.spawn(name, cgroup=group, oom_score_adj=adj)
+    with contextlib.suppress(pa.ProcessKilled):
+        process.touch(process.mmap(0, pages * 4096, 3, 0x22), pages * 4096)
+    return process
+
+
+def test_a_group_that_dies_as_one_is_reported_as_by_a_real_kernel() -> None:
+    """6.12 names the victim, then all that die, the victim again among them; not one of -1000."""
+    m = pa.Machine(ram="160M", swap=0, kernel="6.12", arch="x86_64", overcommit_memory=1)
+    group = m.cgroup("g", "40M", oom_group=True)
+    x, y = taken(m, "x", 1000, group), taken(m, "y", 1000, group, -1000)
+    z = taken(m, "z", 20000, group)
+    assert [x.alive, y.alive, z.alive] == [False, True, False]
+    *_, constraint, first, why, second, third = m.oom_events[0].report.splitlines()
+    assert f"oom_memcg=/g,task_memcg=/g,task=z,pid={z.pid},uid=1000" in constraint
+    assert why == "Tasks in /g are going to be killed due to memory.oom.group set"
+    assert f"Killed process {x.pid} (x) " in second
+    assert first == third
+    assert f"Killed process {z.pid} (z) " in first
+    assert str(group.events()) == ("low 0\nhigh 0\nmax 18\noom 1\noom_kill 3\noom_group_kill 1\n")
+
+
+def test_events_are_counted_where_they_happen_and_above() -> None:
+    """As 6.12 did: a victim below is a kill of both, the limit that was hit of the one above."""
+    m = pa.Machine(ram="160M", swap=0, kernel="6.12", arch="x86_64", overcommit_memory=1)
+    group = m.cgroup("g", "40M")
+    inner = m.cgroup("in", parent=group, oom_group=True)
+    out = m.cgroup("out", parent=group)
+    p, q = taken(m, "p", 1000, inner, 500), taken(m, "q", 1000, inner)
+    r = taken(m, "r", 9000, out)
+    assert [p.alive, q.alive, r.alive] == [True, True, False]
+    assert dict(inner.events()) == dict.fromkeys(inner.events(), 0)
+    assert dict(out.events_local())["oom_kill"] == 1
+    assert dict(group.events_local()) == {
+        "low": 0, "high": 0, "max": 35, "oom": 1, "oom_kill": 0, "oom_group_kill": 0,
+    }  # fmt: skip
+    assert group.events()["oom_kill"] == 1
+
+
+def test_memory_stat_has_the_lines_of_a_real_one() -> None:
+    """In their order, and what was counted: faults, pages looked at, pages that came back."""
+    m = pa.Machine(ram="160M", swap="160M", kernel="6.12", arch="x86_64")
+    above = m.cgroup("g")
+    group = m.cgroup("in", "20M", parent=above)
+    process = taken(m, "a", 8000, group)
+    stat = group.stat()
+    assert list(stat)[: len(STAT)] == STAT
+    assert stat["pgfault"] == process.pages.table.counters()["minor_faults"]
+    assert stat["pgscan"] >= stat["pgsteal"] > 2000
+    assert dict(above.stat()) == dict(stat)
+    assert stat["slab"] + stat["pagetables"] == stat["kernel"]
+
+
+def test_the_log_has_ten_reports_in_five_seconds_and_every_kill() -> None:
+    """The kernel's own limit (``oom_rs``): what comes after has its last line only."""
+    m = pa.Machine(ram="160M", swap=0, kernel="6.18", arch="x86_64", overcommit_memory=1)
+    group = m.cgroup("g", "4M")
+    for _ in range(12):
+        taken(m, "eater", 2000, group)
+    log = m.dmesg()
+    assert log.count("invoked oom-killer") == 10
+    assert log.count("Killed process") == len(m.oom_events) == 12
+    m.advance(6)
+    taken(m, "eater", 2000, group)
+    assert "oom_kill_process: 2 callbacks suppressed" in m.dmesg()
+    assert m.dmesg().count("invoked oom-killer") == 11

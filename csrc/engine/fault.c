@@ -32,6 +32,7 @@ static uint64_t fill_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t want)
     mm_publish_each(mm);
     mm->minor_faults += got;
     ram->events.faults += got;
+    ram->groups[mm->group].faults += got;
     ram_work(ram, ram->settings.costs.fault + ram->settings.costs.clear, got);
     if (mm->zeros)
         memset(&ram->state[first], STATE_ZEROS, got);
@@ -46,6 +47,8 @@ void fault_count(pa_mm *mm, bool major)
     ram_work(mm->ram, mm->ram->settings.costs.fault, 1);
     mm->ram->events.faults++;
     mm->ram->events.major_faults += major;
+    mm->ram->groups[mm->group].faults++;
+    mm->ram->groups[mm->group].major_faults += major;
 }
 
 /* A frame of its own instead of what the entry has (zero page, or a page shared with others); the

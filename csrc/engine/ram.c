@@ -225,14 +225,20 @@ static bool reclaim_some(pa_ram *ram, uint32_t group_id, uint64_t pages)
     return fine;
 }
 
+/* The kernel runs into a limit as often before it calls the OOM killer: at first, when it has emptied
+ * what processors had in stock, and 16 times again (try_charge_memcg). */
+enum { FRUITLESS_HITS = 18 };
+
 /* Room for one page at least: in the group first, then on the machine. */
 static bool make_room(pa_ram *ram, uint32_t group_id)
 {
     while (!ram_room(ram, group_id)) {
         uint32_t full = tightest(ram, group_id);
         ram->groups[full].limit_hits++;
-        if (!reclaim_some(ram, full, 1))
-            return false;
+        if (reclaim_some(ram, full, 1))
+            continue;
+        ram->groups[full].limit_hits += FRUITLESS_HITS - 1;
+        return false;
     }
     while (ram_available(ram) <= (int64_t)ram->settings.watermark_min) {
         if (!reclaim_some(ram, 0, 1))
@@ -413,6 +419,24 @@ int pa_ram_limit_group(pa_ram *ram, uint32_t group_id, uint64_t pages, uint64_t 
     return PA_OK;
 }
 
+static void add_up(const group *g, pa_group_counters *out)
+{
+    const lru *l = g->lists;
+    out->anon += l[LRU_INACTIVE_ANON].count + l[LRU_ACTIVE_ANON].count;
+    out->file += l[LRU_INACTIVE_FILE].count + l[LRU_ACTIVE_FILE].count;
+    out->tables += g->tables;
+    out->scanned += g->scanned;
+    out->stolen += g->stolen;
+    out->refilled += g->refilled;
+    out->faults += g->faults;
+    out->major_faults += g->major_faults;
+    for (unsigned file = 0; file < 2; file++) {
+        out->refaults[file] += g->refaults[file];
+        out->activated[file] += g->restored[file];
+        out->restored[file] += g->known_again[file];
+    }
+}
+
 void pa_ram_read_group(const pa_ram *ram, uint32_t group_id, pa_group_counters *out)
 {
     *out = (pa_group_counters){0};
@@ -427,16 +451,10 @@ void pa_ram_read_group(const pa_ram *ram, uint32_t group_id, pa_group_counters *
                                .high = g->high,
                                .high_hits = g->high_hits,
                                .throttled_ms = g->throttled,
-                               .limit_hits = g->limit_hits,
-                               .scanned = g->scanned,
-                               .stolen = g->stolen};
+                               .limit_hits = g->limit_hits};
     for (uint32_t i = 0; i < ram->count_groups; i++) {
-        if (!ram_is_below(ram, i, group_id))
-            continue;
-        const lru *l = ram->groups[i].lists;
-        out->anon += l[LRU_INACTIVE_ANON].count + l[LRU_ACTIVE_ANON].count;
-        out->file += l[LRU_INACTIVE_FILE].count + l[LRU_ACTIVE_FILE].count;
-        out->tables += ram->groups[i].tables;
+        if (ram_is_below(ram, i, group_id))
+            add_up(&ram->groups[i], out);
     }
 }
 

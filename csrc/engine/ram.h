@@ -91,7 +91,10 @@ typedef struct group {
     uint64_t limit, swap_limit;
     uint64_t usage, usage_peak, usage_swap, tables;
     uint64_t anon_cost, file_cost;
-    uint64_t limit_hits, scanned, stolen;
+    uint64_t limit_hits, scanned, stolen, refilled;
+    uint64_t faults, major_faults; /* of the processes in it                              */
+    uint64_t refaults[2];  /* pages that came back: anonymous, of files                   */
+    uint64_t known_again[2]; /* of those that were activated, the ones known as such       */
     uint64_t age;          /* evictions and activations so far (nonresident_age)          */
     uint64_t restored[2];  /* refaults that were activated at once: anonymous, of files   */
     uint64_t restored_seen[2]; /* known.restored at the end of the last reclaim               */

@@ -135,7 +135,7 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
     for (uint64_t seen = 0; seen < count && list->oldest != NO_FRAME;) {
         folio all = folio_of(ram, list->oldest);
         seen += all.count;
-        s->g->scanned += all.count;
+        s->g->refilled += all.count;
         ram_work(ram, ram->settings.costs.scan, all.count);
         take_references(ram, &all);
         ram->events.deactivated += all.count;

@@ -32,7 +32,7 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
     bool mapped_too = takes_mapped(s) && swap_room(ram, s->group_id);
     for (; count && list->oldest != NO_FRAME; count--) {
         uint32_t f = list->oldest;
-        s->g->scanned++;
+        s->g->refilled++;
         ram_work(ram, ram->settings.costs.scan, 1);
         bool mapped = rmap_count(ram, f) || which == LRU_ACTIVE_ANON;
         folio page = {NULL, f, 1};

@@ -45,19 +45,21 @@ static uint64_t reach(pa_ram *ram, uint32_t group_id, bool file)
 bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file,
                         uint64_t count)
 {
-    const group *g = &ram->groups[group_id];
+    group *g = &ram->groups[group_id];
     if (shadow & SHADOW_ZEROS)
         ram->state[f] |= STATE_ZEROS;
     if (!(ram->settings.rules & PA_WORKINGSET) || !(shadow & AGE_MASK))
         return false;
     *(file ? &ram->events.refault_file : &ram->events.refault_anon) += count;
+    g->refaults[file] += count;
     uint64_t distance = (g->age % AGE_MASK + AGE_MASK - ((shadow & AGE_MASK) - 1)) % AGE_MASK;
     if (distance > reach(ram, group_id, file))
         return false;
     *(file ? &ram->events.restored_file : &ram->events.restored_anon) += count;
     workingset_age(ram, group_id, count);
-    ram->groups[group_id].restored[file] += count;
+    g->restored[file] += count;
     if (shadow & SHADOW_WORKINGSET) {
+        g->known_again[file] += count;
         ram->state[f] |= STATE_WORKINGSET;
         lru_note_cost(ram, group_id, file, RECLAIM_BATCH * count);
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
@@ -11,6 +12,27 @@ from pyalloc.units import PAGE, parse_size
 
 if TYPE_CHECKING:
     from pyalloc.machine.machine import Machine
+
+
+_SIZES: Final = (
+    "anon", "file", "kernel", "kernel_stack", "pagetables", "sec_pagetables", "percpu", "sock",
+    "vmalloc", "shmem", "file_mapped", "file_dirty", "file_writeback", "swapcached", "anon_thp",
+    "file_thp", "shmem_thp", "inactive_anon", "active_anon", "inactive_file", "active_file",
+    "unevictable", "slab_reclaimable", "slab_unreclaimable", "slab",
+)  # fmt: skip
+_EVENTS: Final = (
+    "workingset_refault_anon", "workingset_refault_file", "workingset_activate_anon",
+    "workingset_activate_file", "workingset_restore_anon", "workingset_restore_file",
+    "workingset_nodereclaim", "pgdemote_kswapd", "pgdemote_direct", "pgdemote_khugepaged",
+    "pgpromote_success", "pgscan", "pgsteal", "pgscan_kswapd", "pgscan_direct",
+    "pgscan_khugepaged", "pgsteal_kswapd", "pgsteal_direct", "pgsteal_khugepaged", "pgfault",
+    "pgmajfault", "pgrefill", "pgactivate", "pgdeactivate", "pglazyfree", "pglazyfreed",
+    "swpin_zero", "swpout_zero", "thp_fault_alloc", "thp_collapse_alloc", "thp_swpout",
+    "thp_swpout_fallback", "numa_pages_migrated", "numa_pte_updates", "numa_hint_faults",
+)  # fmt: skip
+"""The lines of ``memory.stat`` of a running 6.12, in order."""
+_WORKINGSET: Final = {"refault": "refaults", "activate": "activated", "restore": "restored"}
+_OOM_EVENTS: Final = ("low", "high", "max", "oom", "oom_kill", "oom_group_kill")
 
 
 def pages_of_limit(value: int | str | None, name: str) -> int:
@@ -32,6 +54,8 @@ class Cgroup:
         self.parent = parent
         self.oom_group = False
         """``memory.oom.group``: whether the OOM killer ends all of it at once."""
+        self._oom_events = dict.fromkeys(("oom", "oom_kill", "oom_group_kill"), 0)
+        self._hits_of_dying = 0
 
     @property
     def path(self) -> str:
@@ -43,18 +67,23 @@ class Cgroup:
         return self.machine.ram.group(self.number)
 
     def stat(self) -> ProcText[int]:
-        """Return the lines of ``memory.stat`` that the machine knows: sizes in bytes, and events.
+        """Return ``memory.stat``: sizes in bytes, and events, of it and all below it.
 
         As on Linux counters are added up for whoever reads it, and reclaim, which otherwise knows
         them as of up to two seconds ago, does from then on.
         """
         self.machine.ram.flush_stats()
+        fields = self._sizes() | self._happenings()
+        return ProcText("".join(f"{name} {value}\n" for name, value in fields.items()), fields)
+
+    def _sizes(self) -> dict[str, int]:
         pages, usage = self.machine.ram.group_pages(self.number), self.counters()
         cached = pages["file"] + pages["shmem"] + pages["swap_cached"]
-        sizes = {
+        kernel = usage["usage"] - pages["anon"] - cached
+        sizes = dict.fromkeys(_SIZES, 0) | {
             "anon": pages["anon"],
             "file": cached,
-            "kernel": usage["usage"] - pages["anon"] - cached,
+            "kernel": kernel,
             "pagetables": usage["tables"],
             "shmem": pages["shmem"],
             "file_mapped": pages["mapped"],
@@ -66,10 +95,61 @@ class Cgroup:
             "inactive_file": pages["inactive_file"],
             "active_file": pages["active_file"],
             "unevictable": pages["unevictable"],
+            "slab_unreclaimable": kernel - usage["tables"],
+            "slab": kernel - usage["tables"],
         }
-        fields = {name: count * PAGE for name, count in sizes.items()}
-        fields |= {"pgscan": usage["scanned"], "pgsteal": usage["stolen"]}
+        return {name: count * PAGE for name, count in sizes.items()}
+
+    def _happenings(self) -> dict[str, int]:
+        usage = self.counters()
+        known = {
+            f"workingset_{name}_{kind}": usage[f"{counter}{file}"]
+            for name, counter in _WORKINGSET.items()
+            for file, kind in enumerate(("anon", "file"))
+        }
+        return dict.fromkeys(_EVENTS, 0) | {
+            **known,
+            "pgscan": usage["scanned"],
+            "pgsteal": usage["stolen"],
+            "pgscan_direct": usage["scanned"],
+            "pgsteal_direct": usage["stolen"],
+            "pgfault": usage["faults"],
+            "pgmajfault": usage["major_faults"],
+            "pgrefill": usage["refilled"],
+        }
+
+    def events(self) -> ProcText[int]:
+        """Return ``memory.events``: what happened to it and to all below it."""
+        fields = dict.fromkeys(_OOM_EVENTS, 0)
+        for group in self.tree():
+            for name, count in group.events_local().items():
+                fields[name] += count
         return ProcText("".join(f"{name} {value}\n" for name, value in fields.items()), fields)
+
+    def events_local(self) -> ProcText[int]:
+        """Return ``memory.events.local``: what happened to it alone."""
+        counters = self.counters()
+        fields = dict.fromkeys(_OOM_EVENTS, 0) | {
+            "high": counters["high_hits"],
+            "max": counters["limit_hits"] + self._hits_of_dying,
+            **self._oom_events,
+        }
+        return ProcText("".join(f"{name} {value}\n" for name, value in fields.items()), fields)
+
+    def note(self, event: str, count: int = 1) -> None:
+        """Count an event of :meth:`events`: ``oom``, ``oom_kill`` or ``oom_group_kill``."""
+        self._oom_events[event] += count
+
+    def note_dying(self) -> None:
+        """Whoever asked dies: it runs into the limit 17 times again before it gives up."""
+        self._hits_of_dying += 17
+
+    def tree(self) -> Iterator[Cgroup]:
+        """Yield it and all below it, each before those below it, as they were made."""
+        yield self
+        for below in self.machine.cgroups.values():
+            if below.parent is self:
+                yield from below.tree()
 
     @property
     def memory_current(self) -> int:

@@ -5,9 +5,10 @@ The choice is :mod:`pyalloc.kernel.oom`'s, the text :mod:`pyalloc.machine.oomrep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pyalloc.errors import EndlessFault, KernelPanic
 from pyalloc.kernel.oom import OOM_SCORE_ADJ_MIN, Task, Verdict, badness
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pyalloc.machine.cgroup import Cgroup
     from pyalloc.machine.machine import Machine
     from pyalloc.machine.process import Process
+
+
+_SHORT: Final = re.compile("Killed process|are going to be killed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +91,13 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
     killed = tuple(_killed_with(candidates, group, verdict))
     report = "\n".join(Incident(machine, invoker, cgroup, tasks, verdict).lines())
     if group is not None:
-        report += "\n" + "\n".join(_group_report(machine, cgroup, group, tasks, killed))
+        report += "\n" + "\n".join(_group_report(machine, cgroup, group, tasks))
+    _count(machine, cgroup, group, verdict, killed)
     victim = verdict.victim.pid if verdict.victim else None
     path = cgroup.path if cgroup else None
     event = OomEvent(invoker.pid, victim, path, total, tasks, verdict, report, killed)
     machine.oom_events.append(event)
-    machine.log(report)
+    _log(machine, event)
     if victim is None and path is not None and not verdict.panics:
         machine.log("Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF")
         message = (
@@ -103,6 +108,8 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
     if victim is None:
         message = f"out of memory and no killable processes ({verdict.why})"
         raise KernelPanic(message)
+    if cgroup is not None and killed == (invoker.pid,):
+        cgroup.note_dying()
     for pid in killed:
         machine.processes[pid].kill("oom")
     return event
@@ -149,23 +156,51 @@ def _killed_with(
         return
     yield verdict.victim.pid
     yield from (task.pid for task in verdict.also if group is None)
-    for process in candidates if group is not None else ():
-        exempt = process.oom_score_adj == OOM_SCORE_ADJ_MIN
-        if _is_in(process, group) and process.pid != verdict.victim.pid and not exempt:
+    for process in candidates:
+        if group is not None and _dies_in(process, group) and process.pid != verdict.victim.pid:
             yield process.pid
 
 
 def _group_report(
-    machine: Machine,
-    cgroup: Cgroup | None,
-    group: Cgroup,
-    tasks: Sequence[Task],
-    killed: Sequence[int],
+    machine: Machine, cgroup: Cgroup | None, group: Cgroup, tasks: Sequence[Task]
 ) -> Iterator[str]:
+    """Yield a line for each that dies: the victim's once more, as it has not ended yet."""
     yield f"Tasks in {group.path} are going to be killed due to memory.oom.group set"
     for task in tasks:
-        if task.pid in killed[1:]:
+        if _dies_in(machine.processes[task.pid], group):
             yield killed_line(machine, cgroup, task)
+
+
+def _dies_in(process: Process, group: Cgroup) -> bool:
+    return _is_in(process, group) and process.oom_score_adj != OOM_SCORE_ADJ_MIN
+
+
+def _count(
+    machine: Machine,
+    cgroup: Cgroup | None,
+    group: Cgroup | None,
+    verdict: Verdict,
+    killed: Sequence[int],
+) -> None:
+    """Count what ``memory.events`` shows; the kernel kills the victim of a group twice."""
+    if cgroup is not None and not verdict.panics:
+        cgroup.note("oom")
+    if group is not None:
+        group.note("oom_group_kill")
+    again = killed[:1] if group is not None else ()
+    for pid in (*killed, *again):
+        victim = machine.processes[pid].cgroup
+        if victim is not None:
+            victim.note("oom_kill")
+
+
+def _log(machine: Machine, event: OomEvent) -> None:
+    """Print the report; of one in a row of many only who was killed (``oom_rs``)."""
+    if event.victim is None or not machine.profile.modern or machine.oom_reports.passes(machine):
+        machine.log(event.report)
+    else:
+        lines = (line for line in event.report.splitlines() if _SHORT.search(line))
+        machine.log("\n".join(lines))
 
 
 def _full_cgroup(process: Process) -> Cgroup | None:
@@ -193,15 +228,8 @@ def _candidates(machine: Machine, cgroup: Cgroup | None) -> Iterator[Process]:
     for process in alive:
         if process.cgroup is not None:
             members.setdefault(process.cgroup, []).append(process)
-    for group in _tree(machine, cgroup):
+    for group in cgroup.tree():
         yield from members.get(group, ())
-
-
-def _tree(machine: Machine, cgroup: Cgroup) -> Iterator[Cgroup]:
-    yield cgroup
-    for below in machine.cgroups.values():
-        if below.parent is cgroup:
-            yield from _tree(machine, below)
 
 
 def _is_in(process: Process, cgroup: Cgroup | None) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyalloc.machine.process import Process
 
 _KB = PAGE // 1024
-_FAULT_MASK = "0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_ZERO|__GFP_COMP)"
+_FAULT_MASK = "0x140dca(GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO)"
 _LISTS = ("active_anon", "inactive_anon", "active_file", "inactive_file", "unevictable")
 
 

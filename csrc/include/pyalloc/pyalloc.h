@@ -138,8 +138,11 @@ typedef struct pa_ram_counters {
 typedef struct pa_group_counters {
     uint64_t limit, swap_limit;
     uint64_t usage, usage_peak, usage_swap, tables, anon, file;
-    uint64_t limit_hits, scanned, stolen;
-    uint64_t high, high_hits, throttled_ms; /* memory.high */
+    uint64_t limit_hits; /* of its own limit; what follows is of all below it, too */
+    uint64_t scanned, stolen, refilled; /* refilled: looked at on the active lists */
+    uint64_t faults, major_faults;
+    uint64_t refaults[2], activated[2], restored[2]; /* anonymous, of files: see workingset.c */
+    uint64_t high, high_hits, throttled_ms; /* memory.high, of its own */
 } pa_group_counters;
 
 /* NULL: settings outside their domain, or no memory on the host. */
