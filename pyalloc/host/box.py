@@ -14,7 +14,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,10 +32,11 @@ _FOLDERS: Final = ("/var/tmp", tempfile.gettempdir())  # noqa: S108 - a name of 
 
 
 @contextlib.contextmanager
-def box(ram: int, swap: int) -> Iterator[Path]:
+def box(ram: int, swap: int, inner: Sequence[int | None] = ()) -> Iterator[Path]:
     """Make a memory cgroup of ``ram`` bytes of memory and ``swap`` bytes of swap.
 
-    Yields the ``cgroup.procs`` file by which a process joins it.
+    Yields the ``cgroup.procs`` file by which a process joins it.  Of the cgroups in it, which are
+    called 0, 1 and so on, ``inner`` has the limits in bytes, None for none.
 
     Raises
     ------
@@ -48,13 +49,13 @@ def box(ram: int, swap: int) -> Iterator[Path]:
     with Undertaker() as undertaker:
         if sum(area.size - area.used for area in system().swaps) < swap:
             _add_swap(swap, undertaker)
-        yield _make_group(ram, swap, undertaker)
+        yield _make_group(ram, swap, inner, undertaker)
 
 
 # --- the cgroup ------------------------------------------------------------------------------
 
 
-def _make_group(ram: int, swap: int, undertaker: Undertaker) -> Path:
+def _make_group(ram: int, swap: int, inner: Sequence[int | None], undertaker: Undertaker) -> Path:
     mount = memory_mount()
     if mount is None:
         message = "no memory controller of cgroups is mounted here"
@@ -63,6 +64,9 @@ def _make_group(ram: int, swap: int, undertaker: Undertaker) -> Path:
     folder = point / f"pyalloc-{os.getpid()}"
     procs = folder / "cgroup.procs"
     undertaker.rmdir(str(folder))
+    for number in range(len(inner)):
+        undertaker.rmdir(str(folder / str(number)))
+        undertaker.kill(str(folder / str(number) / "cgroup.procs"))
     undertaker.kill(str(procs))
     limits = {"memory.limit_in_bytes": ram, "memory.memsw.limit_in_bytes": ram + swap}
     if version == 2:
@@ -71,12 +75,24 @@ def _make_group(ram: int, swap: int, undertaker: Undertaker) -> Path:
         folder.mkdir()
         for name, value in limits.items():
             (folder / name).write_text(str(value), encoding="ascii")
+        _divide(folder, version, inner)
     except OSError as error:
         message = (
             f"no memory cgroup with limits can be made here: {error.filename}: {error.strerror}"
         )
         raise HostError(message) from None
     return procs
+
+
+def _divide(folder: Path, version: int, inner: Sequence[int | None]) -> None:
+    """Make the cgroups inside one."""
+    if inner and version == 2:
+        (folder / "cgroup.subtree_control").write_text("+memory", encoding="ascii")
+    for number, limit in enumerate(inner):
+        (folder / str(number)).mkdir()
+        if limit is not None:
+            name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+            (folder / str(number) / name).write_text(str(limit), encoding="ascii")
 
 
 # --- swap ------------------------------------------------------------------------------------

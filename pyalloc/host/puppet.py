@@ -62,13 +62,15 @@ class Start:
     """How a puppet starts.
 
     ``legacy`` is the bottom-up layout, ``three_gib`` the 3 GiB space of a 32-bit program;
-    ``limits.ipc_lock`` False takes the capability away that lifts RLIMIT_MEMLOCK.
+    ``limits.ipc_lock`` False takes the capability away that lifts RLIMIT_MEMLOCK.  ``procs`` is the
+    ``cgroup.procs`` file of a cgroup that it joins.
     """
 
     arch: str = "x86_64"
     legacy: bool = False
     three_gib: bool = True
     limits: Limits = field(default_factory=Limits)
+    procs: str = ""
 
     @property
     def word(self) -> int:
@@ -230,6 +232,8 @@ def _preparation(start: Start, files: Sequence[int]) -> Callable[[], None]:
     limits, persona = start.limits, start.persona()
 
     def prepare() -> None:
+        if start.procs:
+            Path(start.procs).write_text("0", encoding="ascii")
         libc.personality(persona)
         stack = limits.stack if limits.stack < INFINITY else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_STACK, (stack, resource.RLIM_INFINITY))

@@ -64,6 +64,7 @@ class Cgroup:
 
     def counters(self) -> dict[str, int]:
         """Return usage and events in pages, those of the cgroups below it included."""
+        self.machine.grace.pass_by()
         return self.machine.ram.group(self.number)
 
     def stat(self) -> ProcText[int]:

@@ -31,6 +31,7 @@ from pyalloc.kernel.zones import Zone, low_pages, zones
 from pyalloc.machine import reading
 from pyalloc.machine.cgroup import Cgroup, pages_of_limit
 from pyalloc.machine.files import File, folio_order
+from pyalloc.machine.grace import Grace
 from pyalloc.machine.oom import OomEvent
 from pyalloc.machine.process import Process
 from pyalloc.machine.promises import Promises
@@ -176,6 +177,7 @@ user_reserve_kbytes
         )
         self.promises = Promises(self)
         self.oom_reports = RateLimit("oom_kill_process")
+        self.grace = Grace(self)
         self.processes: dict[int, Process] = {}
         self.ended: list[Process] = []
         self.cgroups: dict[str, Cgroup] = {}
@@ -561,6 +563,7 @@ user_reserve_kbytes
         return ProcText(text + "".join(row + "\n" for row in rows.values()), rows)
 
     def _catch_up(self) -> None:
+        self.grace.pass_by()
         for process in self.processes.values():
             process.catch_up()
 

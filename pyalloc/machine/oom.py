@@ -80,6 +80,18 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
     EndlessFault
         A cgroup is full and nobody in it can be killed.
     """
+    machine.grace.watched = True
+    try:
+        event = _choose_and_tell(machine, invoker)
+    finally:
+        machine.grace.watched = False
+    for pid in event.killed:
+        _kill(machine.processes[pid])
+    return event
+
+
+def _choose_and_tell(machine: Machine, invoker: Process) -> OomEvent:
+    """Return the event, in the log already; nobody is dead yet."""
     cgroup = _full_cgroup(invoker)
     candidates = list(_candidates(machine, cgroup))
     for process in candidates:
@@ -110,9 +122,15 @@ def run_oom_killer(machine: Machine, invoker: Process) -> OomEvent:
         raise KernelPanic(message)
     if cgroup is not None and killed == (invoker.pid,):
         cgroup.note_dying()
-    for pid in killed:
-        machine.processes[pid].kill("oom")
     return event
+
+
+def _kill(victim: Process) -> None:
+    if not victim.alive:  # its parent's death was its own
+        return
+    tables = victim.pages.table.counters()["tables"]
+    victim.kill("oom")
+    victim.machine.grace.hold(victim.cgroup.number if victim.cgroup else 0, tables)
 
 
 def _verdict(

@@ -82,6 +82,8 @@ class Process(SystemCalls):
         False once it has exited or was killed.
     exit_code, killed_by
         How it ended: a code, or ``"oom"`` or the name of a signal.
+    dies_with_parent
+        Whether its parent's end kills it (PR_SET_PDEATHSIG); its own children do not inherit that.
     last
         What of it was in memory just before its end; None while it is alive.
     started
@@ -149,6 +151,7 @@ class Process(SystemCalls):
         self.last: procfs.Resident | None = None
         self.last_pages: dict[str, int] = {}
         self.huge_advice = False
+        self.dies_with_parent = False
         self.parent: Process | None = None
         self.children: list[Process] = []
         self.files = {}
@@ -365,7 +368,8 @@ class Process(SystemCalls):
         """Let the kernel have ``pages`` for this process; the OOM killer makes room if need be."""
         group = self.cgroup.number if self.cgroup else 0
         while not self.machine.ram.charge_kernel(group, pages):
-            run_oom_killer(self.machine, asker)
+            if not self.machine.grace.free():
+                run_oom_killer(self.machine, asker)
             if not self.alive:
                 return
             asker.require_alive()
@@ -534,6 +538,9 @@ class Process(SystemCalls):
         self.bind()
         self.machine.drop_dead_objects()
         self.machine.ended.append(self)
+        for child in self.children:
+            if child.alive and child.dies_with_parent:
+                child.kill()
 
     def out_of_memory(self) -> None:
         """Let the OOM killer make room for this process.
@@ -543,7 +550,8 @@ class Process(SystemCalls):
         ProcessKilled
             It chose this process.
         """
-        run_oom_killer(self.machine, self)
+        if not self.machine.grace.free():
+            run_oom_killer(self.machine, self)
         self.require_alive()
 
     def require_alive(self) -> None:

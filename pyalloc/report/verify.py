@@ -8,6 +8,7 @@ from typing import Final
 from pyalloc.lab.verify.kernel import Finding as KernelFinding
 from pyalloc.lab.verify.kernel import KernelVerdict
 from pyalloc.lab.verify.malloc import Call, Difference, Finding, MallocVerdict
+from pyalloc.lab.verify.oom import OomVerdict
 from pyalloc.trace import NULL_BLOCK, Op
 from pyalloc.trace.ops import ALIGNS
 from pyalloc.trace.table import SIGNED
@@ -107,3 +108,19 @@ def _kernel_finding_lines(finding: KernelFinding) -> Iterator[str]:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def oom_lines(verdict: OomVerdict) -> Iterator[str]:
+    """Yield what was found of the OOM killer."""
+    yield (
+        f"Linux {verdict.kernel} of this host, taken for {verdict.model}: {verdict.cases} cases of"
+        f" a full cgroup, {verdict.kills} kills, {verdict.rows} lines of candidates"
+    )
+    if verdict.unsteady:
+        yield f"  {verdict.unsteady} differed once, and not when run again"
+    if verdict.difference is None or verdict.case is None:
+        yield "  every victim, candidate and figure is equal"
+        return
+    found = verdict.difference
+    yield f"  differs: {verdict.case}, at {found.step}"
+    yield f"  {found.what}: real {found.real}, model {found.model}"

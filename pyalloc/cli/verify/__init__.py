@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from cyclopts import App, Parameter
 
 from pyalloc.cli.output import console, print_json
-from pyalloc.cli.verify import kernel, malloc
+from pyalloc.cli.verify import kernel, malloc, oom
 from pyalloc.host.compile import HostError
 from pyalloc.lab.verify import Verdict
 
@@ -27,6 +27,7 @@ class Part(NamedTuple):
 PARTS: Final[dict[str, Part]] = {
     "malloc": Part(malloc.check, malloc.show),
     "kernel": Part(kernel.check, kernel.show),
+    "oom": Part(oom.check, oom.show),
 }
 
 verify = App(
@@ -37,6 +38,7 @@ verify = App(
 )
 verify.command(malloc.malloc)
 verify.command(kernel.kernel)
+verify.command(oom.oom)
 
 
 @verify.default

@@ -18,6 +18,7 @@ from pyalloc.host.puppet import FIRST_FILE, Outcome, Puppet, Start, error_name
 from pyalloc.kernel.abi import MADV
 from pyalloc.kernel.proctext import parse_fields
 from pyalloc.kernel.vma import AddressSpace
+from pyalloc.lab.verify.mirror import mirror
 from pyalloc.machine import Machine, Process
 from pyalloc.units import PAGE
 from pyalloc.workload.syscalls import SystemCall
@@ -81,7 +82,7 @@ class Twins:
             "puppet", uid=0, maps=maps, brk=real.call("brk", 0).value, rlimits=limits
         )
         self._own = self._own_ranges(process.space)
-        self._mirror(machine, process)
+        mirror(real, process)
         named = {}
         for name, size in zip(self.files.names, self.files.sizes, strict=True):
             if name not in named:
@@ -98,17 +99,6 @@ class Twins:
         stack = space.at(space.start_stack)
         used = min(self.real.stack_pages)
         return [(first, space.start_brk), (used, stack.end if stack else used + PAGE)]
-
-    def _mirror(self, machine: Machine, process: Process) -> None:
-        """Have in the model's memory what the real process has in memory."""
-        for vma in list(process.space):
-            if vma.kernels_own:
-                continue
-            if vma.file is not None:
-                number = machine.object_of(vma.file.inode)
-                machine.ram.load_object(0, number, 0, vma.file.inode.pages, 0)
-            for page in self.real.present(vma.start, vma.end):
-                process.touch(page, 1, write=vma.file is None)
 
     def __enter__(self) -> Self:
         return self
