@@ -330,3 +330,24 @@ def test_exit_codes_of_the_command(
     assert "32M: worker survives." in capsys.readouterr().out
     assert main(["fit", path, "--survive", "worker"]) == 2
     assert main(["fit", str(scenario), "--ram", "1G"]) == 2
+
+
+def test_what_the_program_left_unwritten_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit holds blocks as if they were written whole; the recorded run shows what less does."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    source = tmp_path / "half.c"
+    source.write_text(
+        "#include <stdlib.h>\n#include <string.h>\n"
+        "int main(void) { for (int i = 0; i < 100; i++) memset(malloc(100000), 1, 50000); }\n"
+    )
+    program = str(tmp_path / "half")
+    subprocess.run([compiler, "-O0", "-fno-builtin", "-o", program, source], check=True)
+    trace = recorded(program, tmp_path)
+    found = Traced(trace).program
+    assert found.unwritten == pytest.approx(100 * 11 * PAGE, rel=0.1)
+    assert main(["fit", str(tmp_path / "t.parquet"), "--limit", "cgroup"]) == 0
+    assert "less memory would have done" in " ".join(capsys.readouterr().out.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,6 +17,8 @@ from pyalloc.report.listing import one_line
 from pyalloc.trace import Trace
 from pyalloc.units import format_size
 from pyalloc.workload.scenario import Scenario
+
+_MUCH_UNWRITTEN: Final = 512 << 10
 
 
 def render(found: Sequence[Fit], what: Trace | Scenario) -> Group:
@@ -39,6 +42,11 @@ def _parts(found: Sequence[Fit], what: Trace | Scenario) -> Iterator[RenderableT
         yield Text(f"Must survive: {', '.join(survivors)}.")
     for one in found:
         yield from _words(one)
+    if program is not None and program.unwritten > _MUCH_UNWRITTEN:
+        yield Text(
+            "Blocks are taken to be written whole. The recorded run left so much alone that"
+            f" {format_size(program.unwritten)} less memory would have done."
+        )
     if isinstance(what, Trace):
         yield Text(
             "A call that gets NULL is taken for the end: what the program would do is not known."

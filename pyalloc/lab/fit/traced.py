@@ -49,7 +49,8 @@ class Program:
     the heap afterwards, ``more_promised`` what of that counts under strict overcommit (private and
     writable); ``anonymous`` its private memory beside the heap, ``kernel`` what the kernel needs
     for its threads.  ``recorder_space`` is in the recording's address space and not in the
-    program's.  ``measured`` says whether the kernel was asked while it was recorded.
+    program's.  ``measured`` says whether the kernel was asked while it was recorded, ``unwritten``
+    how much less private memory it then had, at its peak, than if all it asked for were written.
     """
 
     own_space: int
@@ -59,6 +60,7 @@ class Program:
     anonymous: int
     kernel: int
     measured: bool
+    unwritten: int
 
 
 class Traced:
@@ -122,13 +124,17 @@ class Traced:
             more_space=more,
             more_promised=max(more - self._more_unpromised(), 0),
             recorder_space=recorder,
-            anonymous=self._anonymous(),
+            anonymous=max(self._anonymous(), 0),
             kernel=_KERNEL_THREAD * (threads - 1),
             measured=self.rest is not None,
+            unwritten=max(-self._anonymous(), 0),
         )
 
     def _anonymous(self) -> int:
-        """Return the private memory beside the heap when both together are most."""
+        """Return the private memory beside the heap when both together are most.
+
+        Less than nothing: the program has not written all that the model takes to be written.
+        """
         rest, measured = self.rest, self.trace.info.measured
         if rest is None or measured is None:
             return 0
@@ -137,7 +143,7 @@ class Traced:
         beside = rest.process_peak(self.outcome) - self.outcome.peak_rss - max(of_files, 0)
         at_end = rest.process_final(self.outcome) - self.outcome.final_rss - max(of_files, 0)
         off = _COUNTERS_ARE_OFF * (self.trace.info.cpus or 1)
-        return max(beside, min(at_end, beside + off), 0)
+        return max(beside, min(at_end, beside + off))
 
     def _more_unpromised(self) -> int:
         """Return what was mapped after the first call that nobody promised memory for."""
