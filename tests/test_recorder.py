@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import pyalloc as pa
-from pyalloc.cli.subject import end_of, going_on
+from pyalloc.cli.subject import end_of, going_on, subject
 from pyalloc.errors import ArgumentError, RecordError
 from pyalloc.host.measure import measure
 from pyalloc.kernel.elf import read_headers
@@ -853,6 +853,8 @@ def test_another_malloc_is_named(bits: int, build: Build, tmp_path: Path) -> Non
     assert found.agreement is None
     assert str(other) in agreement_words(found)
     assert rest_of(found.trace, Trials(found.trace).run(Setting())) is None
+    with subject([str(tmp_path / "t")]) as about:
+        assert about.notes[0].startswith(f"malloc was that of {other}")
 
 
 @needs_cc
@@ -865,6 +867,7 @@ def test_a_malloc_in_the_program_itself_is_said_to_be_out_of_reach(
     assert recording.calls == 0
     [warning] = recording.warnings
     assert warning.startswith(f"{program} has a malloc of its own")
+    assert "none of its calls" in agreement_words(pa.examine(recording.trace()))
 
 
 @needs_cc

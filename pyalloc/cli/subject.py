@@ -66,7 +66,7 @@ def subject(
     file, command = split(words)
     if file is not None:
         trace = _read(file, format)
-        yield Subject(trace, command or trace.info.command)
+        yield Subject(trace, command or trace.info.command, tuple(_of_another_malloc(trace)))
         return
     with tempfile.TemporaryDirectory(prefix="pyalloc-") as folder:
         target = output or Path(folder) / "trace.parquet"
@@ -113,6 +113,12 @@ def _read(file: str, format: str | None) -> Trace:  # noqa: A002
             return workload(file)
     with working("reading ..."):
         return read_trace(file, format)
+
+
+def _of_another_malloc(trace: Trace) -> Iterator[str]:
+    file = trace.info.foreign_malloc
+    if file is not None:
+        yield f"malloc was that of {file}: what follows is what glibc would make of its calls"
 
 
 def going_on(found: Sequence[Recording]) -> str | None:

@@ -95,6 +95,8 @@ def agreement_words(found: Examination) -> str:
     """Say how far the simulated addresses equal the recorded ones."""
     a = found.agreement
     foreign = found.trace.info.foreign_malloc
+    if foreign is not None and not len(found.trace):
+        return f"The program has a malloc of its own, in {foreign}: none of its calls was recorded."
     if a is None and foreign is not None:
         return (
             f"The program's malloc was that of {foreign}, not glibc's: what follows is what "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -351,7 +352,9 @@ def _why_truncated(raw: Raw, past: _Past) -> str | None:
     if past.cut:
         return "the recording of the parent process is missing"
     if raw.flags & TRUNCATED:
-        return f"{os.strerror(raw.header['error'])} while recording"
+        why = f"{os.strerror(raw.header['error'])} while recording"
+        forbidden = raw.header["error"] in (errno.ENOSYS, errno.EPERM)
+        return f"{why} (a seccomp filter?)" if forbidden else why
     return None
 
 
