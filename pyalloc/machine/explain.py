@@ -15,6 +15,7 @@ import numpy as np
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
 from pyalloc.machine.chunks import Chunk, Chunks, ChunkState, FreeLists
+from pyalloc.machine.chunkwords import STATES, brief, into, list_name, rank, within
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ class _Teller:
     def _state_words(self) -> str:
         chunk = self.chunk
         length, position = self.length or 1, self.position or 0
-        place, last = _rank(position, length), _rank(length - 1 - position, length)
+        place, last = rank(position, length), rank(length - 1 - position, length)
         match chunk.state:
             case ChunkState.TCACHE:
                 return f"free, in {list_name(chunk)}, {place} to be handed out"
@@ -274,7 +275,7 @@ class _Teller:
             case ChunkState.LARGE:
                 return f"free, in {list_name(chunk)}, {place}, the largest first"
             case _:
-                return _WORDS.get(chunk.state, "in use") + self._request_words()
+                return STATES.get(chunk.state, "in use") + self._request_words()
 
     def _request_words(self) -> str:
         if self.chunk.state == ChunkState.OWN:
@@ -393,7 +394,7 @@ class _Teller:
             return f"free() would make it part of the top, then {now.size:,} bytes{back}."
         if now.state == ChunkState.USED:
             return "free() would leave it as it is."
-        return f"free() would put {merged} {_into(now)}{back}."
+        return f"free() would put {merged} {into(now)}{back}."
 
     def _next_malloc(self) -> tuple[int | None, str]:
         if self.chunk.state == ChunkState.FENCE or not self.usable:
@@ -425,62 +426,5 @@ class _Teller:
         if got.size > source.size:
             return f"{pointer:#x}, made of free chunks that are merged first"
         if got.size < source.size:
-            return f"{pointer:#x}, cut from a chunk of {source.size:,} bytes {_in(source)}"
-        return f"{which}, as it is {_in(source)}"
-
-
-def _rank(index: int, length: int) -> str:
-    """Return a place in a list in words, such as ``2nd of 5``."""
-    number = index + 1
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in {11, 12, 13} else 0)
-    return f"{number}{ending or 'th'} of {length}"
-
-
-_WORDS: Final = {
-    ChunkState.USED: "in use",
-    ChunkState.MAPPED: "in use, a mapping of its own, which free() gives back at once",
-    ChunkState.TOP: "the top, the free end of the arena, from which chunks are cut",
-    ChunkState.FENCE: "a fence, which ends a stretch of memory and is never handed out",
-    ChunkState.OWN: "the library's own, the tcache",
-}
-
-
-def list_name(chunk: Chunk) -> str:
-    """Return what the list a free chunk is on is called."""
-    match chunk.state:
-        case ChunkState.TCACHE:
-            return f"the tcache of thread {chunk.thread} (bin {chunk.bin})"
-        case ChunkState.FAST:
-            return f"fastbin {chunk.bin}"
-        case ChunkState.UNSORTED:
-            return "the unsorted list"
-        case ChunkState.SMALL:
-            return f"small bin {chunk.bin}"
-        case ChunkState.LARGE:
-            return f"large bin {chunk.bin}"
-        case _:
-            return "no list"
-
-
-def _in(chunk: Chunk) -> str:
-    return f"{'on' if chunk.state == ChunkState.UNSORTED else 'in'} {list_name(chunk)}"
-
-
-def _into(chunk: Chunk) -> str:
-    return f"{'on' if chunk.state == ChunkState.UNSORTED else 'into'} {list_name(chunk)}"
-
-
-def brief(chunk: Chunk) -> str:
-    """Return a chunk in a few words."""
-    size = f"{chunk.size:,} bytes at {chunk.address:#x}"
-    match chunk.state:
-        case ChunkState.USED | ChunkState.MAPPED:
-            return f"{size}, in use"
-        case ChunkState.TOP:
-            return f"the top, {size}"
-        case ChunkState.FENCE:
-            return f"a fence at {chunk.address:#x}"
-        case ChunkState.OWN:
-            return f"{size}, the library's own"
-        case _:
-            return f"{size}, free {_in(chunk)}"
+            return f"{pointer:#x}, cut from a chunk of {source.size:,} bytes {within(source)}"
+        return f"{which}, as it is {within(source)}"

@@ -19,7 +19,7 @@ from pyalloc.lab.explain.words import call_text, plural
 from pyalloc.lab.setting import Setting
 from pyalloc.lab.trial import Trials
 from pyalloc.machine.chunks import Chunk, ChunkState
-from pyalloc.machine.explain import brief
+from pyalloc.machine.chunkwords import brief
 from pyalloc.trace import NULL_BLOCK, Op, Trace
 from pyalloc.units import PAGE
 

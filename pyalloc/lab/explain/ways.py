@@ -10,7 +10,7 @@ from pyalloc import engine
 from pyalloc.lab.explain.state import HeapState
 from pyalloc.lab.explain.words import plural
 from pyalloc.machine.chunks import Chunk, ChunkState
-from pyalloc.machine.explain import brief, list_name
+from pyalloc.machine.chunkwords import brief, list_name
 from pyalloc.trace import Op
 from pyalloc.trace.table import Row
 from pyalloc.units import PAGE
