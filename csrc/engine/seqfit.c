@@ -17,348 +17,21 @@
  *     realloc    shrinks in place; grows into a free upper neighbour or the top, moving the break
  *                if need be; else moves
  *     memalign   searches for size + alignment + MIN_UNITS and gives head and tail back
- *
- * A block in the shadow (shadow.h), a word to a uint32; boundary tags overlap as in ptmalloc:
- *
- *     unit c     | prev_size | size << 3 | P |    P: the block below is in use
- *     unit c + 1 | next      | previous  |        links, in free blocks only
- *
- * prev_size is meaningful only while P is clear.  Which units are pointers in use is a bitmap, so
- * a wild or double free is noticed always.
- *
- *     free units + units in use + fences + top == end - first      (checked by seqfit_check)
- *     no two free blocks are neighbours; the list ascends; top's lower neighbour is in use
  */
 #include "seqfit.h"
-#include "heap.h"
-#include "shadow.h"
+#include "fit.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    P_INUSE = 1,
-    MIN_UNITS = 2,
-    LIST = 1, /* unit of the list's head, below every heap */
     PAGE = 4096,
     MOST_UNITS = 1 << 29, /* a size field holds less than this */
 };
 
-#define NO_FIT ((pa_unit)0)
-
-typedef struct seqfit {
-    pa_heap base; /* first: the seam casts */
-    pa_shadow sh;
-    pa_unit first, top, end, rover; /* units; top == 0: no memory yet */
-    uint32_t policy, unit, word;     /* unit and word in bytes         */
-    uint64_t top_pad;                /* bytes */
-    uint64_t *used;                   /* bit u - first: unit u begins a block in use */
-    size_t count_words;            /* of used */
-    uint64_t bytes_peak;
-    pa_call waiting; /* the call that asked for more break */
-} seqfit;
-
-typedef struct block {
-    uint32_t prev_size, size, next, previous;
-} block;
-
 static const char *const names[] = {"first-fit", "best-fit", "next-fit", "worst-fit"};
-enum { FIRST_FIT, BEST_FIT, NEXT_FIT, WORST_FIT, POLICIES };
-
-/* ---- accessors -------------------------------------------------------------------------------- */
-
-static block *at(const seqfit *h, pa_unit c)
-{
-    return (block *)(void *)(h->sh.words + 2 * (size_t)c);
-}
-
-static uint32_t size_of(const seqfit *h, pa_unit c)
-{
-    return at(h, c)->size >> 3;
-}
-
-static bool below_in_use(const seqfit *h, pa_unit c)
-{
-    return at(h, c)->size & P_INUSE;
-}
-
-static uint64_t mem_of(const seqfit *h, pa_unit c)
-{
-    return pa_shadow_address(&h->sh, c) + h->unit;
-}
-
-static void touch(seqfit *h, pa_unit c)
-{
-    if (h->base.mm)
-        heap_touch(&h->base, pa_shadow_address(&h->sh, c));
-}
-
-static void set_size(seqfit *h, pa_unit c, uint64_t units, bool below_used)
-{
-    at(h, c)->size = (uint32_t)(units << 3 | below_used);
-    pa_shadow_note(&h->sh, c);
-    touch(h, c);
-}
-
-/* Say at the upper neighbour of c, which has `units`, whether c is in use. */
-static void tag_above(seqfit *h, pa_unit c, uint64_t units, bool in_use)
-{
-    block *above = at(h, c + (pa_unit)units);
-    if (in_use) {
-        above->size |= P_INUSE;
-    } else {
-        above->size &= ~(uint32_t)P_INUSE;
-        above->prev_size = (uint32_t)units;
-    }
-    touch(h, c + (pa_unit)units);
-}
-
-static void link_pair(seqfit *h, pa_unit low, pa_unit high)
-{
-    at(h, low)->next = high;
-    at(h, high)->previous = low;
-    if (low != LIST)
-        touch(h, low + 1);
-    if (high != LIST)
-        touch(h, high + 1);
-}
-
-/* ---- which pointers are in use ---------------------------------------------------------------- */
-
-static bool is_used(const seqfit *h, pa_unit c)
-{
-    uint64_t i = c - h->first;
-    return c >= h->first && i >> 6 < h->count_words && h->used[i >> 6] >> (i & 63) & 1;
-}
-
-static void mark_used(seqfit *h, pa_unit c, bool used)
-{
-    uint64_t i = c - h->first, bit = (uint64_t)1 << (i & 63);
-    h->used[i >> 6] = used ? h->used[i >> 6] | bit : h->used[i >> 6] & ~bit;
-}
-
-static bool room_for_marks(seqfit *h, pa_unit end)
-{
-    size_t need = ((size_t)(end - h->first) >> 6) + 1;
-    if (need <= h->count_words)
-        return true;
-    need = need * 2 + 64;
-    uint64_t *more = realloc(h->used, need * sizeof *more);
-    if (!more)
-        return false;
-    memset(more + h->count_words, 0, (need - h->count_words) * sizeof *more);
-    h->used = more;
-    h->count_words = need;
-    return true;
-}
-
-/* ---- the list --------------------------------------------------------------------------------- */
-
-/* The first member above c: the first free block that the walk upwards meets. */
-static pa_unit member_above(const seqfit *h, pa_unit c)
-{
-    for (c += size_of(h, c); c < h->top; c += size_of(h, c)) {
-        pa_unit above = c + size_of(h, c);
-        if (!below_in_use(h, above))
-            return c;
-    }
-    return LIST;
-}
-
-static void insert(seqfit *h, pa_unit c)
-{
-    pa_unit high = member_above(h, c), low = at(h, high)->previous;
-    link_pair(h, low, c);
-    link_pair(h, c, high);
-}
-
-/* Take c out; the rover goes on to its successor. */
-static void take_out(seqfit *h, pa_unit c)
-{
-    pa_unit next = at(h, c)->next;
-    if (h->rover == c)
-        h->rover = next;
-    link_pair(h, at(h, c)->previous, next);
-}
-
-/* `to` stands in the list where `from` stood. */
-static void take_place(seqfit *h, pa_unit from, pa_unit to)
-{
-    pa_unit low = at(h, from)->previous, high = at(h, from)->next;
-    if (h->rover == from)
-        h->rover = to;
-    link_pair(h, low, to);
-    link_pair(h, to, high);
-}
-
-/* ---- search ----------------------------------------------------------------------------------- */
-
-static pa_unit first_from(const seqfit *h, pa_unit c, pa_unit stop, uint64_t nb)
-{
-    while (c != stop && size_of(h, c) < nb)
-        c = at(h, c)->next;
-    return c == stop ? NO_FIT : c;
-}
-
-static pa_unit find_next(const seqfit *h, uint64_t nb)
-{
-    pa_unit c = first_from(h, h->rover, LIST, nb);
-    return c == NO_FIT ? first_from(h, at(h, LIST)->next, h->rover, nb) : c;
-}
-
-static pa_unit find_best(const seqfit *h, uint64_t nb)
-{
-    pa_unit best = NO_FIT;
-    uint64_t smallest = UINT64_MAX;
-    for (pa_unit c = at(h, LIST)->next; c != LIST && smallest != nb; c = at(h, c)->next) {
-        uint64_t size = size_of(h, c);
-        if (size >= nb && size < smallest) {
-            smallest = size;
-            best = c;
-        }
-    }
-    return best;
-}
-
-static pa_unit find_worst(const seqfit *h, uint64_t nb)
-{
-    pa_unit worst = NO_FIT;
-    uint64_t largest = nb - 1;
-    for (pa_unit c = at(h, LIST)->next; c != LIST; c = at(h, c)->next) {
-        if (size_of(h, c) > largest) {
-            largest = size_of(h, c);
-            worst = c;
-        }
-    }
-    return worst;
-}
-
-static pa_unit find(const seqfit *h, uint64_t nb)
-{
-    switch (h->policy) {
-    case BEST_FIT:
-        return find_best(h, nb);
-    case NEXT_FIT:
-        return find_next(h, nb);
-    case WORST_FIT:
-        return find_worst(h, nb);
-    default:
-        return first_from(h, at(h, LIST)->next, LIST, nb);
-    }
-}
-
-/* ---- allocating ------------------------------------------------------------------------------- */
-
-static void give(seqfit *h, pa_unit c)
-{
-    mark_used(h, c, true);
-}
-
-static pa_unit carve_top(seqfit *h, uint64_t nb)
-{
-    pa_unit c = h->top;
-    uint64_t rest = size_of(h, c) - nb;
-    h->top = c + (pa_unit)nb;
-    set_size(h, c, nb, true);
-    set_size(h, h->top, rest, true);
-    give(h, c);
-    return c;
-}
-
-/* Give the low nb units of the member c. */
-static pa_unit carve(seqfit *h, pa_unit c, uint64_t nb)
-{
-    uint64_t size = size_of(h, c);
-    if (size - nb < MIN_UNITS) {
-        take_out(h, c);
-        tag_above(h, c, size, true);
-    } else {
-        pa_unit rest = c + (pa_unit)nb;
-        set_size(h, c, nb, true);
-        take_place(h, c, rest);
-        set_size(h, rest, size - nb, true);
-        tag_above(h, rest, size - nb, false);
-        if (h->policy == NEXT_FIT)
-            h->rover = rest;
-        give(h, c);
-        return c;
-    }
-    give(h, c);
-    return c;
-}
-
-/* A block of nb units, or NO_FIT. */
-static pa_unit allocate(seqfit *h, uint64_t nb)
-{
-    pa_unit c = find(h, nb);
-    if (c == NO_FIT)
-        return h->top && size_of(h, h->top) >= nb + MIN_UNITS ? carve_top(h, nb) : NO_FIT;
-    if (h->policy == NEXT_FIT)
-        h->rover = c; /* take_out() moves it on */
-    return carve(h, c, nb);
-}
-
-/* ---- freeing ---------------------------------------------------------------------------------- */
-
-/* [c, c + units) becomes free; its lower neighbour is in use if `below_used`. */
-static void release(seqfit *h, pa_unit c, uint64_t units)
-{
-    bool listed = false;
-    if (!below_in_use(h, c)) {
-        uint64_t below = at(h, c)->prev_size;
-        c -= (pa_unit)below;
-        units += below;
-        listed = true;
-    }
-    pa_unit above = c + (pa_unit)units;
-    if (above == h->top) {
-        if (listed)
-            take_out(h, c);
-        set_size(h, c, units + size_of(h, above), true);
-        h->top = c;
-        return;
-    }
-    uint64_t size = size_of(h, above);
-    bool above_free = !is_used(h, above) && !below_in_use(h, above + (pa_unit)size);
-    if (above_free && listed) {
-        pa_unit rover = h->rover;
-        take_out(h, above);
-        if (rover == above)
-            h->rover = c;
-    } else if (above_free) {
-        take_place(h, above, c);
-        listed = true;
-    }
-    units += above_free ? size : 0;
-    set_size(h, c, units, true);
-    if (!listed)
-        insert(h, c);
-    tag_above(h, c, units, false);
-}
-
-static void free_block(seqfit *h, pa_unit c)
-{
-    mark_used(h, c, false);
-    release(h, c, size_of(h, c));
-}
-
-/* Keep the low nb units of the block c, which is in use. */
-static void shrink(seqfit *h, pa_unit c, uint64_t nb)
-{
-    uint64_t rest = size_of(h, c) - nb;
-    if (rest < MIN_UNITS)
-        return;
-    set_size(h, c, nb, below_in_use(h, c));
-    set_size(h, c + (pa_unit)nb, rest, true);
-    release(h, c + (pa_unit)nb, rest);
-}
 
 /* ---- the break -------------------------------------------------------------------------------- */
-
-static pa_unit unit_at(const seqfit *h, uint64_t address)
-{
-    return (pa_unit)((address - h->sh.origin) / h->unit);
-}
 
 /* The old top ends at a hole that is not ours: a fence spans the hole, the rest becomes free. */
 static void fence_off(seqfit *h, pa_unit begin)
@@ -371,7 +44,7 @@ static void fence_off(seqfit *h, pa_unit begin)
     if (units < MIN_UNITS)
         set_size(h, old, units, true); /* one unit: lost */
     else
-        release(h, old, units);
+        fit_release(h, old, units);
 }
 
 /* Memory up to the break is ours; false: the model is at its limit. */
@@ -380,7 +53,7 @@ static bool take_in(seqfit *h, uint64_t from, uint64_t brk)
     pa_unit begin = unit_at(h, from + h->unit - 1), end = unit_at(h, brk);
     bool fits = !h->top || end - h->first < MOST_UNITS;
     h->base.error = fits ? pa_shadow_open(&h->sh, brk) : PA_ERR_LIMIT;
-    if (h->base.error == PA_OK && !room_for_marks(h, end))
+    if (h->base.error == PA_OK && !fit_room_for_marks(h, end))
         h->base.error = PA_ERR_HOST_NOMEM;
     if (h->base.error != PA_OK)
         return false;
@@ -395,11 +68,6 @@ static bool take_in(seqfit *h, uint64_t from, uint64_t brk)
     if (brk - h->base.brk_start > h->bytes_peak)
         h->bytes_peak = brk - h->base.brk_start;
     return true;
-}
-
-static uint64_t end_address(const seqfit *h)
-{
-    return h->end ? pa_shadow_address(&h->sh, h->end) : h->base.brk_start;
 }
 
 /* Where the break must be to carve nb units from the top. */
@@ -456,7 +124,7 @@ static uint64_t grow_and_run(seqfit *h, const pa_call *call, uint64_t nb)
 static uint64_t call_malloc(seqfit *h, const pa_call *call)
 {
     uint64_t nb = request_units(h, call->size);
-    pa_unit c = allocate(h, nb);
+    pa_unit c = fit_allocate(h, nb);
     if (c == NO_FIT)
         return grow_and_run(h, call, nb);
     if (call->op == PA_OP_CALLOC)
@@ -488,20 +156,20 @@ static uint64_t call_memalign(seqfit *h, const pa_call *call)
         return heap_finish(&h->base, 0);
     uint64_t nb = request_units(h, bytes);
     uint64_t room = alignment <= h->unit ? nb : nb + alignment / h->unit + MIN_UNITS;
-    pa_unit c = allocate(h, room);
+    pa_unit c = fit_allocate(h, room);
     if (c == NO_FIT)
         return grow_and_run(h, call, room);
     if (alignment > h->unit) {
         pa_unit to = aligned_in(h, c, alignment);
         if (to != c) {
             uint64_t lead = to - c, size = size_of(h, c);
-            mark_used(h, c, false);
+            fit_mark_used(h, c, false);
             set_size(h, to, size - lead, true);
-            mark_used(h, to, true);
+            fit_mark_used(h, to, true);
             set_size(h, c, lead, below_in_use(h, c));
-            release(h, c, lead);
+            fit_release(h, c, lead);
         }
-        shrink(h, to, nb);
+        fit_shrink(h, to, nb);
         c = to;
     }
     return heap_finish(&h->base, mem_of(h, c));
@@ -524,7 +192,7 @@ static bool grow_in_place(seqfit *h, pa_unit c, uint64_t nb)
     uint64_t free_units = size_of(h, above);
     if (is_used(h, above) || below_in_use(h, above + (pa_unit)free_units) || free_units < more)
         return false;
-    mark_used(h, carve(h, above, more), false);
+    fit_mark_used(h, fit_carve(h, above, more), false);
     set_size(h, c, size + size_of(h, above), below_in_use(h, c));
     return true;
 }
@@ -535,23 +203,23 @@ static uint64_t call_realloc(seqfit *h, const pa_call *call)
     if (c == NO_FIT)
         return heap_abort(&h->base, "realloc(): invalid pointer");
     if (!call->size) {
-        free_block(h, c);
+        fit_free(h, c);
         return heap_finish(&h->base, 0);
     }
     uint64_t nb = request_units(h, call->size);
     if (nb <= size_of(h, c)) {
-        shrink(h, c, nb);
+        fit_shrink(h, c, nb);
         return heap_finish(&h->base, call->pointer);
     }
     if (grow_in_place(h, c, nb))
         return heap_finish(&h->base, call->pointer);
     if (c + size_of(h, c) == h->top)
         return grow_and_run(h, call, nb - size_of(h, c));
-    pa_unit to = allocate(h, nb);
+    pa_unit to = fit_allocate(h, nb);
     if (to == NO_FIT)
         return grow_and_run(h, call, nb);
     heap_touch_range(&h->base, mem_of(h, to), usable_bytes(h, c));
-    free_block(h, c);
+    fit_free(h, c);
     return heap_finish(&h->base, mem_of(h, to));
 }
 
@@ -562,11 +230,10 @@ static uint64_t call_free(seqfit *h, const pa_call *call)
     pa_unit c = block_of(h, call->pointer);
     if (c == NO_FIT)
         return heap_abort(&h->base, "free(): invalid pointer");
-    free_block(h, c);
+    fit_free(h, c);
     return heap_finish(&h->base, 0);
 }
 
-/* Give whole pages of the top back, all but `pad` bytes and the top's minimum. */
 /* Whole pages of a top of `have` bytes beyond `pad`. */
 static uint64_t trimmable(const seqfit *h, uint64_t have, uint64_t pad)
 {
@@ -576,6 +243,7 @@ static uint64_t trimmable(const seqfit *h, uint64_t have, uint64_t pad)
     return (have - keep) / PAGE * PAGE;
 }
 
+/* Give whole pages of the top back, all but `pad` bytes and the top's minimum. */
 static uint64_t call_trim(seqfit *h, uint64_t pad)
 {
     uint64_t have = h->top ? (uint64_t)size_of(h, h->top) * h->unit : 0;
@@ -638,82 +306,11 @@ static uint64_t seqfit_resume(pa_heap *heap)
     return take_in(h, old, heap->brk) ? run(h, &h->waiting) : heap_finish(heap, 0);
 }
 
-/* ---- looking at it ---------------------------------------------------------------------------- */
-
 static uint64_t seqfit_usable_size(const pa_heap *heap, uint64_t pointer)
 {
     const seqfit *h = (const seqfit *)(const void *)heap;
     pa_unit c = block_of(h, pointer);
     return c == NO_FIT ? 0 : usable_bytes(h, c);
-}
-
-static void seqfit_statistics(const pa_heap *heap, pa_heap_statistics *out)
-{
-    const seqfit *h = (const seqfit *)(const void *)heap;
-    out->bytes_header = h->word;
-    out->bytes_header_mapped = 2 * (uint64_t)h->word;
-    if (!h->top)
-        return;
-    out->bytes_own = pa_shadow_address(&h->sh, h->first) - heap->brk_start;
-    out->bytes_top = out->bytes_largest_hole = (uint64_t)size_of(h, h->top) * h->unit;
-    for (pa_unit c = at(h, LIST)->next; c != LIST; c = at(h, c)->next) {
-        uint64_t bytes = (uint64_t)size_of(h, c) * h->unit;
-        out->bytes_large += bytes;
-        out->count_large++;
-        if (bytes > out->bytes_largest_hole)
-            out->bytes_largest_hole = bytes;
-    }
-    out->bytes_system = end_address(h) - heap->brk_start;
-    out->bytes_system_peak = h->bytes_peak;
-    out->count_arenas = 1;
-}
-
-static uint32_t state_of(const seqfit *h, pa_unit c)
-{
-    if (c == h->top)
-        return PA_CHUNK_TOP;
-    if (is_used(h, c))
-        return PA_CHUNK_USED;
-    return below_in_use(h, c + size_of(h, c)) ? PA_CHUNK_FENCE : PA_CHUNK_LARGE;
-}
-
-static uint64_t seqfit_walk(const pa_heap *heap, pa_chunk *out, uint64_t room)
-{
-    const seqfit *h = (const seqfit *)(const void *)heap;
-    uint64_t count = 0;
-    for (pa_unit c = h->first; c < h->end; c += size_of(h, c), count++) {
-        if (count < room)
-            out[count] = (pa_chunk){.address = mem_of(h, c),
-                                    .size = (uint64_t)size_of(h, c) * h->unit,
-                                    .thread = PA_NO_THREAD,
-                                    .state = (uint16_t)state_of(h, c)};
-    }
-    return count;
-}
-
-/* The list holds exactly the free blocks, in address order, and tags agree with blocks. */
-static pa_status seqfit_check(const pa_heap *heap)
-{
-    const seqfit *h = (const seqfit *)(const void *)heap;
-    pa_unit member = at(h, LIST)->next, previous = LIST;
-    bool below_used = true, rover_seen = h->rover == LIST;
-    for (pa_unit c = h->first; h->top && c < h->end; c += size_of(h, c)) {
-        if (!size_of(h, c) || below_in_use(h, c) != below_used)
-            return PA_ERR_CORRUPT;
-        bool is_free = state_of(h, c) == PA_CHUNK_LARGE;
-        if (is_free && (c != member || at(h, c)->previous != previous || !below_used ||
-                        at(h, c + size_of(h, c))->prev_size != size_of(h, c)))
-            return PA_ERR_CORRUPT;
-        if (is_free) {
-            rover_seen |= h->rover == c;
-            previous = c;
-            member = at(h, c)->next;
-        }
-        below_used = !is_free;
-        if (c == h->top && c + size_of(h, c) != h->end)
-            return PA_ERR_CORRUPT;
-    }
-    return member == LIST && rover_seen ? PA_OK : PA_ERR_CORRUPT;
 }
 
 /* ---- life ------------------------------------------------------------------------------------- */
@@ -773,12 +370,12 @@ static const pa_allocator allocators[POLICIES] = {
     [i] = {.call = seqfit_call,                                                                    \
            .resume = seqfit_resume,                                                                \
            .usable_size = seqfit_usable_size,                                                      \
-           .statistics = seqfit_statistics,                                                        \
-           .walk = seqfit_walk,                                                                    \
+           .statistics = fit_statistics,                                                           \
+           .walk = fit_walk,                                                                       \
            .trim = seqfit_trim,                                                                    \
            .tunable = seqfit_tunable,                                                              \
            .rest = seqfit_rest,                                                                    \
-           .check = seqfit_check,                                                                  \
+           .check = fit_check,                                                                     \
            .copy = seqfit_copy,                                                                    \
            .drop = seqfit_drop,                                                                    \
            .shadow = seqfit_shadow}
