@@ -220,3 +220,72 @@ def test_longer_than_the_space_below_mmap_base_is_looked_for_from_the_bottom() -
     for length in (base, base + PAGE, process.space.task_size, 1 << 62):
         with pytest.raises(OSError, match="Cannot allocate memory"):
             process.mmap(0, length, 0, 0x4022)
+
+
+def modern(**limits: Any) -> pa.Process:
+    machine = pa.Machine(ram="64M", kernel="6.12", arch="x86_64")
+    return machine.spawn(rlimits=pa.Limits(**limits))
+
+
+def resident(process: pa.Process) -> int:
+    return process.statm()["resident"]
+
+
+def test_rlimit_memlock_counts_what_is_locked_and_nothing_else() -> None:
+    """Whole pages, the last one included; who may lock without a limit is not asked."""
+    process = modern(memlock=4 * PAGE + 1)
+    at = process.mmap(0, 9 * PAGE, 3, 0x22)  # no area of the limit's: it is not locked
+    assert process.mlock(at, 4 * PAGE) == 0
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        process.mlock(at + 4 * PAGE, PAGE)
+    with pytest.raises(OSError, match="Resource temporarily unavailable"):
+        process.mmap(0, PAGE, 3, 0x2022)  # MAP_LOCKED
+    assert process.munlock(at, PAGE) == 0
+    assert process.mmap(0, PAGE, 3, 0x2022)
+    capable = modern(memlock=0, ipc_lock=True)
+    assert capable.mlock(capable.mmap(0, 9 * PAGE, 3, 0x22), 9 * PAGE) == 0
+
+
+def test_rlimit_data_of_zero_is_the_hard_limit() -> None:
+    """As may_expand_vm() has it, for valgrind's sake; to the last page."""
+    process = modern()
+    room = 5 + process.space.data_vm
+    process = modern(data=0, data_hard=room * PAGE)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        process.mmap(0, 6 * PAGE, 3, 0x22)
+    assert process.mmap(0, 6 * PAGE, 1, 0x22)  # what is not written is no data
+    assert process.mmap(0, 5 * PAGE, 3, 0x22)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        process.mmap(0, PAGE, 3, 0x22)
+
+
+def test_what_is_locked_on_fault_is_not_filled() -> None:
+    process = modern(ipc_lock=True)
+    assert process.mlockall(6) == 0  # MCL_FUTURE | MCL_ONFAULT
+    before = resident(process)
+    at = process.mmap(0, 8 * PAGE, 3, 0x8022)  # MAP_POPULATE
+    assert resident(process) == before
+    assert process.mlock(at, 2 * PAGE) == 0
+    assert resident(process) == before + 2
+
+
+def test_mlock_ends_at_the_area_that_cannot_be_filled() -> None:
+    """The areas before it are in memory, those behind it are locked and are not."""
+    process = modern(ipc_lock=True)
+    at = process.mmap(0, 9 * PAGE, 3, 0x22)
+    process.mprotect(at + 3 * PAGE, 3 * PAGE, 0)
+    before = resident(process)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        process.mlock(at, 9 * PAGE)
+    assert resident(process) == before + 3
+    assert process.status()["VmLck"] == 36
+
+
+@pytest.mark.parametrize("kernel", ["2.6.18", "6.12"])
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_heap_is_named_wherever_the_break_is_in_its_last_page(kernel: str, more: int) -> None:
+    """2.6.18 names the area that covers all from the start of the heap to the break."""
+    process = pa.Machine(ram="64M", kernel=kernel, arch="i386").spawn()
+    start = process.brk(0)
+    process.brk(-(-start // PAGE) * PAGE + 2 * PAGE + more)
+    assert "[heap]" in str(process.maps())
