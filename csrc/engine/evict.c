@@ -96,8 +96,7 @@ static fate leave_to_swap(pa_ram *ram, uint32_t f, bool write)
     uint64_t slot = ram->slot_of[f] - 1;
     ram->maps[f] = 0;
     ram_renew(ram, f, owner_of(KIND_SLOT, owner_group(ram->frame[f].owner), 0, slot));
-    bool zeros = ram->state[f] & STATE_ZEROS && ram->settings.rules & PA_ZERO_MAP;
-    if (write && !zeros) {
+    if (write && !ram_is_zero_page(ram, f)) {
         ram->events.swapped_out++;
         ram->state[f] |= STATE_RECLAIM;
         if (device_plug(&ram->disk, &ram->settings.costs, f, swap_place(slot)))

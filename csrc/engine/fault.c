@@ -41,14 +41,25 @@ static uint64_t fill_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t want)
     return got;
 }
 
-void fault_count(pa_mm *mm, bool major)
+/* Count a fault for the machine, and for the process: `told` is major there. */
+static void count(pa_mm *mm, bool major, bool told)
 {
-    *(major ? &mm->major_faults : &mm->minor_faults) += 1;
+    *(told ? &mm->major_faults : &mm->minor_faults) += 1;
     ram_work(mm->ram, mm->ram->settings.costs.fault, 1);
     mm->ram->events.faults++;
     mm->ram->events.major_faults += major;
     mm->ram->groups[mm->group].faults++;
     mm->ram->groups[mm->group].major_faults += major;
+}
+
+void fault_count(pa_mm *mm, bool major)
+{
+    count(mm, major, major);
+}
+
+void fault_count_waited(pa_mm *mm, bool major)
+{
+    count(mm, major, major && !mm->populates);
 }
 
 /* A frame of its own instead of what the entry has (zero page, or a page shared with others); the
@@ -128,7 +139,7 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
         swap_detach(ram, f);
         *pte |= PTE_DIRTY; /* the frame is the only copy now */
     }
-    fault_count(mm, major);
+    (ram_is_zero_page(ram, f) ? fault_count : fault_count_waited)(mm, major);
     return write && !alone ? copy_on_write(mm, vpn, pte) : PA_OK;
 }
 

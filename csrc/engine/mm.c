@@ -44,6 +44,11 @@ void pa_mm_write_zeros(pa_mm *mm, bool zeros)
     memset(mm->hot, 0, sizeof mm->hot); /* a write of the other kind means something */
 }
 
+void pa_mm_populate(pa_mm *mm, bool populates)
+{
+    mm->populates = populates;
+}
+
 bool mm_is_settled(pa_mm *mm, uint64_t vpn)
 {
     const uint64_t settled = PTE_PRESENT | PTE_WRITE | PTE_ACCESSED | PTE_DIRTY;

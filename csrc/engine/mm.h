@@ -32,6 +32,7 @@ struct pa_mm {
     pa_pagetable table;
     uint32_t number, group;
     bool zeros;     /* it writes nothing else at present */
+    bool populates; /* its faults are those of mmap, mlock and the like at present */
     bool guards;    /* some entry is, or was, a guard */
     bool disturbed; /* a page that was written may have to be touched again */
     uint64_t anon, file, shmem, swap, locked;

@@ -258,6 +258,12 @@ void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy);
 /* It is dirty from now on, and keeps its place in its list. */
 void ram_set_dirty(pa_ram *ram, uint32_t f);
 
+/* Whether it holds only zeros and is kept in swap without a place there (from 6.12). */
+static inline bool ram_is_zero_page(const pa_ram *ram, uint32_t f)
+{
+    return ram->state[f] & STATE_ZEROS && ram->settings.rules & PA_ZERO_MAP;
+}
+
 /* Page tables: charge `count` to a group; false: exhausted. */
 bool ram_charge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
 void ram_uncharge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
@@ -484,6 +490,9 @@ uint64_t *mm_resident_counter(pa_mm *mm, uint32_t f);
 enum { PTE_WRITTEN = PTE_PRESENT | PTE_WRITE | PTE_ACCESSED | PTE_DIRTY };
 
 void fault_count(pa_mm *mm, bool major);
+/* The same of one that lets go of the areas while it waits for the disk, and is made again then:
+ * populating makes it as a new one, which finds the page (no FAULT_FLAG_TRIED). */
+void fault_count_waited(pa_mm *mm, bool major);
 /* The owner of a new anonymous page. */
 uint64_t fault_new_owner(const pa_mm *mm, uint64_t vpn);
 /* One fault of a private page, or one run of first writes; *n pages are done. */

@@ -138,8 +138,7 @@ static uint32_t load_slot(pa_ram *ram, uint32_t group_id, uint64_t slot)
     ram->slot_frame[slot] = (uint32_t)f + 1;
     ram->slot_of[f] = (uint32_t)slot + 1;
     ram->maps[f] = 0;
-    bool zeros = ram->state[f] & STATE_ZEROS && ram->settings.rules & PA_ZERO_MAP;
-    ram->events.swapped_in += !zeros;
+    ram->events.swapped_in += !ram_is_zero_page(ram, f);
     ram_put(ram, (uint32_t)f, owner_of(KIND_SLOT, group_id, 0, slot) | (active ? OWNER_ACTIVE : 0));
     return (uint32_t)f;
 }
@@ -161,7 +160,7 @@ static void end_request(reading *r)
 static uint32_t read_slot(reading *r, uint64_t slot)
 {
     uint32_t f = load_slot(r->ram, r->group, slot);
-    if (f == NO_FRAME || (r->ram->state[f] & STATE_ZEROS && r->ram->settings.rules & PA_ZERO_MAP))
+    if (f == NO_FRAME || ram_is_zero_page(r->ram, f))
         return f;
     if (r->count && slot != r->first + r->count)
         end_request(r);

@@ -150,6 +150,12 @@ static void finish(const access *a, uint32_t f)
     mm_publish(a->mm);
 }
 
+/* A read of a file waits without the areas' lock; shared memory comes from swap under it. */
+static void count(const access *a, bool major)
+{
+    (a->o->shmem ? fault_count : fault_count_waited)(a->mm, major);
+}
+
 /* A private area's first write: its own copy at once; the object's page is only read. */
 static pa_status copy(const access *a, uint32_t source, bool major)
 {
@@ -168,7 +174,7 @@ static pa_status copy(const access *a, uint32_t source, bool major)
     ram_put(ram, (uint32_t)f, fault_new_owner(mm, a->vpn));
     mm->anon++;
     mm_publish(mm);
-    fault_count(mm, major);
+    count(a, major);
     return PA_OK;
 }
 
@@ -185,7 +191,7 @@ static pa_status fault_entry(const access *a, bool major)
         if (status != PA_OK)
             return status;
         if (entry && *entry) {
-            fault_count(mm, major);
+            count(a, major);
             return PA_OK;
         }
     }
@@ -204,7 +210,7 @@ static pa_status fault_entry(const access *a, bool major)
         status = fault_around(a);
     if (!*entry_at(a, a->vpn))
         finish(a, f);
-    fault_count(mm, major || more);
+    count(a, major || more);
     return status;
 }
 
@@ -222,7 +228,7 @@ static pa_status fault_big(const access *a, bool *major, bool *served)
         return PA_EXHAUSTED;
     *served = huge_map_object(mm, a->view, a->vpn, a->write, &status);
     if (*served)
-        fault_count(mm, *major);
+        count(a, *major);
     return status;
 }
 

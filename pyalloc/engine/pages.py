@@ -149,6 +149,14 @@ class Pages(Mortal):
         """Say whether what is written to private memory from now on is zeros."""
         lib.pa_mm_write_zeros(self.handle, zeros)
 
+    def populate(self, *, populates: bool) -> None:
+        """Say whether faults from now on are those of a call that populates, as mmap or mlock.
+
+        Such a call makes a fault that had to wait for the disk anew, as if it were another one:
+        it counts as minor.
+        """
+        lib.pa_mm_populate(self.handle, populates)
+
     def touch_anon(self, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
         """Access pages of a private anonymous area."""
         status = lib.pa_mm_touch_anon(self.handle, vpn, count, write, self._done)

@@ -112,7 +112,8 @@ def _populate(space: AddressSpace, start: int, end: int, *, write: bool) -> int:
         stop = min(vma.end, end)
         if write and vma.private:
             space.areas.prepare_anon(vma)
-        if not space.pages.populate(vma, at, stop, write) or vma.object_end < stop:
+        whole = space.pages.populate(vma, at, stop, write, advised=True)
+        if not whole or vma.object_end < stop:
             fail(errno.EFAULT)
         at = stop
     return 0

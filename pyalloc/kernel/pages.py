@@ -62,8 +62,15 @@ class Pages(Protocol):
     def lock(self, start: int, end: int, locked: bool) -> None:
         """Keep the pages of a range that are in memory there, or no longer."""
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool) -> bool:
-        """Fault in a range inside ``vma``, as far as memory and its object go; False: not all."""
+    def populate(
+        self, vma: Vma, start: int, end: int, write: bool, *, advised: bool = False
+    ) -> bool:
+        """Fault in a range inside ``vma``, as far as memory and its object go; False: not all.
+
+        ``advised`` (MADV_POPULATE_READ) counts faults as the program's own are; else those that
+        waited for the disk count as minor (6.x: ``populate_vma_page_range`` tries again without
+        FOLL_TRIED, ``__get_user_pages_locked`` with it).
+        """
 
 
 class NoPages:
@@ -113,6 +120,14 @@ class NoPages:
     def lock(self, start: int, end: int, locked: bool) -> None:
         """Do nothing."""
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool) -> bool:  # noqa: ARG002
+    def populate(
+        self,
+        vma: Vma,
+        start: int,  # noqa: ARG002
+        end: int,
+        write: bool,  # noqa: ARG002
+        *,
+        advised: bool = False,  # noqa: ARG002
+    ) -> bool:
         """Return whether the object goes so far."""
         return end <= vma.object_end

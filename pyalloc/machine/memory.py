@@ -153,7 +153,9 @@ class ProcessPages:
         """Mlock or munlock."""
         self.table.lock(start // PAGE, (end - start) // PAGE, lock=locked)
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool) -> bool:
+    def populate(
+        self, vma: Vma, start: int, end: int, write: bool, *, advised: bool = False
+    ) -> bool:
         """Fault a range in, up to the first page that cannot be had."""
         try:
             self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
@@ -162,10 +164,14 @@ class ProcessPages:
         return True
 
     # --- faults -------------------------------------------------------------------------
+        self.table.populate(populates=not advised and self.process.machine.profile.modern)
 
     def write(self, vpn: int, count: int) -> None:
         """Write to each of ``count`` pages that the heap has given out."""
         while count:
+        finally:
+            if self.process.alive:
+                self.table.populate(populates=False)
             done, dry = self.table.touch_anon(vpn, count, write=True)
             vpn, count = vpn + done, count - done
             if dry:
@@ -233,9 +239,8 @@ class ProcessPages:
         """
         vma = self.process.space.at(fault.address)
         if fault.signal == SIGBUS and vma is not None:
-            self.populate(
-                vma, fault.address // PAGE * PAGE, fault.address // PAGE * PAGE + PAGE, write
-            )
+            page = fault.address // PAGE * PAGE
+            self.populate(vma, page, page + PAGE, write, advised=True)
 
     def _touch(
         self, vma: Vma, view: engine.View | None, vpn: int, count: int, *, write: bool

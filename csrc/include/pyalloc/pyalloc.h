@@ -296,6 +296,8 @@ void pa_mm_write_zeros(pa_mm *mm, bool zeros);
 
 /* One access to each page vpn + index[i], in this order: of private memory, or of the object that
  * `view` shows.  Results as above; *done indices were served. */
+/* Faults from now on are those of a call that populates (mmap, mlock), or those of the program. */
+void pa_mm_populate(pa_mm *mm, bool populates);
 int pa_mm_touch_list(pa_mm *mm, const pa_view *view, uint64_t vpn, const uint64_t *index,
                      uint64_t count, bool write, uint64_t *done);
 
