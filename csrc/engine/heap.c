@@ -194,6 +194,14 @@ uint64_t heap_abort(pa_heap *heap, const char *text)
     return heap_signal(heap, text ? 6 : 11);
 }
 
+static void move_to(pa_heap *heap, uint64_t brk)
+{
+    heap->brk = brk;
+    heap->moved = true;
+    if (brk > heap->brk_highest)
+        heap->brk_highest = brk;
+}
+
 bool heap_move_break(pa_heap *heap, uint64_t brk)
 {
     if (brk > heap->brk && brk > heap->lease)
@@ -202,9 +210,7 @@ bool heap_move_break(pa_heap *heap, uint64_t brk)
     uint64_t keep = (brk + 4095) >> 12, had = (heap->brk + 4095) >> 12;
     if (keep < had && heap->mm)
         heap_log(heap, EFFECT_SHRINK, keep, had - keep);
-    heap->brk = brk;
-    if (brk > heap->brk_highest)
-        heap->brk_highest = brk;
+    move_to(heap, brk);
     return true;
 }
 
@@ -254,10 +260,8 @@ uint64_t pa_heap_resume(pa_heap *heap)
         return PENDING;
     heap->state = HEAP_IDLE;
     if (heap->stop.reason == PA_STOP_BRK) {
-        heap->brk = heap->stop.answer;
         heap->count_brk_calls++;
-        if (heap->brk > heap->brk_highest)
-            heap->brk_highest = heap->brk;
+        move_to(heap, heap->stop.answer);
     }
     return heap->vt->resume(heap);
 }
@@ -319,19 +323,20 @@ uint64_t pa_heap_break_peak(pa_heap *heap)
 {
     uint64_t highest = heap->brk_highest;
     heap->brk_highest = heap->brk;
+    heap->moved = false;
     return highest;
 }
 
-/* Has the break been anywhere but at `brk` since the last call of the one above? */
-bool pa_heap_moved(const pa_heap *heap, uint64_t brk)
+const bool *pa_heap_moved(const pa_heap *heap)
 {
-    return heap->brk_highest != brk || heap->brk != brk;
+    return &heap->moved;
 }
 
 /* Somebody else moved the break, and knows that it did. */
 void pa_heap_set_break(pa_heap *heap, uint64_t brk)
 {
     heap->brk = heap->brk_highest = brk;
+    heap->moved = false;
 }
 
 uint64_t pa_heap_usable_size(const pa_heap *heap, uint64_t pointer)

@@ -107,6 +107,7 @@ struct pa_heap {
     uint64_t brk_start, brk, brk_highest, lease;
     uint64_t places_from; /* for the table of a replay's blocks: see blocks.h */
     uint32_t places_shift;
+    bool moved; /* the break, and nobody has asked since */
     uint64_t floor_vpn, ceiling_vpn; /* neighbours of the break's area, for its page tables */
     uint64_t count_brk_calls, count_mmap_calls, count_madvise_calls;
     uint64_t count_arena_calls, count_steps; /* past the tcache; chunks looked at then */

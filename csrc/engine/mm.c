@@ -302,6 +302,11 @@ void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, ui
     prune_tables(mm, vpn, end, floor_vpn, ceiling_vpn);
 }
 
+void pa_mm_munmap(pa_mm *mm, uint64_t start, uint64_t end, uint64_t floor, uint64_t ceiling)
+{
+    pa_mm_unmap(mm, start >> 12, (end - start) >> 12, floor >> 12, ceiling >> 12);
+}
+
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count)
 {
     mm->disturbed = true;

@@ -126,6 +126,12 @@ void pa_ram_pass(pa_ram *ram, uint64_t ns, uint64_t work)
     ram_settle(ram);
 }
 
+void pa_ram_system_call(pa_ram *ram)
+{
+    uint64_t ns = ram->settings.costs.system_call;
+    pa_ram_pass(ram, ns, ns);
+}
+
 static bool check_list(const pa_ram *ram, const lru *list, uint32_t group_id, unsigned which)
 {
     uint64_t n = 0;

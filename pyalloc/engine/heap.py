@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def _given_up(heap: Heap) -> CData:
     """Return the handle of a heap that is dead from now on."""
     handle = heap.handle
-    del heap.handle, heap.moved_from
+    del heap.handle, heap.moved
     ffi.gc(handle, None)
     return handle
 
@@ -45,8 +45,8 @@ class Heap(Mortal):
     """
 
     _end = "this heap is gone: its process has ended, or another heap has its memory"
-    moved_from: Callable[[int], bool]
-    """Whether the break has been anywhere but there since its peak was last asked for."""
+    moved: memoryview
+    """One byte, not 0 if the break has moved since its peak was last asked for, or it was set."""
     set_brk: Callable[[int], None]
     """Tell the heap that somebody else moved the break."""
 
@@ -67,13 +67,13 @@ class Heap(Mortal):
 
     def _take(self, handle: CData) -> None:
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
-        self.moved_from = functools.partial(lib.pa_heap_moved, self.handle)
+        self.moved = memoryview(ffi.buffer(lib.pa_heap_moved(self.handle)))
         self.set_brk = functools.partial(lib.pa_heap_set_break, self.handle)
 
     def release(self) -> None:
         """Give the host's memory back; no call may follow but :meth:`copy`."""
         ffi.release(self.handle)
-        del self.handle, self.moved_from, self.set_brk
+        del self.handle, self.moved, self.set_brk
 
     def copy(self, pages: Pages | None = None) -> Heap:
         """Return an identical heap on ``pages``, or on none."""

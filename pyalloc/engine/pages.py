@@ -88,16 +88,22 @@ class Pages(Mortal):
     Without a ``handle`` it is that of a process that has ended.
     """
 
-    __slots__ = ("_done", "_keep", "handle", "unmap")
+    __slots__ = ("_done", "_keep", "handle", "protect", "unmap")
     _end = "the process has ended: it has no pages"
     unmap: Callable[[int, int, int, int], None]
-    """Drop so many pages from a first one on, and tables that lie whole in [floor, ceiling)."""
+    """Drop the pages from ``start`` to ``end``, and tables that lie whole in ``[floor, ceiling)``.
+
+    These four are in bytes.
+    """
+    protect: Callable[[int, int, int], None]
+    """Mprotect so many pages from a first one on; the last is one of :data:`PROTECTIONS`."""
 
     def __init__(self, handle: CData = None, memory: object = None) -> None:
         self._keep = memory  # the handle lies in it
         if handle is not None:
             self.handle = handle
-            self.unmap = functools.partial(lib.pa_mm_unmap, handle)
+            self.unmap = functools.partial(lib.pa_mm_munmap, handle)
+            self.protect = functools.partial(lib.pa_mm_protect, handle)
         self._done = ffi.new("uint64_t *")
 
     @property
@@ -108,7 +114,7 @@ class Pages(Mortal):
     def drop(self) -> None:
         """Give everything back; the object is dead afterwards."""
         lib.pa_mm_drop(self.handle)
-        del self.handle, self.unmap
+        del self.handle, self.unmap, self.protect
 
     def counters(self) -> dict[str, int]:
         """Return pages and faults by the names of ``pa_mm_counters``, ``tables`` in all."""
@@ -236,10 +242,6 @@ class Pages(Mortal):
         """Access pages of the area [low, high), which may have huge pages."""
         status = lib.pa_mm_touch_huge(self.handle, low, high, vpn, count, write, self._done)
         return self._outcome(status, "touching memory")
-
-    def protect(self, vpn: int, count: int, how: str) -> None:
-        """Mprotect; ``how`` is one of :data:`PROTECTIONS`."""
-        lib.pa_mm_protect(self.handle, vpn, count, PROTECTIONS[how])
 
     def lock(self, vpn: int, count: int, *, lock: bool) -> None:
         """Mlock or munlock what is present."""

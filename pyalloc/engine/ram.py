@@ -92,10 +92,12 @@ class Ram:
     calls again for the rest.
     """
 
-    __slots__ = ("handle", "pass_time", "settings")
+    __slots__ = ("handle", "pass_time", "settings", "system_call")
 
     pass_time: Callable[[int, int], None]
     """Let time pass, the second number of nanoseconds with a processor at work."""
+    system_call: Callable[[], None]
+    """Let the time of a system call pass."""
 
     def __init__(self, settings: RamSettings) -> None:
         self.settings = settings
@@ -107,6 +109,7 @@ class Ram:
             raise ArgumentError(message)
         self.handle = ffi.gc(handle, lib.pa_ram_drop)
         self.pass_time = functools.partial(lib.pa_ram_pass, self.handle)
+        self.system_call = functools.partial(lib.pa_ram_system_call, self.handle)
 
     def copy(self) -> Ram:
         """Return an identical memory; processes keep their numbers (:meth:`pages`)."""

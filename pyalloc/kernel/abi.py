@@ -128,6 +128,9 @@ VM_DROPPABLE: Final = 1 << 40
 VM_ACCESS: Final = VM_READ | VM_WRITE | VM_EXEC
 VM_MAY: Final = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+VM_IS_DATA: Final = VM_WRITE | VM_SHARED | VM_GROWSDOWN
+VM_IS_CODE: Final = VM_WRITE | VM_EXEC | VM_GROWSDOWN
+"""An area is data or code if of these it has VM_WRITE or VM_EXEC alone (``is_data_mapping``)."""
 VM_DATA: Final = VM_READ | VM_WRITE | VM_MAY
 """What the break and a writable private anonymous mapping have."""
 

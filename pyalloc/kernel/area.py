@@ -20,7 +20,7 @@ class Vma:
     ``flags`` are the kernel's VM flags and ``pgoff`` the page offset into ``file`` (or, for an
     anonymous area, the page number of its first address when it was mapped).  ``name`` is set for
     areas that the kernel names itself, such as ``[vdso]``.  ``prev`` and ``next`` are its
-    neighbours in its list.
+    neighbours in its list, ``block`` is where that keeps it.
     """
 
     start: int
@@ -33,6 +33,7 @@ class Vma:
     chain: tuple[AnonVma, ...] = ()
     prev: Vma | None = field(default=None, repr=False)
     next: Vma | None = field(default=None, repr=False)
+    block: Any = field(default=None, repr=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Vma:
         """Return the twin, in no list yet; machines have many areas, and are copied often."""

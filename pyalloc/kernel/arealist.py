@@ -6,7 +6,8 @@ moves everything that lies behind it; so the lists are cut into blocks of some h
 are found by a bisection of their own.
 
 Invariants: ``firsts[0] == 0``, else ``firsts[i] == blocks[i].starts[0]``; only the first block may
-be empty; ``starts[k] == areas[k].start`` in each; ``areas[k].next`` is the one after it.
+be empty; ``starts[k] == areas[k].start`` in each; ``areas[k].next`` is the one after it, and
+``areas[k].block`` the block.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class _Block:
     def __init__(self, areas: list[Vma]) -> None:
         self.areas = areas
         self.starts = [vma.start for vma in areas]
+        for vma in areas:
+            vma.block = self
 
 
 class AreaList:
@@ -56,6 +59,18 @@ class AreaList:
 
     # --- finding ------------------------------------------------------------------------
 
+    @property
+    def first(self) -> Vma | None:
+        """The lowest area."""
+        areas = self.blocks[0].areas
+        return areas[0] if areas else None
+
+    @property
+    def last(self) -> Vma | None:
+        """The highest area."""
+        areas = self.blocks[-1].areas
+        return areas[-1] if areas else None
+
     def find(self, address: int) -> Vma | None:
         """Return the first area that ends above ``address``; it may start above it too."""
         block = self.blocks[bisect_right(self.firsts, address) - 1]
@@ -70,6 +85,11 @@ class AreaList:
         block = self.blocks[bisect_left(self.firsts, address, 1) - 1]
         index = bisect_left(block.starts, address)
         return block.areas[index - 1] if index else None
+
+    def around(self, address: int) -> tuple[Vma | None, Vma | None]:
+        """Return the last area before a hole and the first one after it."""
+        before = self.last_before(address)
+        return before, self.first if before is None else before.next
 
     def covering(self, start: int, end: int) -> list[Vma]:
         """Return the areas with at least one byte in the range."""
@@ -87,65 +107,59 @@ class AreaList:
 
     # --- changing -----------------------------------------------------------------------
 
-    def link(self, vma: Vma) -> None:
-        """Put ``vma`` where it belongs."""
-        start = vma.start
-        at = bisect_right(self.firsts, start) - 1
-        block = self.blocks[at]
-        index = bisect_left(block.starts, start)
-        if index:
-            before = block.areas[index - 1]
-            after = before.next
-        else:  # in the first block only
-            before, after = None, block.areas[0] if block.areas else None
-        block.starts.insert(index, start)
+    def link(self, vma: Vma, before: Vma | None = None) -> None:
+        """Put ``vma`` where it belongs, behind ``before`` where that is known."""
+        if before is None:
+            before = self.last_before(vma.start)
+        if before is None:
+            block, index, after = self.blocks[0], 0, self.first
+        else:
+            block, after = before.block, before.next
+            index = bisect_right(block.starts, before.start)
+            before.next = vma
+        block.starts.insert(index, vma.start)
         block.areas.insert(index, vma)
         self.count += 1
-        vma.prev, vma.next = before, after
-        if before is not None:
-            before.next = vma
+        vma.prev, vma.next, vma.block = before, after, block
         if after is not None:
             after.prev = vma
         if len(block.areas) > _FULL:
-            self._cut(at, block)
+            self._cut(block)
 
     def unlink(self, vma: Vma) -> None:
         """Take ``vma`` out."""
-        start = vma.start
-        at = bisect_right(self.firsts, start) - 1
-        block = self.blocks[at]
-        index = bisect_left(block.starts, start)
-        del block.starts[index]
-        del block.areas[index]
+        block, before, after = vma.block, vma.prev, vma.next
+        index = bisect_left(block.starts, vma.start)
+        del block.starts[index], block.areas[index]
         self.count -= 1
-        before, after = vma.prev, vma.next
-        vma.prev = vma.next = None
+        vma.prev = vma.next = vma.block = None
         if before is not None:
             before.next = after
         if after is not None:
             after.prev = before
         if not index:
-            self._lost_first(at, block)
+            self._lost_first(block, vma.start)
 
     def move_start(self, vma: Vma, start: int) -> None:
         """Let ``vma`` begin at ``start``, with nothing in between; its page offset follows."""
-        at = bisect_right(self.firsts, vma.start) - 1
-        block = self.blocks[at]
-        index = bisect_left(block.starts, vma.start)
-        vma.pgoff += (start - vma.start) // PAGE
-        vma.start = block.starts[index] = start
-        if at and not index:
-            self.firsts[at] = start
+        old, starts = vma.start, vma.block.starts
+        index = bisect_left(starts, old)
+        vma.pgoff += (start - old) // PAGE
+        vma.start = starts[index] = start
+        if not index:
+            self._lost_first(vma.block, old)
 
-    def _cut(self, at: int, block: _Block) -> None:
+    def _cut(self, block: _Block) -> None:
         """Make two blocks of a full one."""
         middle = len(block.areas) // 2
-        self.blocks.insert(at + 1, _Block(block.areas[middle:]))
-        self.firsts.insert(at + 1, block.starts[middle])
+        at = bisect_right(self.firsts, block.starts[middle])
+        self.blocks.insert(at, _Block(block.areas[middle:]))
+        self.firsts.insert(at, block.starts[middle])
         del block.areas[middle:], block.starts[middle:]
 
-    def _lost_first(self, at: int, block: _Block) -> None:
-        """Keep ``firsts`` right: a block begins later, or is empty."""
+    def _lost_first(self, block: _Block, start: int) -> None:
+        """Keep ``firsts`` right: a block does not begin at ``start`` any more, or is empty."""
+        at = bisect_right(self.firsts, start) - 1
         if block.areas:
             if at:
                 self.firsts[at] = block.starts[0]
@@ -159,7 +173,12 @@ class AreaList:
         """Raise :class:`EngineBug` unless areas are sorted, disjoint and rightly linked."""
         firsts = [block.starts[0] for block in self.blocks[1:]]
         starts = [start for block in self.blocks for start in block.starts]
-        if self.firsts != [0, *firsts] or starts != [vma.start for vma in self]:
+        homes = [block for block in self.blocks for _ in block.areas]
+        if (
+            self.firsts != [0, *firsts]
+            or starts != [vma.start for vma in self]
+            or homes != [vma.block for vma in self]
+        ):
             message = "the index of areas is not theirs"
             raise EngineBug(message)
         before = None

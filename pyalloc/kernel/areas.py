@@ -19,6 +19,9 @@ from pyalloc.units import PAGE
 
 _STICKY: Final = VM_MAYBE_GUARD
 """Flags that keep no areas apart: the joined one has them if one of its parts had."""
+_APART: Final = ~_STICKY
+"""Flags that do."""
+_APART_BUT_ACCESS: Final = ~(VM_ACCESS | _STICKY)
 
 
 class Areas(AreaList):
@@ -37,9 +40,12 @@ class Areas(AreaList):
 
     # --- changing -----------------------------------------------------------------------
 
-    def insert(self, vma: Vma) -> None:
-        """Put ``vma`` where it belongs; it counts as a user of its file from now on."""
-        self.link(vma)
+    def insert(self, vma: Vma, before: Vma | None = None) -> None:
+        """Put ``vma`` where it belongs, behind ``before`` where that is known.
+
+        It counts as a user of its file from now on.
+        """
+        self.link(vma, before)
         if vma.file is not None:
             vma.file.inode.attach()
 
@@ -65,16 +71,15 @@ class Areas(AreaList):
         if vma.chain:
             anon.clone(high, vma)
         vma.end = at
-        self.insert(high)
+        self.insert(high, vma)
         return high
 
     # --- merging ------------------------------------------------------------------------
 
-    def _joins(self, left: Vma, right: Vma) -> bool:
-        """Return whether two neighbours are alike in all but their anonymous trees."""
+    def _continues(self, left: Vma, right: Vma) -> bool:
+        """Return whether ``right`` begins where ``left`` ends, in the same object."""
         return (
-            not (left.flags ^ right.flags) & ~_STICKY
-            and left.end == right.start
+            left.end == right.start
             and left.file is right.file
             and left.name == right.name
             and left.pgoff + (left.end - left.start) // PAGE == right.pgoff
@@ -102,28 +107,24 @@ class Areas(AreaList):
         return one is None or other is None or one is other
 
     def merge_new(
-        self, new: Vma, before: Vma | None = None, *, forked: bool = False, after: bool = True
+        self, new: Vma, left: Vma | None, right: Vma | None, *, forked: bool = False
     ) -> Vma | None:
-        """Join ``new``, which is in no list yet, to its neighbours; None if neither fits.
+        """Join ``new``, which is in no list yet, to what is before and after it.
 
-        ``before`` is the area before it, where that is known; the one after it comes into question
-        only with ``after``.
+        ``forked`` tells that it has pages of a parent.  Returns the area that now holds it, None if
+        neither fits.
         """
-        left = self.last_before(new.start) if before is None else before
-        right = None
-        if after:
-            right = left.next if left is not None else self.find(0)
-        if left and not (
-            not (left.flags ^ new.flags) & ~_STICKY
-            and self._joins(left, new)
-            and (left.anon_vma is new.anon_vma or self._anon_joins(left, new.anon_vma, forked))
+        if left and (
+            (left.flags ^ new.flags) & _APART
+            or not self._continues(left, new)
+            or not self._anon_joins(left, new.anon_vma, forked)
         ):
             left = None
-        if right and not (
-            not (right.flags ^ new.flags) & ~_STICKY
-            and self._joins(new, right)
-            and (right.anon_vma is new.anon_vma or self._anon_joins(right, new.anon_vma, forked))
-            and (left is None or self._anons_join(left, right))
+        if right and (
+            (right.flags ^ new.flags) & _APART
+            or not self._continues(new, right)
+            or not self._anon_joins(right, new.anon_vma, forked)
+            or (left is not None and not self._anons_join(left, right))
         ):
             right = None
         if left is None:
@@ -151,20 +152,19 @@ class Areas(AreaList):
         Returns the area that now holds the range, with ``flags``; None if no neighbour fits.
         """
         left = vma.prev if start == vma.start else None
-        if left and (left.flags ^ flags) & ~_STICKY:
+        if left and (left.flags ^ flags) & _APART:
             left = None
         right = vma.next if end == vma.end else None
-        if right and (right.flags ^ flags) & ~_STICKY:
+        if right and (right.flags ^ flags) & _APART:
             right = None
-        if (left is None and right is None) or flags & VM_SPECIAL:
+        if left is None and right is None:
             return None
-        part = Vma(start, end, flags, vma.pgoff + (start - vma.start) // PAGE, vma.file, vma.name)
-        forked = len(vma.chain) > 1
-        if left and not (self._joins(left, part) and self._anon_joins(left, vma.anon_vma, forked)):
+        own, forked = vma.anon_vma, len(vma.chain) > 1
+        if left and not (self._continues(left, vma) and self._anon_joins(left, own, forked)):
             left = None
         if right and not (
-            self._joins(part, right)
-            and self._anon_joins(right, vma.anon_vma, forked)
+            self._continues(vma, right)
+            and self._anon_joins(right, own, forked)
             and (left is None or self._anons_join(left, right))
         ):
             right = None
@@ -223,7 +223,7 @@ class Areas(AreaList):
         alike = (
             left.end == right.start
             and left.file is right.file
-            and not (left.flags ^ right.flags) & ~(VM_ACCESS | _STICKY)
+            and not (left.flags ^ right.flags) & _APART_BUT_ACCESS
             and left.pgoff + left.pages == right.pgoff
             and (self.rule == "either" or len(owner.chain) == 1)
         )

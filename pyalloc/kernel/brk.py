@@ -64,19 +64,19 @@ def _grow(space: AddressSpace, old_end: int, new_end: int) -> bool:
     ):
         return False
     new = Vma(old_end, new_end, flags, old_end // PAGE)
-    if _extend(space, new) is None:
-        space.areas.insert(new)
+    below = above.prev if above is not None else space.areas.last
+    if _extend(space, new, below, above) is None:
+        space.areas.insert(new, below)
     space.count(flags, None, pages)
     if flags & VM_LOCKED:
         space.populate(old_end, new_end)
     return True
 
 
-def _extend(space: AddressSpace, new: Vma) -> Vma | None:
+def _extend(space: AddressSpace, new: Vma, below: Vma | None, above: Vma | None) -> Vma | None:
     """Join ``new`` to what is before it; 2.6 joins it to what follows, too."""
     if not space.profile.modern:
-        return space.areas.merge_new(new)
-    below = space.areas.last_before(new.start)
+        return space.areas.merge_new(new, below, above)
     if below is None or below.end != new.start or below.end <= space.start_brk:
         return None
-    return space.areas.merge_new(new, below, after=False)
+    return space.areas.merge_new(new, below, None)

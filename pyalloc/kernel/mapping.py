@@ -14,6 +14,7 @@ from pyalloc.kernel.abi import (
     VM_ACCESS,
     VM_ACCOUNT,
     VM_DONTDUMP,
+    VM_DONTEXPAND,
     VM_DROPPABLE,
     VM_EXEC,
     VM_GROWSDOWN,
@@ -54,10 +55,12 @@ _STACK: Final = int(MAP.STACK)
 _SYNC: Final = int(MAP.SYNC)
 _HUGETLB: Final = int(MAP.HUGETLB)
 _NOREPLACE: Final = int(MAP.FIXED_NOREPLACE)
-_POPULATE_WHEN: Final = int(MAP.POPULATE | MAP.NONBLOCK)
-_TO_VM: Final = _GROWSDOWN | _LOCKED | _STACK | _SYNC
+_NONBLOCK: Final = int(MAP.NONBLOCK)
+_TO_VM: Final = _GROWSDOWN | _LOCKED | _STACK | _SYNC | _NORESERVE
 _SHARES: Final = _TYPE | _HUGETLB
 _PROT_WRITE: Final = int(PROT.WRITE)
+_ACCOUNTABLE: Final = VM_NORESERVE | VM_SHARED | VM_WRITE
+_MAKES_OBJECT: Final = VM_SYNC | VM_SHARED
 _KNOWN: Final = int(
     MAP.SHARED_VALIDATE
     | MAP.FIXED
@@ -107,18 +110,19 @@ def mmap(
         addr = place(space, addr, length, flags, file, offset)
     vm = prot & VM_ACCESS | VM_MAY | space.lock_future
     if flags & _TO_VM:
-        vm |= _vm_flags(profile, flags)
+        vm |= _vm_flags(space, flags)
     if vm & VM_LOCKED:
         _may_lock(space, vm, length, flags)
     pgoff = addr // PAGE
     if file is not None or flags & _SHARES != _PRIVATE:
         vm |= _sharing(profile, prot, flags, vm, file, offset // PAGE, length)
         vm, pgoff = _of_object(profile, vm, file, offset // PAGE, pgoff)
-    if flags & _NORESERVE and not space.commit.strict:
-        vm |= VM_NORESERVE
     new = Vma(addr, addr + length, vm, pgoff, file, name)
-    vma = _replace(space, new) if flags & _FIXED else _map(space, new, [])
-    if vma.flags & VM_LOCKED or flags & _POPULATE_WHEN == _POPULATE:
+    if flags & _FIXED:
+        _replace(space, new)
+    else:
+        _map(space, new, [])
+    if vm & VM_LOCKED or (flags & _POPULATE and not flags & _NONBLOCK):
         space.populate(addr, addr + length)
     return addr
 
@@ -139,11 +143,8 @@ def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, 
     profile = space.profile
     if offset % PAGE:
         fail(errno.EINVAL)
-    huge = flags & _HUGETLB and profile.modern
-    if huge and (file is not None or flags >> 26 & 63 not in _HUGE_SIZES):
-        fail(errno.EINVAL)
-    if huge:
-        length = _whole_huge(length, flags)
+    if flags & _HUGETLB and profile.modern:
+        length = _whole_huge(length, flags, file)
     if not length:
         if profile.empty_mmap_succeeds:
             return 0
@@ -156,8 +157,10 @@ def _asked(space: AddressSpace, length: int, flags: int, file: OpenFile | None, 
     return length
 
 
-def _whole_huge(length: int, flags: int) -> int:
+def _whole_huge(length: int, flags: int, file: OpenFile | None) -> int:
     """Return ``length`` in whole pages of the size that MAP_HUGETLB names."""
+    if file is not None or flags >> 26 & 63 not in _HUGE_SIZES:
+        fail(errno.EINVAL)
     size = 1 << (flags >> 26 & 63 or _HUGE_SIZES[1])
     return -(-length // size) * size & _LONGEST
 
@@ -173,10 +176,11 @@ def _whole(space: AddressSpace, length: int) -> int:
     return whole
 
 
-def _vm_flags(profile: KernelProfile, flags: int) -> int:
+def _vm_flags(space: AddressSpace, flags: int) -> int:
     vm = VM_GROWSDOWN if flags & _GROWSDOWN else 0
     vm |= VM_LOCKED if flags & _LOCKED else 0
-    if profile.modern:
+    vm |= VM_NORESERVE if flags & _NORESERVE and not space.commit.strict else 0
+    if space.profile.modern:
         vm |= VM_NOHUGEPAGE if flags & _STACK else 0
         vm |= VM_SYNC if flags & _SYNC else 0
     return vm
@@ -284,77 +288,96 @@ def _unoccupied(space: AddressSpace, addr: int, length: int) -> int:
 # --- putting it there --------------------------------------------------------------------------
 
 
-def _replace(space: AddressSpace, new: Vma) -> Vma:
+def _replace(space: AddressSpace, new: Vma) -> None:
     """Put ``new`` in place of what is there, be that nothing."""
-    first = space.areas.find(new.start)
-    if first is None or first.start >= new.end:
-        return _map(space, new, [])
-    if not space.shortens(first, new.start, new.end):
-        return _map(space, new, space.cut_out(new.start, new.end, first))
-    try:
-        return _map(space, new, [], first)
-    except OSError:
-        space.cut_out(new.start, new.end)  # it stays cut
-        raise
+    start, end = new.start, new.end
+    first = space.areas.find(start)
+    if first is None or first.start >= end:
+        _map(space, new, [])
+    elif (
+        (first.end == end if first.start < start else first.start == start and end <= first.end)
+        and not new.flags & _MAKES_OBJECT
+        and not first.flags & VM_DONTEXPAND
+        and space.profile.modern
+    ):
+        _map_within(space, new, first)
+    else:
+        _map(space, new, space.cut_out(start, end, first))
 
 
-def _map(space: AddressSpace, new: Vma, old: list[Vma], short: Vma | None = None) -> Vma:
-    """Put ``new`` in place of ``old``, or of one end of ``short``, merged where it can.
-
-    The kernel's ``mmap_region``.
-    """
-    modern, pages = space.profile.modern, (new.end - new.start) // PAGE
+def _map(space: AddressSpace, new: Vma, old: list[Vma]) -> None:
+    """Put ``new`` in place of ``old``, merged where it can be (``mmap_region``)."""
+    areas, modern, pages = space.areas, space.profile.modern, new.pages
     if old and not modern:
         space.drop(old)
         old = []
-    gone, accounted = _sizes(old, short, new) if old or short else (0, 0)
-    if not space.may_expand(new.flags, pages - gone):
-        fail(errno.ENOMEM)
-    accountable = new.flags & (VM_NORESERVE | VM_SHARED | VM_WRITE) == VM_WRITE
-    reserved = not new.flags & VM_NORESERVE
+    gone = promised = 0
+    for vma in old:
+        gone += vma.pages
+        promised += vma.pages if vma.flags & VM_ACCOUNT else 0
+    _may_have(space, new, pages, gone, promised)
+    before, after = (old[0].prev, old[-1].next) if old else areas.around(new.start)
+    if old:
+        space.drop(old, charged=not new.flags & VM_ACCOUNT)
+    if new.flags & _MAKES_OBJECT:
+        _make_object(space, new)
     if not modern:
         new.flags &= ~VM_NORESERVE  # 2.6 forgets that it was asked for
-    if accountable:
-        _promise(space, pages, accounted)
-        new.flags |= VM_ACCOUNT
-    before = _clear(space, new, old, short, charged=not accountable) if old or short else None
-    if new.flags & VM_SYNC:
-        _may_sync(space, new)
-    if new.file is None and new.flags & VM_SHARED:
-        new.file = _shared_object(space, new, charged=reserved)
-    vma = space.areas.merge_new(new, before)
-    if vma is None:
-        space.areas.insert(new)
-        vma = new
+    if areas.merge_new(new, before, after) is None:
+        areas.insert(new, before)
     space.count(new.flags, new.file, pages)
+
+
+def _map_within(space: AddressSpace, new: Vma, vma: Vma) -> None:
+    """Do the same where ``new`` takes the place of one area or of one end of it (6.x).
+
+    Nothing is cut off, and no hole opened, only to be filled at once.
+    """
+    start, end, old = new.start, new.end, vma.flags
+    pages = (end - start) // PAGE
+    try:
+        _may_have(space, new, pages, pages, pages if old & VM_ACCOUNT else 0)
+    except OSError:
+        space.cut_out(start, end, vma)  # it stays cut
+        raise
+    if old & VM_ACCOUNT and not new.flags & VM_ACCOUNT:
+        space.commit.uncharge(pages)
+    areas, before, after = space.areas, vma.prev, vma.next
+    if vma.start < start:
+        before, vma.end = vma, start
+    elif end < vma.end:
+        after = vma
+        areas.move_start(vma, end)
+    else:
+        areas.remove(vma)
+    floor = before.end if before is not None else 0
+    ceiling = after.start if after is not None else space.task_size
+    if areas.merge_new(new, before, after) is None:
+        areas.insert(new, before)
+    space.recount(old, new.flags, new.file, pages)
+    space.pages.unmap(start, end, floor, ceiling)
+
+
+def _may_have(space: AddressSpace, new: Vma, pages: int, gone: int, promised: int) -> None:
+    """Let ``new`` have its pages, for which others of which some are promised go, or fail."""
+    flags = new.flags
+    if not space.may_expand(flags, pages - gone):
+        fail(errno.ENOMEM)
+    if flags & _ACCOUNTABLE == VM_WRITE:
+        if pages != promised:
+            _promise(space, pages, promised)
+        new.flags = flags | VM_ACCOUNT
+
+
+def _put(space: AddressSpace, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
+    """Put ``new`` into a hole, joined to what is before and after it where that fits."""
+    if new.flags & _MAKES_OBJECT:
+        _make_object(space, new)
+    vma = space.areas.merge_new(new, before, after)
+    if vma is None:
+        space.areas.insert(new, before)
+        return new
     return vma
-
-
-def _clear(
-    space: AddressSpace, new: Vma, old: list[Vma], short: Vma | None, *, charged: bool
-) -> Vma | None:
-    """Take out what lies where ``new`` goes, and return the area before it."""
-    if short is None:
-        before = old[0].prev
-        space.drop(old, charged=charged)
-        return before
-    before = short if short.start < new.start else short.prev
-    space.shorten(short, new.start, new.end, charged=charged)
-    return before
-
-
-def _sizes(old: list[Vma], short: Vma | None, new: Vma) -> tuple[int, int]:
-    """Return how many pages ``new`` takes the place of, and how many of them are promised."""
-    if short is not None:
-        pages = (min(short.end, new.end) - max(short.start, new.start)) // PAGE
-        return pages, pages if short.flags & VM_ACCOUNT else 0
-    gone = accounted = 0
-    for vma in old:
-        pages = (vma.end - vma.start) // PAGE
-        gone += pages
-        if vma.flags & VM_ACCOUNT:
-            accounted += pages
-    return gone, accounted
 
 
 def _promise(space: AddressSpace, pages: int, accounted: int) -> None:
@@ -365,8 +388,16 @@ def _promise(space: AddressSpace, pages: int, accounted: int) -> None:
         fail(errno.ENOMEM)
 
 
+def _make_object(space: AddressSpace, new: Vma) -> None:
+    """Make the object of shared anonymous memory, or fail; what was there is gone by then."""
+    if new.flags & VM_SYNC:
+        _may_sync(space, new)
+    if new.file is None and new.flags & VM_SHARED:
+        new.file = _shared_object(space, new, charged=not new.flags & VM_NORESERVE)
+
+
 def _may_sync(space: AddressSpace, new: Vma) -> None:
-    """Fail for MAP_SYNC on a file system on a disk; what was there is gone by then."""
+    """Fail for MAP_SYNC on a file system on a disk."""
     if new.file is not None and not new.file.inode.shmem:
         if new.flags & VM_ACCOUNT:
             space.commit.uncharge(new.pages)

@@ -27,11 +27,18 @@ if TYPE_CHECKING:
 _GROWSDOWN: Final = int(PROT.GROWSDOWN)
 _GROWS: Final = int(PROT.GROWSDOWN | PROT.GROWSUP)
 _KNOWN: Final = int(PROT.READ | PROT.WRITE | PROT.EXEC | PROT.SEM) | _GROWS
+_UNKNOWN: Final = ~_KNOWN
+_NO_ACCESS: Final = ~VM_ACCESS
+_LOCKED_READ_ONLY: Final = VM_WRITE | VM_SHARED | VM_LOCKED
+_EXEMPT: Final = VM_ACCOUNT | VM_WRITE | VM_SHARED | VM_NORESERVE
+_EXEMPT_2_6: Final = VM_ACCOUNT | VM_WRITE | VM_SHARED
+"""Flags of areas that need no promise to become writable: they have it, or never will."""
 
 
 def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
     """Change the protection of a range and return 0; see :meth:`AddressSpace.mprotect`."""
-    prot |= VM_EXEC if space.read_implies_exec and prot & VM_READ else 0
+    if space.read_implies_exec and prot & VM_READ:
+        prot |= VM_EXEC
     grows = prot & _GROWS
     if grows == _GROWS or addr % PAGE:
         fail(errno.EINVAL)
@@ -40,24 +47,27 @@ def mprotect(space: AddressSpace, addr: int, length: int, prot: int) -> int:
     end = addr - (-length // PAGE) * PAGE
     if end >= 1 << (8 * space.profile.word):
         fail(errno.ENOMEM)
-    if prot & ~_KNOWN:
+    if prot & _UNKNOWN:
         fail(errno.EINVAL)
     vma = space.areas.find(addr)
     if vma is None or vma.start >= end or (grows != _GROWSDOWN and vma.start > addr):
         fail(errno.ENOMEM)
-    start = _grown_start(vma, grows) if grows else addr
+    _protect_areas(space, vma, _grown_start(vma, grows) if grows else addr, end, prot & VM_ACCESS)
+    return 0
+
+
+def _protect_areas(space: AddressSpace, vma: Vma | None, start: int, end: int, access: int) -> None:
+    """Give a range new rights, area by area from ``vma`` on, up to what cannot have them."""
     while start < end:
-        vma = vma or space.at(start)
-        if vma is None:
+        if vma is None or vma.start > start:
             fail(errno.ENOMEM)
-        stop = min(vma.end, end)
-        flags = vma.flags & ~VM_ACCESS | prot & VM_ACCESS
-        if flags & ~(flags >> 4) & VM_ACCESS:
+        stop = vma.end if vma.end < end else end  # noqa: FURB136 - min() takes as long as the rest
+        flags = vma.flags & _NO_ACCESS | access
+        if access & ~(flags >> 4):
             fail(errno.EACCES)
         if flags != vma.flags:
-            _protect(space, vma, start, stop, flags)
-        start, vma = stop, None
-    return 0
+            vma = _protect(space, vma, start, stop, flags)
+        start, vma = stop, vma.next if vma.end == stop else vma
 
 
 def _grown_start(vma: Vma, grows: int) -> int:
@@ -67,14 +77,14 @@ def _grown_start(vma: Vma, grows: int) -> int:
     return vma.start
 
 
-def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> None:
-    """Give one area, or a part of it, new access rights (``mprotect_fixup``)."""
+def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) -> Vma:
+    """Give a part of an area new rights, and return what holds it then (``mprotect_fixup``)."""
     old, file = vma.flags, vma.file
-    pages = (end - start) // PAGE
-    promised = flags & VM_WRITE and _promise(space, old, flags, pages)
-    if promised:
-        flags |= VM_ACCOUNT
-    elif not flags & VM_WRITE and _gives_back(space, vma):
+    pages, promised = (end - start) // PAGE, False
+    if flags & VM_WRITE:
+        promised = _promise(space, old, flags, pages)
+        flags |= VM_ACCOUNT if promised else 0
+    elif old & VM_ACCOUNT and _gives_back(space, vma):
         flags &= ~VM_ACCOUNT
     try:
         vma = space.modify(vma, start, end, flags)
@@ -84,11 +94,11 @@ def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) ->
         raise
     if old & VM_ACCOUNT and not flags & VM_ACCOUNT:
         space.commit.uncharge(pages)
-    space.count(old, file, -pages)
-    space.count(flags, file, pages)
+    space.recount(old, flags, file, pages)
     space.pages.protect(vma, start, end)
-    if old & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and flags & VM_WRITE:
+    if flags & VM_WRITE and old & _LOCKED_READ_ONLY == VM_LOCKED:
         space.populate(start, end)
+    return vma
 
 
 def _promise(space: AddressSpace, old: int, flags: int, pages: int) -> bool:
@@ -96,8 +106,7 @@ def _promise(space: AddressSpace, old: int, flags: int, pages: int) -> bool:
     modern = space.profile.modern
     if modern and not (space.may_expand(flags, pages) or not space.may_expand(old, pages)):
         fail(errno.ENOMEM)
-    exempt = VM_ACCOUNT | VM_WRITE | VM_SHARED | (VM_NORESERVE if modern else 0)
-    if old & exempt:
+    if old & (_EXEMPT if modern else _EXEMPT_2_6):
         return False
     if not space.commit.charge(pages):
         fail(errno.ENOMEM)
@@ -106,6 +115,4 @@ def _promise(space: AddressSpace, old: int, flags: int, pages: int) -> bool:
 
 def _gives_back(space: AddressSpace, vma: Vma) -> bool:
     """Whether an area that may no longer be written to needs no promise, having no page."""
-    return bool(
-        space.profile.modern and vma.flags & VM_ACCOUNT and vma.anonymous and vma.anon_vma is None
-    )
+    return space.profile.modern and vma.anon_vma is None and vma.anonymous

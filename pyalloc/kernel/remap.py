@@ -190,7 +190,7 @@ def _extend(space: AddressSpace, vma: Vma, more: int) -> None:
     start, flags, file = vma.end, vma.flags, vma.file
     tail = Vma(start, start + more, flags, vma.pgoff + vma.pages, file, vma.name)
     tail.anon_vma, tail.chain = vma.anon_vma, vma.chain
-    if space.areas.merge_new(tail) is None:
+    if space.areas.merge_new(tail, vma, vma.next) is None:
         if flags & VM_ACCOUNT:
             space.commit.uncharge(more // PAGE)
         fail(errno.ENOMEM)
@@ -259,12 +259,13 @@ def _copy(space: AddressSpace, vma: Vma, addr: int, place: int, length: int) -> 
         pgoff = vma.pgoff + (addr - vma.start) // PAGE
     copy = Vma(place, place + length, vma.flags, pgoff, vma.file, vma.name)
     copy.anon_vma, copy.chain = vma.anon_vma, vma.chain
-    merged = space.areas.merge_new(copy, forked=len(vma.chain) > 1)
+    before, after = space.areas.around(place)
+    merged = space.areas.merge_new(copy, before, after, forked=len(vma.chain) > 1)
     if merged is not None:
         return merged
     copy.chain = ()
     anon.clone(copy, vma)
-    space.areas.insert(copy)
+    space.areas.insert(copy, before)
     return copy
 
 

@@ -28,6 +28,8 @@ from pyalloc.kernel.abi import (
     VM_EXEC,
     VM_GROWSDOWN,
     VM_IO,
+    VM_IS_CODE,
+    VM_IS_DATA,
     VM_LOCKED,
     VM_LOCKONFAULT,
     VM_PFNMAP,
@@ -158,18 +160,28 @@ class AddressSpace:
     def count(self, flags: int, file: OpenFile | None, pages: int) -> None:
         """Add ``pages`` of such an area to the totals (``vm_stat_account``)."""
         self.total_vm = total = self.total_vm + pages
+        if total > self.peak_vm:  # noqa: PLR1730 - a call of max() takes as long as all the rest
+            self.peak_vm = total
         if flags & VM_LOCKED:
             self.locked_vm += pages
+        self._count_kind(flags, file, pages)
+
+    def recount(self, old: int, new: int, file: OpenFile | None, pages: int) -> None:
+        """Count ``pages`` under other flags than before."""
+        if (old ^ new) & VM_LOCKED:
+            self.locked_vm += pages if new & VM_LOCKED else -pages
+        self._count_kind(old, file, -pages)
+        self._count_kind(new, file, pages)
+
+    def _count_kind(self, flags: int, file: OpenFile | None, pages: int) -> None:
         if not self.profile.modern:
             self._count_old(flags, file, pages)
-        elif flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) == VM_WRITE:
+        elif flags & VM_IS_DATA == VM_WRITE:
             self.data_vm += pages
-        elif flags & (VM_EXEC | VM_WRITE | VM_GROWSDOWN) == VM_EXEC:
+        elif flags & VM_IS_CODE == VM_EXEC:
             self.exec_vm += pages
         elif flags & VM_GROWSDOWN:
             self.stack_vm += pages
-        if total > self.peak_vm:  # noqa: PLR1730 - a call of max() takes as long as all the rest
-            self.peak_vm = total
 
     def _count_old(self, flags: int, file: OpenFile | None, pages: int) -> None:
         if file is not None:
@@ -186,7 +198,7 @@ class AddressSpace:
         limits = self.limits
         if (self.total_vm + pages) * PAGE > limits.address_space:
             return False
-        if not self.profile.modern or flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) != VM_WRITE:
+        if flags & VM_IS_DATA != VM_WRITE or not self.profile.modern:
             return True
         want = self.data_vm + pages
         if want * PAGE <= limits.data:
@@ -273,45 +285,39 @@ class AddressSpace:
         first = self.areas.find(start)
         if first is None or first.start >= end:
             return False
-        if self.shortens(first, start, end):
-            self.shorten(first, start, end)
+        if self.loses_one_end(first, start, end) and (
+            first.next is None or first.next.start >= end
+        ):
+            self._shorten(first, start, end)
         else:
             self.drop(self.cut_out(start, end, first))
         return True
 
-    def shortens(self, first: Vma, start: int, end: int) -> bool:
-        """Return whether a range takes but one end off ``first``, which it meets first.
+    def loses_one_end(self, vma: Vma, start: int, end: int) -> bool:
+        """Return whether a range takes one end off ``vma``, and may.
 
-        :meth:`shorten` does then (6.x) what :meth:`cut_out` and :meth:`drop` come to: the part need
-        not become an area first, of which nobody hears.
-
-        Raises
-        ------
-        OSError
-            EINVAL if the area is the kernel's own.
+        That part need not become an area first (6.x), of which nobody would hear.
         """
-        if (first.start < start) == (end < first.end) or not self.profile.modern:
-            return False
-        if first.next is not None and first.next.start < end:
-            return False
-        if first.flags & VM_DONTEXPAND:
-            self._may_split(first, counted=False)
-        return True
+        return (
+            (vma.start < start) != (end < vma.end)
+            and self.profile.modern
+            and not vma.flags & VM_DONTEXPAND
+        )
 
-    def shorten(self, vma: Vma, start: int, end: int, *, charged: bool = True) -> None:
-        """Take the end off an area that a range holds; ``charged`` gives the promise back."""
-        below, above = vma.prev, vma.next
+    def _shorten(self, vma: Vma, start: int, end: int) -> None:
+        """Do what :meth:`cut_out` and :meth:`drop` come to where an area loses one end."""
+        before, after = vma.prev, vma.next
         if vma.start < start:
-            end, below = vma.end, vma
+            end, before = vma.end, vma
             vma.end = start
         else:
-            start, above = vma.start, vma
+            start, after = vma.start, vma
             self.areas.move_start(vma, end)
         pages = (end - start) // PAGE
         self.count(vma.flags, vma.file, -pages)
-        if charged and vma.flags & VM_ACCOUNT:
+        if vma.flags & VM_ACCOUNT:
             self.commit.uncharge(pages)
-        self._leave_hole(start, end, below, above)
+        self._leave_hole(start, end, before, after)
 
     def cut_out(self, start: int, end: int, first: Vma | None = None) -> list[Vma]:
         """Split at both ends of a range and return the areas that fill it.
@@ -346,28 +352,28 @@ class AddressSpace:
     def drop(self, old: list[Vma], *, charged: bool = True) -> None:
         """Take one or more whole neighbouring areas out; ``charged`` gives their promises back."""
         start, end = old[0].start, old[-1].end
-        below, above = old[0].prev, old[-1].next
+        before, after = old[0].prev, old[-1].next
         for vma in old:
             pages = (vma.end - vma.start) // PAGE
             self.count(vma.flags, vma.file, -pages)
             if charged and vma.flags & VM_ACCOUNT:
                 self.commit.uncharge(pages)
             self.areas.remove(vma)
-        self._leave_hole(start, end, below, above, old)
+        self._leave_hole(start, end, before, after, old)
 
     def _leave_hole(
-        self, start: int, end: int, below: Vma | None, above: Vma | None, old: Sequence[Vma] = ()
+        self, start: int, end: int, before: Vma | None, after: Vma | None, old: Sequence[Vma] = ()
     ) -> None:
         """Let the search for a place and the page layer know what is gone, between which areas.
 
         Only the search of 2.6 asks which areas it was.
         """
-        floor = below.end if below is not None else 0
-        ceiling = above.start if above is not None else self.task_size
+        floor = before.end if before is not None else 0
+        ceiling = after.start if after is not None else self.task_size
         if self.profile.modern:
             self.placement.hole_grew(floor, ceiling)
         else:
-            self.placement.freed(old, floor, ceiling, top=above is None)
+            self.placement.freed(old, floor, ceiling, top=after is None)
         self.pages.unmap(start, end, floor, ceiling)
 
     # --- changing -----------------------------------------------------------------------

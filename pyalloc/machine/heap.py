@@ -15,7 +15,7 @@ from pyalloc.errors import EndlessFault, HeapAbort, MemoryFault
 from pyalloc.kernel.abi import MAP, MREMAP, VM_GROWSDOWN, VM_WRITE
 from pyalloc.kernel.limits import INFINITY, Limits
 from pyalloc.kernel.overcommit import NEVER, OvercommitSettings
-from pyalloc.kernel.placement import guarded_start
+from pyalloc.kernel.placement import HUGE, guarded_start
 from pyalloc.machine.heapview import HeapView
 from pyalloc.machine.tunables import tune
 from pyalloc.units import PAGE
@@ -158,7 +158,7 @@ class ProcessHeap(HeapView):
     def sync(self) -> None:
         """Let the address space catch up with the break, which the allocator writes to."""
         space, heap = self.process.space, self.heap
-        if space.brk_value == self.written_at and not heap.moved_from(self.written_at):
+        if space.brk_value == self.written_at and not heap.moved[0]:
             return
         for brk in (heap.take_peak(), heap.brk):
             if brk != space.brk_value:
@@ -172,33 +172,46 @@ class ProcessHeap(HeapView):
         self.written_at = brk
 
     def lease(self) -> None:
-        """Let the break move as far as nothing could refuse it."""
+        """Let the break move as far as nothing could refuse it.
+
+        The end of what promises allow is rounded down, so that it seldom changes with the break.
+        """
         space = self.process.space
         top = -(-space.brk_value // PAGE) * PAGE
         below = self._area
-        if below is None or below.end != top or below.prev is None:
+        if below is None or below.end != top or below.block is None:
             below = self._area = space.areas.find(top - 1)
-        if below is None or below.end != top or not space.start_brk <= below.start < top:
-            self._lease, self.far = None, FARTHEST
-            self.heap.lease(self.heap.brk)  # the first step makes the area: policy does it
-            return
+            if below is None or below.end != top or not space.start_brk <= below.start < top:
+                self._area = self._lease = None
+                self.far = FARTHEST
+                self.heap.lease(self.heap.brk)  # the first step makes the area: policy does it
+                return
         before, above = below.prev, below.next
         floor = before.end if before is not None else 0
         ceiling = limit = space.task_size
         if above is not None:
-            ceiling = above.start
-            limit = ceiling
+            ceiling = limit = above.start
             if above.flags & VM_GROWSDOWN:
                 limit = guarded_start(above, space.profile.stack_guard_gap)
         terms = (space.limits, self.process.machine.overcommit, space.lock_future)
-        room = self._steady_room if terms == self._terms else self._room()
-        highest = min(top + room * PAGE, limit - PAGE)  # below top: it could not come back there
-        lease = (highest, -(-floor // PAGE), ceiling // PAGE)
-        if lease != self._lease:
-            self.heap.lease(*lease)
-            self._lease = lease
+        steady = terms == self._terms
+        highest = top + (self._steady_room if steady else self._room()) * PAGE
+        highest -= highest % HUGE if steady else 0
+        highest = min(highest, limit - PAGE)  # below top: it could not come back there
+        lease = (highest, floor // PAGE, ceiling // PAGE)
+        if lease != self._lease or not steady:
+            self._sign(lease, limit)
+
+    def _sign(self, lease: tuple[int, int, int], limit: int) -> None:
+        """Give the heap its lease; ``limit`` is where the guard gap of what is above begins."""
+        space = self.process.space
+        self.heap.lease(*lease)
+        self._lease = lease
+        highest, _, ceiling = lease
         far = (highest // _TABLES + 1) * _TABLES  # no table of the heap reaches farther
-        self.far = far if terms == self._terms and far <= min(limit, ceiling) else FARTHEST
+        terms = (space.limits, self.process.machine.overcommit, space.lock_future)
+        steady = terms == self._terms
+        self.far = far if steady and far <= min(limit, ceiling * PAGE) else FARTHEST
 
     def _room(self) -> int:
         """Pages that neither limits nor promises keep from the break."""

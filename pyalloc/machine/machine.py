@@ -239,7 +239,7 @@ user_reserve_kbytes
             swappiness=swappiness,
             page_cluster=page_cluster,
             counter_batch=max(32, 2 * self.cpus) if self.paging.counts_by_cpu else 0,
-            costs={k: v for k, v in asdict(self.costs).items() if k != "system_call"},
+            costs=asdict(self.costs),
         )
 
     def _rules(self) -> frozenset[str]:

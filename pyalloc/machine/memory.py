@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from pyalloc.kernel.files import Inode, OpenFile
     from pyalloc.machine.machine import Machine
     from pyalloc.machine.process import Process
+
+_READ_ONLY: Final = engine.PROTECTIONS["read_only"]
+_PRIVATE: Final = engine.PROTECTIONS["private"]
+_COUNTED: Final = engine.PROTECTIONS["counted"]
+_MEMORY: Final = engine.PROTECTIONS["shared"]
 
 
 class Account:
@@ -74,7 +79,7 @@ class ProcessPages:
 
     def unmap(self, start: int, end: int, floor: int, ceiling: int) -> None:
         """Drop pages, and page tables inside (floor, ceiling)."""
-        self.table.unmap(start // PAGE, (end - start) // PAGE, floor // PAGE, ceiling // PAGE)
+        self.table.unmap(start, end, floor, ceiling)
         machine = self.process.machine
         if machine.shares:
             machine.objects_changed = True
@@ -141,12 +146,14 @@ class ProcessPages:
 
     def protect(self, vma: Vma, start: int, end: int) -> None:
         """Mprotect."""
-        if not vma.flags & VM_WRITE:
-            how = "read_only"
-        elif not vma.flags & VM_SHARED:
-            how = "private"
+        if vma.flags & VM_SHARED:
+            memory = vma.file is not None and vma.file.inode.shmem
+            how = _MEMORY if memory else _COUNTED
+        elif vma.anon_vma is None:
+            return  # it has no page that may be written to, nor gets one by this
         else:
-            how = "shared" if vma.file is not None and vma.file.inode.shmem else "counted"
+            how = _PRIVATE
+        how = how if vma.flags & VM_WRITE else _READ_ONLY
         self.table.protect(start // PAGE, (end - start) // PAGE, how)
 
     def lock(self, start: int, end: int, locked: bool) -> None:
@@ -157,21 +164,21 @@ class ProcessPages:
         self, vma: Vma, start: int, end: int, write: bool, *, advised: bool = False
     ) -> bool:
         """Fault a range in, up to the first page that cannot be had."""
+        self.table.populate(populates=not advised and self.process.machine.profile.modern)
         try:
             self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
         except MemoryFault:
             return False
+        finally:
+            if self.process.alive:
+                self.table.populate(populates=False)
         return True
 
     # --- faults -------------------------------------------------------------------------
-        self.table.populate(populates=not advised and self.process.machine.profile.modern)
 
     def write(self, vpn: int, count: int) -> None:
         """Write to each of ``count`` pages that the heap has given out."""
         while count:
-        finally:
-            if self.process.alive:
-                self.table.populate(populates=False)
             done, dry = self.table.touch_anon(vpn, count, write=True)
             vpn, count = vpn + done, count - done
             if dry:

@@ -8,6 +8,7 @@ errno; what cannot be in a register at all is :class:`~pyalloc.errors.WrongType`
 from __future__ import annotations
 
 import errno
+from operator import index
 from typing import TYPE_CHECKING, Final
 
 from pyalloc.arguments import registers
@@ -25,9 +26,6 @@ _HUGEPAGE: Final = int(MADV.HUGEPAGE)
 _OFFSET_32: Final = (1 << 44) - 1
 """What of an offset fits into the page number that a 32-bit program passes."""
 
-_cut = int.__and__
-"""Cuts an int to a mask; of an IntFlag, too, makes a plain int, and quickly."""
-
 
 class SystemCalls(FileCalls):
     """What a process asks the kernel for; the process itself is the subclass."""
@@ -42,7 +40,7 @@ class SystemCalls(FileCalls):
         if not self.alive:
             self.require_alive()
         space, heap = self.space, self.heap
-        if space.brk_value != heap.written_at or heap.heap.moved_from(heap.written_at):
+        if space.brk_value != heap.written_at or heap.heap.moved[0]:
             heap.sync()
         return space
 
@@ -52,8 +50,7 @@ class SystemCalls(FileCalls):
         ``changed`` is an address below which none has.
         """
         machine, heap = self.machine, self.heap
-        cost = machine.costs.system_call
-        machine.ram.pass_time(cost, cost)
+        machine.ram.system_call()
         if changed < heap.far:
             heap.lease()
         if machine.objects_changed:
@@ -74,19 +71,20 @@ class SystemCalls(FileCalls):
         """
         mask, space = self.mask, self._space()
         try:
-            addr, length = _cut(addr, mask), _cut(length, mask)
-            prot, flags = _cut(prot, mask), _cut(flags, mask)
-            offset = _cut(offset, mask if mask >> 32 else _OFFSET_32)
+            addr, length = index(addr) & mask, index(length) & mask
+            prot, flags = index(prot) & mask, index(flags) & mask
+            offset = index(offset) & (mask | _OFFSET_32)
         except TypeError:
             addr, length, prot, flags, offset = registers(
                 mask, addr=addr, length=length, prot=prot, flags=flags, offset=offset
             )
-        if offset % PAGE:
-            fail(errno.EINVAL)
         if type(fd) is not int:
             (fd,) = registers(-1, fd=fd)
-        file = None if flags & _ANONYMOUS else self._file(fd)
-        at = 0
+        at, file = 0, None
+        if not flags & _ANONYMOUS:
+            if offset % PAGE:
+                fail(errno.EINVAL)
+            file = self._file(fd)
         try:
             at = mapping.mmap(space, addr, length, prot, flags, file, offset)
         finally:
@@ -103,7 +101,7 @@ class SystemCalls(FileCalls):
         """
         mask, space = self.mask, self._space()
         try:
-            addr, length = _cut(addr, mask), _cut(length, mask)
+            addr, length = index(addr) & mask, index(length) & mask
         except TypeError:
             addr, length = registers(mask, addr=addr, length=length)
         try:
@@ -121,7 +119,7 @@ class SystemCalls(FileCalls):
         """
         mask, space = self.mask, self._space()
         try:
-            addr, length, prot = _cut(addr, mask), _cut(length, mask), _cut(prot, mask)
+            addr, length, prot = index(addr) & mask, index(length) & mask, index(prot) & mask
         except TypeError:
             addr, length, prot = registers(mask, addr=addr, length=length, prot=prot)
         try:
@@ -237,7 +235,7 @@ class SystemCalls(FileCalls):
         """Move the break and return it, as the raw system call: the old one is a refusal."""
         mask, space = self.mask, self._space()
         try:
-            addr = _cut(addr, mask)
+            addr = index(addr) & mask
         except TypeError:
             (addr,) = registers(mask, addr=addr)
         brk = space.brk(addr)

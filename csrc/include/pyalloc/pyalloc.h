@@ -107,6 +107,7 @@ typedef struct pa_costs {
     uint64_t read_latency, write_latency; /* of the disk, beside the transfer             */
     uint64_t seek; /* when a request does not begin where the last one ended   */
     uint64_t transfer; /* one page                                                 */
+    uint64_t system_call; /* in and out of the kernel, and what the call itself does  */
 } pa_costs;
 
 /* All in pages.  Reserved pages belong to the kernel and nobody can have them. */
@@ -169,6 +170,8 @@ uint64_t pa_ram_time(const pa_ram *ram);
 uint64_t pa_ram_work(const pa_ram *ram);
 /* Time passes, `work` of it with a processor at work; writes under way go on. */
 void pa_ram_pass(pa_ram *ram, uint64_t ns, uint64_t work);
+/* The time of one system call passes. */
+void pa_ram_system_call(pa_ram *ram);
 int pa_ram_check(pa_ram *ram);
 
 /* Group 0 is the root.  A new group's number, or -1. */
@@ -293,11 +296,11 @@ int pa_mm_touch_huge(pa_mm *mm, uint64_t low, uint64_t high, uint64_t vpn, uint6
 
 /* What the process writes to its private memory from now on is zeros, or (false) data. */
 void pa_mm_write_zeros(pa_mm *mm, bool zeros);
+/* Faults from now on are those of a call that populates (mmap, mlock), or those of the program. */
+void pa_mm_populate(pa_mm *mm, bool populates);
 
 /* One access to each page vpn + index[i], in this order: of private memory, or of the object that
  * `view` shows.  Results as above; *done indices were served. */
-/* Faults from now on are those of a call that populates (mmap, mlock), or those of the program. */
-void pa_mm_populate(pa_mm *mm, bool populates);
 int pa_mm_touch_list(pa_mm *mm, const pa_view *view, uint64_t vpn, const uint64_t *index,
                      uint64_t count, bool write, uint64_t *done);
 
@@ -321,6 +324,8 @@ int pa_mm_guard(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t *done);
 void pa_mm_unguard(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* munmap: drop the pages, and each table that lies whole in [floor_vpn, ceiling_vpn). */
 void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn);
+/* The same in bytes, all whole pages, as munmap's caller has them. */
+void pa_mm_munmap(pa_mm *mm, uint64_t start, uint64_t end, uint64_t floor, uint64_t ceiling);
 /* mremap: entries move to new_vpn; *done of them have.  The `head` pages before both places are
  * empty, and may move with them as a part of a table. */
 int pa_mm_move(pa_mm *mm, uint64_t vpn, uint64_t new_vpn, uint64_t count, uint64_t head,
@@ -448,7 +453,9 @@ void pa_heap_attach(pa_heap *heap, pa_mm *mm);
 void pa_heap_lease(pa_heap *heap, uint64_t highest, uint64_t floor_vpn, uint64_t ceiling_vpn);
 uint64_t pa_heap_break(const pa_heap *heap);
 uint64_t pa_heap_break_peak(pa_heap *heap);
-bool pa_heap_moved(const pa_heap *heap, uint64_t brk);
+/* Where to read, as long as the heap lives, whether the break has moved since its peak was last
+ * asked for, or since it was last set from outside. */
+const bool *pa_heap_moved(const pa_heap *heap);
 void pa_heap_set_break(pa_heap *heap, uint64_t brk);
 
 uint64_t pa_heap_usable_size(const pa_heap *heap, uint64_t pointer);
