@@ -97,6 +97,10 @@ def mapped(prot: int, flags: int) -> tuple[str, int, int, int, int, int, int]:
             ("madvise", AT, 30 * PAGE, int(MADV.POPULATE_READ)),
             ("touch", AT, 30, 0),
         )
+    ]
+    + [
+        [mapped(1, int(MAP.PRIVATE | MAP.FIXED)), ("mlock2", AT, 30 * PAGE, 1), call]
+        for call in (("mprotect", AT, 30 * PAGE, 3), ("mlock", AT, 30 * PAGE))
     ],
     ids=str,
 )

@@ -15,6 +15,8 @@ static void share_entry(pa_mm *child, uint64_t vpn, uint64_t *from, uint64_t *to
     if (pte_is_frame(*from) && !(*from & PTE_FILE))
         *from |= PTE_FORKED;
     *to = *from & ~(uint64_t)PTE_LOCKED;
+    if (*from & PTE_PRESENT) /* old, and if it is shared, clean */
+        *to &= ~(uint64_t)(shared ? PTE_ACCESSED | PTE_DIRTY : PTE_ACCESSED);
     if (*from & PTE_GUARD)
         return;
     if (*from & PTE_SWAP) {

@@ -307,6 +307,12 @@ void pa_mm_munmap(pa_mm *mm, uint64_t start, uint64_t end, uint64_t floor, uint6
     pa_mm_unmap(mm, start >> 12, (end - start) >> 12, floor >> 12, ceiling >> 12);
 }
 
+void pa_mm_zap(pa_mm *mm, uint64_t vpn, uint64_t count)
+{
+    mm->disturbed = true;
+    mm_zap(mm, vpn, mm_end_of(mm, vpn, count));
+}
+
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count)
 {
     mm->disturbed = true;

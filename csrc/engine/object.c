@@ -274,9 +274,53 @@ static bool is_same_folio(pa_ram *ram, uint32_t id, uint64_t last, uint64_t inde
     return last >= first && last < first + pages;
 }
 
-int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t first,
-                         uint64_t count, bool write, uint32_t stream_id, uint64_t *done)
+/* The order of the folio that begins at `index`, with `left` pages to come: as far as it is aligned
+ * (__filemap_get_folio). */
+static unsigned order_at(uint64_t index, uint64_t left, unsigned most)
 {
+    unsigned order = 0;
+    while (order < most && !(index >> order & 1) && left >> (order + 1))
+        order++;
+    return order;
+}
+
+/* A hole of shared memory is read as zeros; no page comes to be. */
+static bool is_shmem_hole(pa_ram *ram, uint32_t id, uint64_t index)
+{
+    const uint64_t *entry = object_entry(ram, id, index);
+    return ram->objects[id].shmem && index < ram->objects[id].count_pages &&
+           !(entry && *entry & (PTE_PRESENT | PTE_SWAP));
+}
+
+static bool is_any_cached(pa_ram *ram, uint32_t id, uint64_t first, uint64_t count)
+{
+    for (uint64_t i = first; i < first + count; i++) {
+        const uint64_t *entry = object_entry(ram, id, i);
+        if (entry && *entry & PTE_PRESENT)
+            return true;
+    }
+    return false;
+}
+
+/* The frame of a page that is written to, with `bytes` to come: from 6.16 on in the largest folio
+ * that they would fill and of which nothing is cached yet. */
+static uint32_t written_page(pa_ram *ram, const reader *r, uint64_t index, uint64_t bytes)
+{
+    bool major, large = ram->settings.rules & PA_LARGE_FOLIOS && !ram->objects[r->object].shmem;
+    for (unsigned order = large ? order_at(index, bytes >> 12, HUGE_ORDER) : 0; order; order--) {
+        if (is_any_cached(ram, r->object, index, UINT64_C(1) << order))
+            continue;
+        uint32_t f = object_new_folio(ram, r->group, r->object, index, order);
+        if (f != NO_FRAME)
+            return f;
+    }
+    return object_page(ram, r->group, r->object, index, &major);
+}
+
+int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t at, uint64_t end,
+                         bool write, uint32_t stream_id, uint64_t *done)
+{
+    uint64_t first = at >> 12, count = at < end ? ((end - 1) >> 12) + 1 - first : 0;
     *done = 0;
     if (!is_object(ram, id) || group_id >= ram->count_groups || stream_id > ram->count_streams)
         return PA_ERR_INVALID;
@@ -284,9 +328,13 @@ int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t f
     reader r = {group_id, id, write || ram->objects[id].shmem ? 0 : stream_id};
     for (; *done < count; ++*done) {
         uint64_t index = first + *done;
+        if (!write && is_shmem_hole(ram, id, index))
+            continue;
         if (index >= ram->objects[id].count_pages || object_refuses(ram, id, index))
             return PA_OK;
-        uint32_t f = read_page(ram, &r, index, count - *done);
+        uint64_t bytes = end - (*done ? index << 12 : at);
+        uint32_t f =
+            write ? written_page(ram, &r, index, bytes) : read_page(ram, &r, index, count - *done);
         if (f == NO_FRAME)
             return PA_EXHAUSTED;
         if (!s || !is_same_folio(ram, id, s->last, index))
@@ -298,16 +346,6 @@ int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t f
             s->last = index;
     }
     return PA_OK;
-}
-
-/* The order of the folio that begins at `index`, with `left` pages to come: as far as it is aligned
- * (__filemap_get_folio). */
-static unsigned order_at(uint64_t index, uint64_t left, unsigned most)
-{
-    unsigned order = 0;
-    while (order < most && !(index >> order & 1) && left >> (order + 1))
-        order++;
-    return order;
 }
 
 int pa_ram_load_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t first, uint64_t count,
@@ -384,6 +422,32 @@ static void unmap_one(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
     mm_publish(mm);
 }
 
+static void unmap_read(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
+{
+    uint64_t was = *pte;
+    bool shmem = false;
+    *(uint64_t *)context |= was & PTE_DIRTY;
+    unmap_one(mm, vpn, pte, &shmem);
+}
+
+/* A folio of a file that is cut at a byte inside it is split, or it could not be: either way nobody
+ * maps any of it any more (truncate_inode_partial_folio). */
+static void unmap_cut(pa_ram *ram, uint32_t id, uint64_t byte)
+{
+    uint64_t first, pages = object_folio(ram, id, byte >> 12, &first);
+    if (pages == 1 || ram->objects[id].shmem || byte == first << 12)
+        return;
+    for (uint64_t i = first; i < first + pages; i++) {
+        uint64_t dirty = 0;
+        uint32_t f = pte_frame(*object_entry(ram, id, i));
+        huge_isolate(ram, f);
+        rmap_each(ram, f, unmap_read, &dirty);
+        ram->maps[f] = 0;
+        if (dirty)
+            object_mark_dirty(ram, f);
+    }
+}
+
 static void drop_page(pa_ram *ram, uint32_t id, uint64_t *entry, uint64_t index)
 {
     object *o = &ram->objects[id];
@@ -417,11 +481,14 @@ static void drop_pages(pa_ram *ram, uint32_t id, uint64_t first, uint64_t end)
     }
 }
 
-void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t pages)
+void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t bytes)
 {
     if (!is_object(ram, id))
         return;
     object *o = &ram->objects[id];
+    uint64_t pages = (bytes >> 12) + (bytes & 4095 ? 1 : 0);
+    if (bytes >> 12 < o->count_pages)
+        unmap_cut(ram, id, bytes);
     if (pages < o->count_pages)
         drop_pages(ram, id, pages, o->count_pages);
     o->count_pages = pages;
@@ -448,8 +515,13 @@ void pa_ram_punch_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t coun
         return;
     object *o = &ram->objects[id];
     uint64_t left = first < o->count_pages ? o->count_pages - first : 0;
-    if (left)
-        drop_pages(ram, id, first, first + (count < left ? count : left));
+    if (!left)
+        return;
+    uint64_t end = first + (count < left ? count : left);
+    unmap_cut(ram, id, first << 12);
+    if (end < o->count_pages)
+        unmap_cut(ram, id, end << 12);
+    drop_pages(ram, id, first, end);
 }
 
 static void free_object(object *o)

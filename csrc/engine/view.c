@@ -84,6 +84,45 @@ static bool begins_with_last(const access *a, uint64_t low, uint64_t high)
     return false;
 }
 
+/* Where the pages of a folio are seen: [low, high), in the object up to page `end`. */
+typedef struct extent {
+    uint64_t low, high, end;
+} extent;
+
+/* Where the large folio of which a page is seen at `vpn` is; false: that is not all in this area and
+ * leaf, or it is no such folio (or the kernel no 6.18). */
+static bool folio_extent(const access *a, uint64_t vpn, extent *at)
+{
+    uint64_t first, index = index_of(a, vpn), pages;
+    if (!(a->mm->ram->settings.rules & PA_LARGE_FOLIOS))
+        return false;
+    pages = object_folio(a->mm->ram, a->view->object, index, &first);
+    if (pages == 1 || index - first > vpn)
+        return false;
+    uint64_t low = vpn - (index - first), high = low + pages;
+    *at = (extent){low, high, first + pages};
+    clip(a, &low, &high);
+    return low == at->low && high == at->high;
+}
+
+/* Map what is cached of one page of a window, or of all its folio, if more of the file follows;
+ * the page behind it. */
+static uint64_t map_cached(const access *a, uint64_t vpn, uint64_t *mapped)
+{
+    extent at;
+    if (!folio_extent(a, vpn, &at) || (at.end >= a->o->count_pages && !a->o->shmem))
+        at = (extent){vpn, vpn + 1, 0};
+    for (uint64_t v = at.low; v < at.high; v++) {
+        uint32_t f = cached(a, index_of(a, v));
+        bool marked = f != NO_FRAME && readahead_is_marked(a->mm->ram, f);
+        if (*entry_at(a, v) || f == NO_FRAME || marked)
+            continue;
+        map_frame(a, v, f, false);
+        ++*mapped;
+    }
+    return at.high;
+}
+
 /* Map what the cache has of the aligned window around a read fault (3.15 and later).  The window
  * slides up to the area's start instead of losing what lies before it. */
 static pa_status fault_around(const access *a)
@@ -98,14 +137,8 @@ static pa_status fault_around(const access *a)
     if (!mm_leaf_for(a->mm, a->vpn, &status))
         return status;
     uint64_t mapped = 0;
-    for (uint64_t v = low; v < high; v++) {
-        uint32_t f = cached(a, index_of(a, v));
-        bool marked = f != NO_FRAME && readahead_is_marked(a->mm->ram, f);
-        if (*entry_at(a, v) || f == NO_FRAME || marked)
-            continue;
-        map_frame(a, v, f, false);
-        mapped++;
-    }
+    for (uint64_t v = low; v < high;)
+        v = map_cached(a, v, &mapped);
     mm_publish(a->mm);
     if (a->view->stream)
         readahead_mapped(a->mm->ram, a->view->stream, mapped);
@@ -127,24 +160,24 @@ static bool fetch(const access *a, bool *missed)
     return *missed || readahead_hit(ram, &r, f, a->index);
 }
 
-/* Map the page, with the whole of its folio if that fits (6.18). */
+/* Whether nothing is mapped where the folio of the access would be. */
+static bool is_clear(const access *a, const extent *at)
+{
+    uint64_t v = at->low;
+    while (v < at->high && !*entry_at(a, v))
+        v++;
+    return v == at->high;
+}
+
+/* Map the page, with the whole of its folio if that can be (6.18). */
 static void finish(const access *a, uint32_t f)
 {
-    uint64_t first, low = a->vpn, high = a->vpn + 1;
-    uint64_t pages = object_folio(a->mm->ram, a->view->object, a->index, &first);
-    bool whole = a->mm->ram->settings.rules & PA_LARGE_FOLIOS && a->fresh &&
-                 first + pages <= a->o->count_pages && a->index - first <= a->vpn;
-    if (whole && pages > 1) {
-        low = a->vpn - (a->index - first);
-        high = low + pages;
-        uint64_t want = low;
-        clip(a, &low, &high);
-        if (low != want || high != want + pages)
-            low = a->vpn, high = a->vpn + 1;
-    }
-    for (uint64_t v = low; v < high; v++) {
+    extent at;
+    if (!folio_extent(a, a->vpn, &at) || at.end > a->o->count_pages || !is_clear(a, &at))
+        at = (extent){a->vpn, a->vpn + 1, 0};
+    for (uint64_t v = at.low; v < at.high; v++) {
         uint32_t page = v == a->vpn ? f : cached(a, index_of(a, v));
-        if (!*entry_at(a, v) && page != NO_FRAME)
+        if (page != NO_FRAME)
             map_frame(a, v, page, a->write);
     }
     mm_publish(a->mm);

@@ -101,13 +101,13 @@ static void files(void)
     pa_mm *mm = pa_mm_new(ram, 0);
     uint32_t file = (uint32_t)pa_ram_add_object(ram, 64, false);
     uint64_t done;
-    CHECK(pa_ram_access_object(ram, 0, file, 0, 64, false, 0, &done) == PA_OK && done == 64);
+    CHECK(pa_ram_access_object(ram, 0, file, 0, 64 << 12, false, 0, &done) == PA_OK && done == 64);
     pa_view view = {.vpn = 0x1000, .count = 70, .object = file, .around = 16};
     CHECK(pa_mm_touch_object(mm, &view, 0x1000, 64, false, &done) == PA_OK);
     CHECK(counters(mm).minor_faults == 4 && counters(mm).file == 64); /* fault-around */
     CHECK(pa_mm_touch_object(mm, &view, 0x1000, 66, true, &done) == PA_ERR_INVALID && done == 64);
     CHECK(counters(mm).file == 0 && counters(mm).anon == 64); /* private copies */
-    pa_ram_resize_object(ram, file, 10);
+    pa_ram_resize_object(ram, file, 10 << 12);
     CHECK(pa_ram_object_resident(ram, file) == 10 && pa_ram_check(ram) == PA_OK);
     pa_ram_drop(ram);
 }
@@ -120,6 +120,12 @@ typedef struct world {
     uint32_t file, shmem, stream;
     uint64_t seed;
 } world;
+
+static void read_or_write(world *w, uint64_t first, uint64_t count, bool write)
+{
+    uint64_t done, at = (first << 12) + (count % 3 ? 0 : 1000);
+    pa_ram_access_object(w->ram, 0, w->file, at, (first + count) << 12, write, w->stream, &done);
+}
 
 static void random_step(world *w)
 {
@@ -162,9 +168,9 @@ static void random_step(world *w)
         pa_mm_touch_object(*mm, &view, view.vpn, count, count % 3 == 0, &done);
         break;
     case 8:
-        pa_ram_resize_object(w->ram, w->shmem, next_random(&w->seed) % 300);
-        pa_ram_access_object(w->ram, 0, w->file, vpn % 200, count, write, w->stream, &done);
-        pa_ram_access_object(w->ram, 0, w->file, vpn, count, false, w->stream, &done);
+        pa_ram_resize_object(w->ram, w->shmem, next_random(&w->seed) % (300 << 12));
+        read_or_write(w, vpn % 200, count, write);
+        read_or_write(w, vpn, count, false);
         break;
     case 9:
         pa_mm_write_zeros(*mm, write);
@@ -248,9 +254,9 @@ static void promised_page_by_page(void)
     uint64_t done;
     pa_ram_promise_object(ram, id);
     pa_ram_limit_promised(ram, 3);
-    CHECK(pa_ram_access_object(ram, 0, id, 0, 16, true, 0, &done) == PA_OK && done == 3);
-    CHECK(pa_ram_access_object(ram, 0, id, 0, 16, true, 0, &done) == PA_OK && done == 3);
-    pa_ram_resize_object(ram, id, 1);
+    CHECK(pa_ram_access_object(ram, 0, id, 0, 16 << 12, true, 0, &done) == PA_OK && done == 3);
+    CHECK(pa_ram_access_object(ram, 0, id, 0, 16 << 12, true, 0, &done) == PA_OK && done == 3);
+    pa_ram_resize_object(ram, id, 1 << 12);
     CHECK(pa_ram_promised(ram) == 1 && pa_ram_check(ram) == PA_OK);
     pa_ram_drop_object(ram, id);
     CHECK(pa_ram_promised(ram) == 0);

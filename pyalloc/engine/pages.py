@@ -198,6 +198,10 @@ class Pages(Mortal):
         )
         return self._object_outcome(status)
 
+    def zap(self, vpn: int, count: int) -> None:
+        """Drop all pages of a range, as if a file were cut off before them."""
+        lib.pa_mm_zap(self.handle, vpn, count)
+
     def discard(self, vpn: int, count: int) -> None:
         """MADV_DONTNEED."""
         lib.pa_mm_discard(self.handle, vpn, count)

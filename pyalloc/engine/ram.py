@@ -201,9 +201,9 @@ class Ram:
             raise EngineLimit(message)
         return number
 
-    def resize_object(self, number: int, pages: int) -> None:
-        """Truncate or extend an object; pages past its new end are dropped, mapped or not."""
-        lib.pa_ram_resize_object(self.handle, number, pages)
+    def resize_object(self, number: int, size: int) -> None:
+        """Let an object end after ``size`` bytes; pages past that are dropped, mapped or not."""
+        lib.pa_ram_resize_object(self.handle, number, size)
 
     def drop_object(self, number: int) -> None:
         """Forget an object and its pages."""
@@ -244,13 +244,14 @@ class Ram:
         return number
 
     def access_object(
-        self, group: int, number: int, first: int, count: int, *, write: bool, stream: int = 0
+        self, group: int, number: int, at: int, end: int, *, write: bool, stream: int = 0
     ) -> tuple[int, bool]:
-        """Read or write whole pages of an object, as read() and write() do on ``stream``."""
+        """Read or write the bytes ``[at, end)`` of an object, as read() and write() on ``stream``.
+
+        The first value says how many pages that were.
+        """
         done = ffi.new("uint64_t *")
-        status = lib.pa_ram_access_object(
-            self.handle, group, number, first, count, write, stream, done
-        )
+        status = lib.pa_ram_access_object(self.handle, group, number, at, end, write, stream, done)
         return int(done[0]), not self._fits(status, "reading or writing a file")
 
     def load_object(self, group: int, number: int, first: int, count: int, order: int) -> int:

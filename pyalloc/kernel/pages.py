@@ -63,13 +63,12 @@ class Pages(Protocol):
         """Keep the pages of a range that are in memory there, or no longer."""
 
     def populate(
-        self, vma: Vma, start: int, end: int, write: bool, *, advised: bool = False
+        self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False
     ) -> bool:
         """Fault in a range inside ``vma``, as far as memory and its object go; False: not all.
 
-        ``advised`` (MADV_POPULATE_READ) counts faults as the program's own are; else those that
-        waited for the disk count as minor (6.x: ``populate_vma_page_range`` tries again without
-        FOLL_TRIED, ``__get_user_pages_locked`` with it).
+        ``own`` (madvise, mprotect) counts faults as the program's own are; else those that waited
+        for the disk count as minor (6.x: ``__mm_populate`` tries again without FOLL_TRIED).
         """
 
 
@@ -127,7 +126,7 @@ class NoPages:
         end: int,
         write: bool,  # noqa: ARG002
         *,
-        advised: bool = False,  # noqa: ARG002
+        own: bool = False,  # noqa: ARG002
     ) -> bool:
         """Return whether the object goes so far."""
         return end <= vma.object_end

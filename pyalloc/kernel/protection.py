@@ -97,7 +97,7 @@ def _protect(space: AddressSpace, vma: Vma, start: int, end: int, flags: int) ->
     space.recount(old, flags, file, pages)
     space.pages.protect(vma, start, end)
     if flags & VM_WRITE and old & _LOCKED_READ_ONLY == VM_LOCKED:
-        space.populate(start, end)
+        space.populate(start, end, own=True)  # it keeps the areas' lock while it waits
     return vma
 
 

@@ -235,29 +235,29 @@ class AddressSpace:
         """
         return mapping.mmap(self, addr, length, int(prot), int(flags), file, offset, name)
 
-    def populate(self, start: int, end: int, *, stop: bool = False) -> bool:
+    def populate(self, start: int, end: int, *, stop: bool = False, own: bool = False) -> bool:
         """Fault in a range, for write where that is private; False if a page cannot be had.
 
         Areas that refuse every access or lie beyond their object's end are passed over, unless
-        ``stop`` ends it there.
+        ``stop`` ends it there.  ``own`` counts faults as the program's own are.
         """
         whole = True
         for vma in self.areas.covering(start, end):
             if vma.flags & (VM_IO | VM_PFNMAP | VM_LOCKONFAULT):
                 continue
-            if not self._populate_area(vma, max(start, vma.start), min(end, vma.end)):
+            if not self._populate_area(vma, max(start, vma.start), min(end, vma.end), own):
                 whole = False
                 if stop:
                     break
         return whole
 
-    def _populate_area(self, vma: Vma, low: int, high: int) -> bool:
+    def _populate_area(self, vma: Vma, low: int, high: int, own: bool) -> bool:
         if not vma.flags & VM_ACCESS:
             return False
         write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
         if write:
             self.areas.prepare_anon(vma)
-        return self.pages.populate(vma, low, high, write) and high <= vma.object_end
+        return self.pages.populate(vma, low, high, write, own=own) and high <= vma.object_end
 
     # --- munmap -------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pyalloc.arguments import registers, words
 from pyalloc.errors import EndlessFault
 from pyalloc.kernel.abi import fail
 from pyalloc.kernel.files import Inode, OpenFile
-from pyalloc.machine.files import File, open_file
+from pyalloc.machine.files import File, open_file, resize
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class FileCalls:
             fail(errno.EFBIG)
         length = min(length, file.inode.most_bytes - offset)
         if length and offset + length > file.inode.bytes_size:
-            self._resize(file.inode, offset + length)
+            resize(self.machine, file.inode, offset + length)
         written = self._access_file(file, offset, length, write=True)
         if length and not written:
             fail(errno.ENOSPC)
@@ -160,12 +160,8 @@ class FileCalls:
             fail(errno.EINVAL)
         if length > file.inode.most_bytes:
             fail(errno.EFBIG)
-        self._resize(file.inode, length)
+        resize(self.machine, file.inode, length)
         return 0
-
-    def _resize(self, inode: Inode, size: int) -> None:
-        inode.bytes_size = size
-        self.machine.ram.resize_object(self.machine.object_of(inode), inode.pages)
 
     def _extent(self, length: int, offset: int) -> tuple[int, int]:
         length, offset = registers((1 << 64) - 1, length=length, offset=offset)
@@ -178,23 +174,23 @@ class FileCalls:
         if not length:
             return 0
         machine, number = self.machine, self.machine.object_of(file.inode)
-        at, end = offset // PAGE, -(-(offset + length) // PAGE)
+        at, end = offset, offset + length
         group = self.cgroup.number if self.cgroup else 0
         while at < end:
-            self._watch(file.inode, end - at)
+            self._watch(file.inode, -(-end // PAGE) - at // PAGE)
             done, dry = machine.ram.access_object(
-                group, number, at, end - at, write=write, stream=file.stream
+                group, number, at, end, write=write, stream=file.stream
             )
-            at += done
+            at = (at // PAGE + done) * PAGE if done else at
             if not dry:
                 break
             try:
                 self.out_of_memory()
             except EndlessFault:  # a system call does not try again
-                if at * PAGE > offset:
+                if at > offset:
                     break
                 fail(errno.ENOMEM)
-        return min(at * PAGE, offset + length) - offset if at * PAGE > offset else 0
+        return min(at, end) - offset
 
     def _watch(self, inode: Inode, pages: int) -> None:
         if inode.promised:

@@ -42,8 +42,7 @@ class File:
         if size < 0:
             message = f"a file's size must not be negative (got {size})"
             raise ArgumentError(message)
-        self.inode.bytes_size = size
-        self.machine.ram.resize_object(self.machine.object_of(self.inode), self.inode.pages)
+        resize(self.machine, self.inode, size)
 
     def sync(self) -> None:
         """Write its dirty pages back, as ``fsync``."""
@@ -55,6 +54,24 @@ class File:
 
     def __repr__(self) -> str:
         return f"<File {self.name} {self.size} bytes>"
+
+
+def resize(machine: Machine, inode: Inode, size: int) -> None:
+    """Set the size of a file; nobody keeps pages past its end, not even copies of his own.
+
+    Where a file is cut inside a page, or grows (6.x) from there, its file system makes the rest of
+    that page zeros (``ext4_block_truncate_page``).
+    """
+    number, edge = machine.object_of(inode), min(inode.bytes_size, size)
+    grows = size > inode.bytes_size
+    inode.bytes_size = size
+    machine.ram.resize_object(number, size)
+    if edge % PAGE and not inode.shmem and (machine.profile.modern or not grows):
+        machine.ram.access_object(0, number, edge, edge + 1, write=True)
+    if inode.areas:
+        for process in machine.processes.values():
+            if process.alive:
+                process.pages.cut_off(inode)
 
 
 def folio_order(size: int) -> int:

@@ -122,6 +122,13 @@ class ProcessPages:
         machine = self.process.machine
         machine.ram.punch_object(machine.object_of(inode), first, count)
 
+    def cut_off(self, inode: Inode) -> None:
+        """Drop the private copies of what lies past the end of a file (``unmap_mapping_range``)."""
+        for vma in self.process.space.areas:
+            if vma.file is not None and vma.file.inode is inode and vma.private:
+                end = max(vma.object_end, vma.start)
+                self.table.zap(end // PAGE, (vma.end - end) // PAGE)
+
     def collapse(self, vma: Vma, start: int) -> str:
         """MADV_COLLAPSE of 2 MB."""
         writable, locked = bool(vma.flags & VM_WRITE), bool(vma.flags & VM_LOCKED)
@@ -161,10 +168,10 @@ class ProcessPages:
         self.table.lock(start // PAGE, (end - start) // PAGE, lock=locked)
 
     def populate(
-        self, vma: Vma, start: int, end: int, write: bool, *, advised: bool = False
+        self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False
     ) -> bool:
         """Fault a range in, up to the first page that cannot be had."""
-        self.table.populate(populates=not advised and self.process.machine.profile.modern)
+        self.table.populate(populates=not own and self.process.machine.profile.modern)
         try:
             self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
         except MemoryFault:
@@ -247,7 +254,7 @@ class ProcessPages:
         vma = self.process.space.at(fault.address)
         if fault.signal == SIGBUS and vma is not None:
             page = fault.address // PAGE * PAGE
-            self.populate(vma, page, page + PAGE, write, advised=True)
+            self.populate(vma, page, page + PAGE, write, own=True)
 
     def _touch(
         self, vma: Vma, view: engine.View | None, vpn: int, count: int, *, write: bool

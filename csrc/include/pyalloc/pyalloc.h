@@ -197,17 +197,18 @@ int pa_ram_charge_kernel(pa_ram *ram, uint32_t group, int64_t pages);
 
 /* Objects: a file in the page cache, or shared memory (shmem).  A new object's number, or -1. */
 int pa_ram_add_object(pa_ram *ram, uint64_t pages, bool shmem);
-void pa_ram_resize_object(pa_ram *ram, uint32_t object, uint64_t pages);
+/* In bytes: a large folio that is cut is unmapped, be that inside its last page. */
+void pa_ram_resize_object(pa_ram *ram, uint32_t object, uint64_t bytes);
 void pa_ram_drop_object(pa_ram *ram, uint32_t object);
 /* Promise shared memory page by page, as pages come to be, instead of all at once: they are counted
  * by pa_ram_promised(), and refused beyond what pa_ram_limit_promised() allows. */
 void pa_ram_promise_object(pa_ram *ram, uint32_t object);
 void pa_ram_limit_promised(pa_ram *ram, uint64_t most);
 uint64_t pa_ram_promised(const pa_ram *ram);
-/* read() or write() of whole pages by a process of `group`; *done of them were served: fewer than
- * `count` at the object's end, or if no more may be promised. */
-int pa_ram_access_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t first,
-                         uint64_t count, bool write, uint32_t stream, uint64_t *done);
+/* read() or write() of the bytes [at, end) by a process of `group`; *done pages of them were served:
+ * fewer at the object's end, or if no more may be promised. */
+int pa_ram_access_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t at, uint64_t end,
+                         bool write, uint32_t stream, uint64_t *done);
 /* An open file, whose reads are read ahead in windows of up to `pages`; its number, 0: no memory on
  * the host.  Number 0 anywhere reads single pages. */
 uint32_t pa_ram_add_stream(pa_ram *ram, uint32_t pages);
@@ -305,6 +306,8 @@ int pa_mm_touch_list(pa_mm *mm, const pa_view *view, uint64_t vpn, const uint64_
                      uint64_t count, bool write, uint64_t *done);
 
 /* MADV_DONTNEED: drop the pages, keep the area.  [floor, ceiling) is the area itself. */
+/* Drop its own pages and those of objects, but neither tables nor guards: a file was cut. */
+void pa_mm_zap(pa_mm *mm, uint64_t vpn, uint64_t count);
 void pa_mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count);
 /* MADV_FREE: reclaim may drop these pages unless they are written again. */
 void pa_mm_lazy_free(pa_mm *mm, uint64_t vpn, uint64_t count);
