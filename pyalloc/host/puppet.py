@@ -29,22 +29,26 @@ from pyalloc.units import PAGE
 TOUCH: Final = 10000
 FORK: Final = 10001
 REAP: Final = 10002
+MOVE: Final = 10003
 NUMBERS: Final = {
     "x86_64": {
         "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26,
         "madvise": 28, "mlock": 149, "munlock": 150, "mlockall": 151, "munlockall": 152,
         "mlock2": 325, "touch": TOUCH, "fork": FORK, "branch": FORK, "reap": REAP,
+        "read": MOVE, "write": MOVE, "ftruncate": 77,
     },
     "i386": {
         "mmap": 192, "mprotect": 125, "munmap": 91, "brk": 45, "mremap": 163, "msync": 144,
         "madvise": 219, "mlock": 150, "munlock": 151, "mlockall": 152, "munlockall": 153,
         "mlock2": 376, "touch": TOUCH, "fork": FORK, "branch": FORK, "reap": REAP,
+        "read": MOVE, "write": MOVE, "ftruncate": 194,
     },
 }  # fmt: skip
 """System calls by architecture, and the puppet's own.
 
 ``touch(addr, pages, write)`` accesses each page once.  After ``fork`` the child goes on and the
 parent waits for its end; after ``branch`` the parent goes on and the child sleeps until ``reap``.
+``read`` and ``write`` take a descriptor, a length of at most 512 kB and an offset.
 """
 
 FIRST_FILE: Final = 10
@@ -149,10 +153,14 @@ class Puppet:
         return {at // PAGE * PAGE for at in (self._sp, self._sp - 2048)}
 
     def call(self, name: str, *args: int) -> Outcome:
-        """Make one call of :data:`NUMBERS`; arguments are taken as the registers take them.
+        """Make one call of :data:`NUMBERS`, or ``setrlimit(which, soft)``.
+
+        Arguments are taken as the registers take them.
 
         The offset of ``mmap`` is in bytes.
         """
+        if name == "setrlimit":
+            return self._limit(*args)
         number = NUMBERS[self.start.arch].get(name)
         if number is None:
             message = f"no call {name!r}; there are {', '.join(NUMBERS[self.start.arch])}"
@@ -163,6 +171,8 @@ class Puppet:
             args = (*args[:5], args[5] // PAGE)
         if name in ("fork", "branch"):
             args = (int(name == "branch"),)
+        if name in ("read", "write"):
+            args = (*args, int(name == "write"))
         value, extra = self._raw(number, args)
         if name in ("fork", "branch") and value > 0:
             self._sp = extra
@@ -171,6 +181,19 @@ class Puppet:
         if name in ("touch", "reap"):
             return Outcome(value, signal=extra)
         return self._outcome(value)
+
+    def _limit(self, which: int, value: int) -> Outcome:
+        """Set a soft limit from outside, below the hard one."""
+        soft, hard = resource.RLIM_INFINITY if value >= INFINITY else value, self.hard_limit(which)
+        try:
+            resource.prlimit(self.pid, which, (soft, hard))
+        except (OSError, ValueError):  # Python's word for EINVAL
+            return Outcome(-1, "EINVAL")
+        return Outcome(0)
+
+    def hard_limit(self, which: int) -> int:
+        """Return a hard limit, as ``resource`` numbers it."""
+        return resource.prlimit(self.pid, which)[1]
 
     def _outcome(self, value: int) -> Outcome:
         if -_MAX_ERRNO <= value < 0:

@@ -62,9 +62,7 @@ class Pages(Protocol):
     def lock(self, start: int, end: int, locked: bool) -> None:
         """Keep the pages of a range that are in memory there, or no longer."""
 
-    def populate(
-        self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False
-    ) -> bool:
+    def populate(self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False) -> bool:
         """Fault in a range inside ``vma``, as far as memory and its object go; False: not all.
 
         ``own`` (madvise, mprotect) counts faults as the program's own are; else those that waited

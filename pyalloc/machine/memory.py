@@ -167,9 +167,7 @@ class ProcessPages:
         """Mlock or munlock."""
         self.table.lock(start // PAGE, (end - start) // PAGE, lock=locked)
 
-    def populate(
-        self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False
-    ) -> bool:
+    def populate(self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False) -> bool:
         """Fault a range in, up to the first page that cannot be had."""
         self.table.populate(populates=not own and self.process.machine.profile.modern)
         try:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc import engine
-from pyalloc.arguments import registers, truth, whole, words
+from pyalloc.arguments import instance, registers, truth, whole, words
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled, PyallocError, WrongType
 from pyalloc.kernel import procfs
 from pyalloc.kernel.abi import VM_GROWSDOWN, VM_MAYBE_GUARD, VM_PFNMAP, VM_WIPEONFORK
@@ -155,6 +155,17 @@ class Process(SystemCalls):
         self.parent: Process | None = None
         self.children: list[Process] = []
         self.files = {}
+
+    @property
+    def rlimits(self) -> Limits:
+        """Its resource limits; others may be assigned at any time, as ``setrlimit(2)`` does."""
+        return self.space.limits
+
+    @rlimits.setter
+    def rlimits(self, limits: Limits) -> None:
+        self.space.limits = instance(limits, "rlimits", Limits).of(self.uid)
+        self.catch_up()
+        self.heap.lease()
 
     def bind(self) -> None:
         """Tie the three hottest calls to the engine."""

@@ -10,14 +10,17 @@ profile       what it makes most of
 ``dense``     small mappings at fixed places in 2 MB: merging and splitting
 ``free``      mappings wherever the kernel puts them, and hints
 ``mixed``     both, in sizes up to some MB
-``limit``     the same under RLIMIT_AS and RLIMIT_DATA
+``limit``     the same under RLIMIT_AS and RLIMIT_DATA, which change
 ``lock``      mlock, mlockall, MAP_LOCKED, mostly without the right to ignore RLIMIT_MEMLOCK
 ``av``        writes and protections, page by page: who shares anonymous trees with whom
 ``fork``      children, and what they and their parent write afterwards
 ``big``       mappings of hundreds of MB in a 32-bit space, up to its end
 ``file``      private and shared mappings of files, msync, discarding
+``cache``     the same while the files are read, written and cut by system calls
 ``huge``      mappings of 2 MB and their neighbours, MADV_HUGEPAGE, moves by whole tables
-``stack``     MAP_GROWSDOWN, the stack's growth, what stands in its way
+``stack``     MAP_GROWSDOWN, PROT_GROWSDOWN, the stack's growth, guard gaps and what stands in them
+``heap``      the break, and mappings in its way
+``remap``     mremap of all kinds, across areas of files and shared memory, in parents and children
 ``wild``      arguments no program would pass: lengths of 0 and 2^64 - 1, unaligned addresses
 ============  =====================================================================================
 """
@@ -29,14 +32,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT, VM_PFNMAP, VM_SPECIAL
+from pyalloc.kernel.abi import MADV, MAP, MREMAP, PROT, VM_GROWSDOWN, VM_PFNMAP, VM_SPECIAL
 from pyalloc.kernel.area import Vma
+from pyalloc.kernel.limits import INFINITY
 from pyalloc.kernel.placement import HUGE
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.units import PAGE
 
 ARENA: Final = 0x10000000
 """Where fixed mappings are put."""
+
+RLIMITS: Final = ("address_space", "data", "stack", "memlock")
+"""What the first argument of ``setrlimit`` counts; the second is the new limit."""
 
 Weights = Mapping[str, float]
 
@@ -111,6 +118,14 @@ class Taste:
     """Share of arguments that are nonsense."""
     growing: float = 0.0
     """Share of touches below the stack."""
+    at_break: float = 0.02
+    """Share of addresses near the break."""
+    at_guard: float = 0.01
+    """Share of addresses in or near a guard gap."""
+    grows_down: float = 0.02
+    """Share of changes of protection with PROT_GROWSDOWN."""
+    limits: tuple[str, ...] = ("address_space", "data", "stack")
+    """The limits that ``setrlimit`` changes."""
 
 
 def _calls(**changes: float) -> Weights:
@@ -121,10 +136,13 @@ PROFILES: Final[Mapping[str, Taste]] = {
     "dense": Taste(fixed=0.9, files=0.15),
     "free": Taste(fixed=0.15, hints=0.35),
     "mixed": Taste(lengths={**_LENGTHS, "many": 25}, arena_pages=4096),
-    "limit": Taste(lengths={**_LENGTHS, "many": 20}),
+    "limit": Taste(calls=_calls(setrlimit=3), lengths={**_LENGTHS, "many": 20}, at_break=0.05),
     "lock": Taste(
-        calls=_calls(mlock=14, munlock=9, mlock2=3, mlockall=2, munlockall=1.5, madvise=9),
+        calls=_calls(
+            mlock=14, munlock=9, mlock2=3, mlockall=2, munlockall=1.5, madvise=9, setrlimit=1
+        ),
         flags={**_EXTRAS, int(MAP.LOCKED): 0.2},
+        limits=("memlock",),
     ),
     "av": Taste(
         calls=_calls(mprotect=30, touch=45, fork=1.5, branch=1, reap=0.5),
@@ -147,6 +165,12 @@ PROFILES: Final[Mapping[str, Taste]] = {
         shared=0.5,
         arena_pages=256,
     ),
+    "cache": Taste(
+        calls=_calls(read=8, write=8, ftruncate=6, msync=5, touch=50, branch=2, reap=2, fork=1),
+        files=0.85,
+        shared=0.5,
+        arena_pages=256,
+    ),
     "huge": Taste(
         calls=_calls(touch=40, madvise=16, mremap=18, branch=2, reap=2, fork=1),
         lengths={"few": 10, "some": 10, "huge": 60, "odd": 3, "rest": 25},
@@ -156,11 +180,28 @@ PROFILES: Final[Mapping[str, Taste]] = {
         advice={**_ADVICE, "HUGEPAGE": 25, "NOHUGEPAGE": 5},
     ),
     "stack": Taste(
-        calls=_calls(touch=60),
+        calls=_calls(touch=60, setrlimit=1),
         flags={**_EXTRAS, int(MAP.GROWSDOWN): 0.4},
         growing=0.3,
         files=0.05,
         shared=0.05,
+        at_guard=0.2,
+        grows_down=0.25,
+        limits=("stack",),
+    ),
+    "heap": Taste(
+        calls=_calls(brk=40, fork=1, mlockall=0.5, munlockall=0.5, setrlimit=1),
+        at_break=0.4,
+        files=0.1,
+        shared=0.1,
+        limits=("data", "address_space"),
+    ),
+    "remap": Taste(
+        calls=_calls(mremap=50, touch=30, fork=1, branch=1, reap=1, mlock=1, munlock=1),
+        arena_pages=128,
+        fixed=0.8,
+        files=0.5,
+        shared=0.5,
     ),
     "wild": Taste(calls=_calls(msync=4, mlock2=2, mlockall=2, munlockall=1), wild=0.2),
 }
@@ -220,7 +261,10 @@ def _touched(addr: int, length: int, space: AddressSpace) -> tuple[int, int]:
     return _range(addr, length)
 
 
-_ELSEWHERE: Final = frozenset({"brk", "fork", "branch", "reap", "mlockall", "munlockall", "msync"})
+_ELSEWHERE: Final = frozenset(
+    {"brk", "fork", "branch", "reap", "mlockall", "munlockall", "msync", "setrlimit"}
+    | {"read", "write", "ftruncate"}
+)
 """Calls that change no range they name."""
 _MOST_FILLED: Final = 256 << 20
 _FILLING: Final = {MADV.POPULATE_READ, MADV.POPULATE_WRITE, MADV.COLLAPSE}
@@ -250,8 +294,14 @@ class _Choice:
         ]
 
     def address(self) -> int:
-        if self.rng.random() < self.taste.wild:
+        kind = self.rng.random()
+        if kind < self.taste.wild:
             return self.rng.choice(_WILD_ADDRESSES) + self.rng.choice([0, 0, 1, -1, PAGE])
+        if kind > 1 - self.taste.at_break:
+            distance = self.rng.choice([-2, -1, 0, 1, 1, 2, 5, 40])
+            return (self.ground.space.brk_value // PAGE + distance) * PAGE
+        if kind < self.taste.wild + self.taste.at_guard:
+            return self.at_guard()
         areas = self.areas()
         if areas and self.rng.random() < 0.7:
             vma = self.rng.choice(areas)
@@ -259,6 +309,12 @@ class _Choice:
             page = self.rng.choice([0, 0, 0, 1, inside, self.rng.randrange(inside + 1)])
             return vma.start + page * PAGE
         return ARENA + self.rng.randrange(self.taste.arena_pages) * PAGE
+
+    def at_guard(self) -> int:
+        """Return a place below an area that grows down."""
+        growing = [vma.start for vma in self.ground.space if vma.flags & VM_GROWSDOWN]
+        distance = self.rng.choice([0, 1, 2, 8, 100, 254, 255, 256, 257, 258, 270])
+        return max((self.rng.choice(growing) if growing else ARENA) - distance * PAGE, 0)
 
     def length(self, addr: int) -> int:
         if self.rng.random() < self.taste.wild:
@@ -326,7 +382,7 @@ class _Choice:
 
     def mprotect(self) -> tuple[int, ...]:
         prot = self.rng.choice([0, 1, 3, 3, 3, 3, 5, 7])
-        prot |= self.flag(int(PROT.GROWSDOWN), 0.02)
+        prot |= self.flag(int(PROT.GROWSDOWN), self.taste.grows_down)
         if self.rng.random() < self.taste.wild:
             prot ^= 1 << self.rng.randrange(32)
         return (*self.range(), prot)
@@ -350,11 +406,38 @@ class _Choice:
     def msync(self) -> tuple[int, ...]:
         return (*self.range(), self.rng.choice([4, 4, 4, 1, 2, 6, 0, 5, 8]))
 
+    def extent(self) -> tuple[int, ...]:
+        """Choose a file, how much of it, and from where on."""
+        rng = self.rng
+        at = rng.choice([rng.randrange(72) * PAGE, rng.randrange(72 * PAGE)])
+        return rng.choice(self.ground.descriptors), min(self.length(0), 80 * PAGE), at
+
+    def ftruncate(self) -> tuple[int, ...]:
+        fd, _, size = self.extent()
+        return fd, size // PAGE * PAGE  # the file system reads a page that it cuts in two
+
     def mlock2(self) -> tuple[int, ...]:
         return (*self.range(), self.rng.choice([0, 1, 1, 1, 2]))
 
     def mlockall(self) -> tuple[int, ...]:
         return (self.rng.choice([1, 2, 2, 3, 4, 5, 6, 7, 0, 8]),)
+
+    def setrlimit(self) -> tuple[int, ...]:
+        """Choose a limit and a value around what is in use, or none."""
+        rng, space = self.rng, self.ground.space
+        name = rng.choice(self.taste.limits)
+        stack = space.find(space.start_stack)
+        used = {
+            "address_space": space.total_vm * PAGE,
+            "data": space.data_vm * PAGE,
+            "stack": stack.end - stack.start if stack else 0,
+            "memlock": space.locked_vm * PAGE,
+        }[name]
+        more = rng.choice([0, 1, PAGE, 8 * PAGE, 100 * PAGE, 5 << 20, -PAGE, -used])
+        value = max(used + more, 0)
+        if rng.random() < 0.25 and name != "memlock":  # of which the hard limit is seldom none
+            value = INFINITY
+        return RLIMITS.index(name), value
 
 
 _CHOICES: Final[Mapping[str, Callable[[_Choice], tuple[int, ...]]]] = {
@@ -368,7 +451,11 @@ _CHOICES: Final[Mapping[str, Callable[[_Choice], tuple[int, ...]]]] = {
     "mlock": _Choice.range,
     "munlock": _Choice.range,
     "mlock2": _Choice.mlock2,
+    "read": _Choice.extent,
+    "write": _Choice.extent,
+    "ftruncate": _Choice.ftruncate,
     "mlockall": _Choice.mlockall,
+    "setrlimit": _Choice.setrlimit,
     "munlockall": lambda _: (),
     "msync": _Choice.msync,
     "fork": lambda _: (),

@@ -31,8 +31,11 @@ Profile = Literal[
     "fork",
     "big",
     "file",
+    "cache",
     "huge",
     "stack",
+    "heap",
+    "remap",
     "wild",
 ]
 

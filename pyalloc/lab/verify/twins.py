@@ -6,7 +6,8 @@ The model starts from the real process's first maps, with the same pages in memo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -21,7 +22,7 @@ from pyalloc.kernel.vma import AddressSpace
 from pyalloc.lab.verify.mirror import mirror
 from pyalloc.machine import Machine, Process
 from pyalloc.units import PAGE
-from pyalloc.workload.syscalls import SystemCall
+from pyalloc.workload.syscalls import RLIMITS, SystemCall
 
 STATUS: Final = (
     "VmPeak", "VmSize", "VmLck", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmData", "VmStk",
@@ -37,8 +38,15 @@ SMAPS: Final = (
 """The fields of smaps that are compared."""
 
 _ON_LISTS: Final = {MADV.FREE, MADV.COLD, MADV.PAGEOUT}
+_CHANGING: Final = {"write", "ftruncate"}
 _DROPPING: Final = {MADV.PAGEOUT, MADV.REMOVE}
 _KERNELS_OWN: Final = {"[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"}
+_RLIMITS: Final = {
+    "address_space": resource.RLIMIT_AS, "data": resource.RLIMIT_DATA,
+    "stack": resource.RLIMIT_STACK, "memlock": resource.RLIMIT_MEMLOCK,
+}  # fmt: skip
+_DESCRIPTORS: Final = {"mmap": 4, "read": 0, "write": 0, "ftruncate": 0}
+"""Which argument of a call is a descriptor."""
 _OTHERS: Final = re.compile(r"\b(sd|um|uw)\b ?")
 """Flags of areas that say nothing of memory: soft-dirty and userfaultfd."""
 
@@ -123,6 +131,7 @@ class Twins:
         model = self._model_call(call)
         if call.name == "madvise":
             self._prepare_advice(call.args[2])
+        self.files.spoiled |= call.name in _CHANGING
         real = self.real.call(*self._real_call(call))
         if call.name in ("fork", "branch"):
             self._settle()
@@ -140,9 +149,12 @@ class Twins:
 
     def _real_call(self, call: SystemCall) -> tuple[Any, ...]:
         name, args = call
-        if name == "mmap" and args[4] in self.descriptors:
-            place = self.descriptors.index(args[4])
-            args = (*args[:4], FIRST_FILE + place, *args[5:])
+        at = _DESCRIPTORS.get(name)
+        if at is not None and args[at] in self.descriptors:
+            place = self.descriptors.index(args[at])
+            args = (*args[:at], FIRST_FILE + place, *args[at + 1 :])
+        if name == "setrlimit":
+            return (name, _RLIMITS[RLIMITS[args[0]]], args[1])
         return (name, *args)
 
     def _model_call(self, call: SystemCall) -> Outcome:
@@ -152,24 +164,30 @@ class Twins:
             return Outcome(-1, error_name(error.errno or 0))
 
     def _act(self, name: str, args: tuple[int, ...]) -> Outcome:
-        process = self.model
-        if name == "touch":
-            return self._touch(*args)
-        if name == "fork":
-            self.model, self.children = process.fork(), []
-            return Outcome(0)
-        if name == "branch":
-            self.children.append(process.fork())
-            return Outcome(0)
-        if name == "reap":
-            count = len(self.children)
-            while self.children:
-                self.children.pop().exit()
-            return Outcome(count)
-        if name == "mlock2":
-            return Outcome(process.mlock(*args))
-        value = getattr(process, name)(*args)
-        return Outcome(value)
+        own = _OWN_CALLS.get(name)
+        return own(self, *args) if own else Outcome(getattr(self.model, name)(*args))
+
+    def _fork(self) -> Outcome:
+        self.model, self.children = self.model.fork(), []
+        return Outcome(0)
+
+    def _branch(self) -> Outcome:
+        self.children.append(self.model.fork())
+        return Outcome(0)
+
+    def _reap(self) -> Outcome:
+        count = len(self.children)
+        while self.children:
+            self.children.pop().exit()
+        return Outcome(count)
+
+    def _mlock2(self, addr: int, length: int, flags: int) -> Outcome:
+        return Outcome(self.model.mlock(addr, length, flags))
+
+    def _setrlimit(self, which: int, value: int) -> Outcome:
+        limits = {RLIMITS[which]: value}
+        self.model.rlimits = replace(self.model.rlimits, **limits)  # type: ignore[arg-type]
+        return Outcome(0)
 
     def _touch(self, addr: int, count: int, write: int) -> Outcome:
         first = (addr & self.model.mask) // PAGE
@@ -236,3 +254,14 @@ def _areas(text: str) -> list[str]:
             label = f"shared memory {objects.setdefault(inode, len(objects)) + 1}"
         rows.append(f"{bounds} {permissions} {offset} {label}".strip())
     return rows
+
+
+_OWN_CALLS: Final[Mapping[str, Callable[..., Outcome]]] = {
+    "touch": Twins._touch,  # noqa: SLF001
+    "fork": Twins._fork,  # noqa: SLF001
+    "branch": Twins._branch,  # noqa: SLF001
+    "reap": Twins._reap,  # noqa: SLF001
+    "mlock2": Twins._mlock2,  # noqa: SLF001
+    "setrlimit": Twins._setrlimit,  # noqa: SLF001
+}
+"""What is no call of the model of the same name."""
