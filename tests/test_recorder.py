@@ -596,6 +596,12 @@ def test_a_32_bit_program_needs_a_recorder_of_32_bits(
         only(record([program], tmp_path / "t"))
 
 
+def test_without_a_platform_s_name_there_is_one_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loader could choose by it."""
+    monkeypatch.setattr("pyalloc.trace.record._platform", lambda: None)
+    assert set(_libraries()) == {64}
+
+
 @needs_cc
 def test_a_program_of_one_word_size_starts_one_of_the_other(
     bits: int, build: Build, tmp_path: Path, capfd: Capture

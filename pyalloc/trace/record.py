@@ -9,6 +9,7 @@ program's own loader chooses between them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import importlib.util
@@ -38,6 +39,7 @@ LIBRARIES: Final = {64: "_recorder.so", 32: "_recorder32.so"}
 _PLATFORMS: Final = {64: ("x86_64", "haswell", "xeon_phi"), 32: ("i386", "i486", "i586", "i686")}
 """What loaders put for ``$PLATFORM``: the kernel's AT_PLATFORM, or a name for the processor."""
 
+_AT_PLATFORM: Final = 15
 _ROOM: Final = 1 << 21  # bytes: header, first windows and texts of one process
 _BYTES_A_ROW: Final = 24  # of a trace file, generously
 _SCRIPTS: Final = 4  # interpreters of interpreters the kernel follows
@@ -189,15 +191,29 @@ def _headers(file: Path) -> Headers | None:
 
 
 def _libraries() -> dict[int, Path]:
-    """Return the recorders there are, by word size in bits."""
+    """Return the recorders there are, by word size in bits.
+
+    Without a name for the platform a loader could not choose: then there is one.
+    """
     spec = importlib.util.find_spec("pyalloc")
     places = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
-    return {
+    found = {
         bits: place / name
         for bits, name in LIBRARIES.items()
         for place in places
         if (place / name).is_file()
     }
+    if _platform() not in _PLATFORMS[64]:
+        found.pop(32, None)
+    return found
+
+
+def _platform() -> str | None:
+    """Return what the kernel tells loaders the platform is called."""
+    libc = ctypes.CDLL(None)
+    libc.getauxval.restype = ctypes.c_ulong
+    text = libc.getauxval(ctypes.c_ulong(_AT_PLATFORM))
+    return ctypes.string_at(text).decode(errors="replace") if text else None
 
 
 def _library() -> Path:
