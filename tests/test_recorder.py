@@ -544,6 +544,28 @@ def test_how_the_command_ended_and_who_runs_on_is_said(build: Build, tmp_path: P
     assert (going_on([main, child]) or "").endswith(f"from then on: process {child.pid}")
 
 
+@needs_cc
+def test_a_replay_has_the_limits_of_the_recorded_run(build: Build, tmp_path: Path) -> None:
+    """What ulimit -v refused the program, it is refused again: all addresses, NULL included."""
+    program = build(
+        "starves",
+        """
+        #include <stdlib.h>
+        int main(void) {
+            for (int size = 200; size < 60000000; size += size / 3)
+                for (int i = 0; i < 9; i++) malloc(size);
+            return 0;
+        }
+        """,
+    )
+    command = ["sh", "-c", f"ulimit -v 100000; exec {program}"]
+    found = pa.examine(record(command, tmp_path / "t")[0].trace())
+    asked = found.trace.address[found.trace.op == pa.Op.MALLOC]
+    assert (asked == 0).sum() > 50
+    assert found.agreement is not None
+    assert found.agreement.complete
+
+
 # --- refusals
 
 

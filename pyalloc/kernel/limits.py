@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -9,6 +10,12 @@ from pyalloc.arguments import truth, whole
 
 INFINITY: Final = (1 << 64) - 1
 """RLIM_INFINITY of a 64-bit process; large enough to be no limit for any other."""
+
+_LINE: Final = re.compile(r"^Max ([a-z ]+?) +(\d+|unlimited) +(\d+|unlimited) ", re.MULTILINE)
+
+
+def _bytes(text: str) -> int:
+    return INFINITY if text == "unlimited" else int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,18 @@ class Limits:
         for name in ("ipc_lock", "raw_io"):
             if getattr(self, name) is not None:
                 truth(getattr(self, name), name)
+
+    @classmethod
+    def parse(cls, text: str) -> Limits:
+        """Return those of a ``/proc/PID/limits`` that decide whether memory is to be had.
+
+        >>> Limits.parse("Max address space     1048576     unlimited   bytes").address_space
+        1048576
+        """
+        found = {name: (soft, hard) for name, soft, hard in _LINE.findall(text)}
+        none = ("unlimited", "unlimited")
+        space, data = found.get("address space", none), found.get("data size", none)
+        return cls(address_space=_bytes(space[0]), data=_bytes(data[0]), data_hard=_bytes(data[1]))
 
     def of(self, uid: int) -> Limits:
         """Return the limits of a process of user ``uid``: with root's capabilities for root."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.layout import layout_from_maps
+from pyalloc.kernel.limits import Limits
 from pyalloc.lab.setting import apply_environment
 from pyalloc.lab.strict import missed
 from pyalloc.machine import Machine, Process, Replay
@@ -38,9 +39,10 @@ def process_for(
     """Start the process that ``trace`` is replayed on.
 
     Without ``maps`` it begins with the address space of the recording, if there is one and it is of
-    the machine's architecture.  Its malloc is steered by the recording's ``GLIBC_TUNABLES`` and
-    ``MALLOC_*``, or by ``environment``, and by ``tunables`` after that.  What the program held
-    before is not in memory: pages are counted from the first call on.
+    the machine's architecture, and has its RLIMIT_AS and RLIMIT_DATA.  Its malloc is steered by the
+    recording's ``GLIBC_TUNABLES`` and ``MALLOC_*``, or by ``environment``, and by ``tunables``
+    after that.  What the program held before is not in memory: pages are counted from the first
+    call on.
     """
     info = trace.info
     if maps is None and info.maps is not None and info.arch == machine.profile.arch:
@@ -50,7 +52,8 @@ def process_for(
         raise ArgumentError(message)
     name = info.command[0].rsplit("/", 1)[-1][:15] if info.command else "prog"
     layout = layout_from_maps(maps, machine.profile, brk=brk) if maps is not None else None
-    process = machine.spawn(name, allocator=allocator, layout=layout)
+    limits = Limits.parse(info.limits) if info.limits and maps == info.maps else None
+    process = machine.spawn(name, allocator=allocator, layout=layout, rlimits=limits)
     variables = info.tunables if environment is None else environment
     apply_environment(process.heap.heap, variables)
     tune(process.heap.heap, tunables or {})
