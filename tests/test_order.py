@@ -367,7 +367,7 @@ LONG = stream("lifo", count=200, live=20)
     [
         (lambda: pa.order(stream("lifo", count=20, live=5)), "too short .* 100"),
         (lambda: pa.order(pa.workload("loop_malloc:count=200")), "frees 0 blocks"),
-        (lambda: pa.order(LONG, ["lilo"]), "no order 'lilo'; there are .*lifo"),
+        (lambda: pa.order(LONG, ["lilo"]), "no order 'lilo'; did you mean .*lifo"),
         (lambda: pa.order(LONG, ["lifo+"]), "no order ''"),
         (lambda: pa.order(LONG, by="time"), "by must be one of"),
         (lambda: pa.order(LONG, repeats=0), "repeats"),

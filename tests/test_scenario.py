@@ -54,7 +54,7 @@ BAD = {
     "a part of a byte": ('"1G"', "1.5", 5, "text such as '256M' (got 1.5)"),
     "wrong unit of a time": ('"1h"', '"3 parsecs"', 2, "duration: must be a number of seconds"),
     "size for a time": ('"10min"', '"10M"', 18, "program.time: must be a number of seconds"),
-    "wrong word": ('ram = "1G"', 'kernel = "2.6.12"', 5, "did you mean 2.6.18?"),
+    "wrong word": ('ram = "1G"', 'kernel = "2.6.12"', 5, "did you mean 2.6.18, 2.6.11 or 6.12?"),
     "wrong number": ('ram = "1G"', "overcommit_memory = 5", 5, "must be one of 0, 1, 2 (got 5)"),
     "number too high": ('ram = "1G"', "swappiness = 500", 5, "at most 200"),
     "impossible machine": ('ram = "1G"', 'ram = "1G"\nreserved = "1G"', 4, "ram beyond what is"),

@@ -334,7 +334,7 @@ def test_missing_files_and_unknown_formats(tmp_path: Path) -> None:
         pa.read_trace(tmp_path / "none")
     with pytest.raises(IsADirectoryError):
         pa.read_trace(tmp_path)
-    with pytest.raises(ArgumentError, match="unknown trace format 'x'; known are parquet"):
+    with pytest.raises(ArgumentError, match=r"no trace format 'x' .*parquet"):
         pa.read_trace(tmp_path / "none", "x")
     with pytest.raises(ArgumentError, match="cannot write format 'x'"):
         random_trace(3).write(tmp_path / "t", "x")

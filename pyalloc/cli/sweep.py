@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pyalloc.cli.output import console, print_json, progressing
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.sweep import sweep as run_sweep
 from pyalloc.machine.metrics import FIGURES
+from pyalloc.nearest import nearest
 from pyalloc.report.sweep import render
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -73,8 +73,7 @@ def sweep(
         message = "record the command first (pyalloc record -o FILE -- CMD) and sweep over FILE"
         raise ArgumentError(message)
     if by not in FIGURES:
-        near = difflib.get_close_matches(by, FIGURES, n=3, cutoff=0.5) or ["peak_held", "jw1"]
-        message = f"no figure {by!r}; did you mean {', '.join(near)}?"
+        message = f"no figure {by!r}{nearest(by, FIGURES)}"
         raise ArgumentError(message)
     written = _read(plan) if plan else {}
     values = dict(written.get("parameters", {}))
@@ -110,8 +109,7 @@ def _read(plan: Path) -> Mapping[str, Any]:
         raise ArgumentError(message) from None
     for key in found:
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.5) or _KEYS
-            message = f"{plan}: no key {key!r}; did you mean {', '.join(near)}?"
+            message = f"{plan}: no key {key!r}{nearest(key, _KEYS)}"
             raise ArgumentError(message)
     if not isinstance(found.get("parameters", {}), dict):
         message = f"{plan}: parameters is a table of names and values"

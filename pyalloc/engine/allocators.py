@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 
 from pyalloc.engine.border import ffi, lib, text
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import nearest
 
 
 def allocator_names() -> list[str]:
@@ -31,6 +31,5 @@ def require_allocator(name: str) -> None:
     """Raise ArgumentError, with the names that are near, unless the engine has ``name``."""
     known = _names()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-        message = f"no allocator {name!r}; did you mean {', '.join(near)}?"
+        message = f"no allocator {name!r}{nearest(name, known)}"
         raise ArgumentError(message)

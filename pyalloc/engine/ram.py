@@ -10,6 +10,7 @@ from pyalloc.engine.border import UNLIMITED, CData, check, ffi, lib
 from pyalloc.engine.pages import Pages
 from pyalloc.engine.structs import word_names, words
 from pyalloc.errors import ArgumentError, EngineLimit
+from pyalloc.nearest import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +68,7 @@ class RamSettings:
 
 def _settings_struct(settings: RamSettings) -> CData:
     if settings.shape not in SHAPES:
-        message = f"no page-table shape {settings.shape!r}; there are {', '.join(SHAPES)}"
+        message = f"no page-table shape {settings.shape!r}{nearest(settings.shape, SHAPES)}"
         raise ArgumentError(message)
     struct = ffi.new("pa_ram_settings *")
     for name in RamSettings.__slots__:

@@ -24,6 +24,7 @@ from pyalloc.errors import ArgumentError
 from pyalloc.host import compile as _compile
 from pyalloc.host.compile import HostError
 from pyalloc.kernel.limits import INFINITY, Limits
+from pyalloc.nearest import nearest
 from pyalloc.units import PAGE
 
 TOUCH: Final = 10000
@@ -163,7 +164,7 @@ class Puppet:
             return self._limit(*args)
         number = NUMBERS[self.start.arch].get(name)
         if number is None:
-            message = f"no call {name!r}; there are {', '.join(NUMBERS[self.start.arch])}"
+            message = f"no call {name!r}{nearest(name, NUMBERS[self.start.arch])}"
             raise ArgumentError(message)
         if name == "mmap" and self.start.word == 4:
             if args[5] % PAGE:  # what the C library says before it asks for mmap2

@@ -18,13 +18,13 @@ data sheet of the Barracuda 7200.7.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
 from pyalloc.arguments import words
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,5 @@ def costs_of(disk: str | Costs) -> Costs:
         return disk
     if words(disk, "disk") in DISKS:
         return DISKS[disk]
-    near = difflib.get_close_matches(disk, DISKS, n=1) or DISKS
-    message = f"no disk {disk!r}; did you mean {' or '.join(near)}?"
+    message = f"no disk {disk!r}{nearest(disk, DISKS)}"
     raise ArgumentError(message)

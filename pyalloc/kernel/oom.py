@@ -10,7 +10,6 @@ Sources: ``mm/oom_kill.c`` of Linux 2.6.11, 2.6.18 and 6.12.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from importlib.metadata import entry_points
 from typing import Final, Protocol
 
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import nearest
 from pyalloc.units import PAGE
 
 OOM_SCORE_ADJ_MIN: Final = -1000
@@ -315,7 +315,5 @@ def oom_policy(name: str) -> OomPolicy:
     if name in plugins:
         policy: OomPolicy = plugins[name].load()()
         return policy
-    known = [*_POLICIES, *plugins]
-    near = difflib.get_close_matches(name, known, n=3) or known
-    message = f"no OOM policy {name!r}; did you mean {', '.join(near)}?"
+    message = f"no OOM policy {name!r}{nearest(name, [*_POLICIES, *plugins])}"
     raise ArgumentError(message)

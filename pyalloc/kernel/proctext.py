@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.maps import area_of
+from pyalloc.nearest import nearest
 
 V = TypeVar("V")
 
@@ -137,7 +138,7 @@ def parse_proc(name: str, text: str) -> ProcText[Any]:
     1620
     """
     if name not in _READERS:
-        message = f"no reader of /proc file {name!r}; there are {', '.join(_READERS)}"
+        message = f"no reader of /proc file {name!r}{nearest(name, _READERS)}"
         raise ArgumentError(message)
     try:
         return ProcText(text, _READERS[name](text))

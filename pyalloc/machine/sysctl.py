@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -11,6 +10,7 @@ from pyalloc.errors import ArgumentError
 from pyalloc.kernel.overcommit import OvercommitSettings
 from pyalloc.kernel.paging import min_free_kbytes, watermarks
 from pyalloc.kernel.sysctl import knobs, reserves_of
+from pyalloc.nearest import nearest
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ class Sysctl(MutableMapping[str, int]):
         return value
 
     def _refuse(self, name: str) -> NoReturn:
-        near = difflib.get_close_matches(name, self._knobs, n=2) or sorted(self._knobs)
         kernel = self._machine.profile.name
-        message = f"Linux {kernel} has no sysctl {name!r} here; did you mean {', '.join(near)}?"
+        message = f"Linux {kernel} has no sysctl {name!r} here{nearest(name, self._knobs)}"
         raise ArgumentError(message)

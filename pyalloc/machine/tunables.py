@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import operator
 from collections.abc import Mapping
 from typing import Final, SupportsIndex
 
 from pyalloc import engine
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import nearest
 from pyalloc.units import parse_size
 
 TUNABLES: Final = (
@@ -59,12 +59,11 @@ def _number(value: int | str) -> int | None:
 
 
 def unknown(name: str) -> str:
-    """Return "; did you mean ...?" for a name that is none, and nothing for one that is."""
+    """Return the nearest right word for a name that is none, and nothing for one that is."""
     short = name.removeprefix(PREFIX)
     if short in TUNABLES:
         return ""
-    near = difflib.get_close_matches(short.lower(), TUNABLES, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near) if near else ', '.join(TUNABLES)}?"
+    return nearest(short, TUNABLES)
 
 
 def tune(heap: engine.Heap, tunables: Mapping[str, int | str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pyalloc.errors import ArgumentError, TraceError
+from pyalloc.nearest import nearest
 from pyalloc.trace import formats, parquet
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def read_trace(path: str | os.PathLike[str], format: str | None = None) -> Trace
     """
     file = Path(path)
     if format is not None and format not in names():
-        message = f"unknown trace format {format!r}; known are {', '.join(names())}"
+        message = f"no trace format {format!r}{nearest(format, names())}"
         raise ArgumentError(message)
     with file.open("rb") as stream:
         head = stream.read(formats.SNIFF_BYTES)
@@ -77,8 +78,8 @@ def write_trace(
     """Write ``trace`` to ``path``; see :meth:`Trace.write`."""
     chosen = format or NATIVE
     if chosen != NATIVE and chosen not in formats.writable():
-        known = ", ".join([NATIVE, *formats.writable()])
-        message = f"cannot write format {chosen!r}; known are {known}"
+        known = [NATIVE, *formats.writable()]
+        message = f"cannot write format {chosen!r}{nearest(chosen, known)}"
         raise ArgumentError(message)
     with replacing(Path(path), overwrite=overwrite) as file:
         if chosen == NATIVE:

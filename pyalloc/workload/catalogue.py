@@ -7,7 +7,6 @@ file or a workload will do (:func:`trace_of`).
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import near_word, nearest
 from pyalloc.trace import Trace, read_trace
 from pyalloc.units import parse_size
 from pyalloc.workload import adversary, loops, stress
@@ -56,8 +56,8 @@ class Workload:
         """
         for name in parameters:
             if name not in self.parameters and name != "seed":
-                known = ", ".join(self.parameters)
-                message = f"workload {self.name} has no parameter {name!r}; it has {known}"
+                hint = nearest(name, self.parameters)
+                message = f"workload {self.name} has no parameter {name!r}{hint}"
                 raise ArgumentError(message)
         taken = {name: value for name, value in parameters.items() if name in self.parameters}
         return {name: self._value(name, value) for name, value in taken.items()}
@@ -185,8 +185,7 @@ def find_workload(name: str) -> Workload:
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, WORKLOADS, n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else '; "pyalloc workload" lists them'
+    return near_word(name, WORKLOADS) or '; "pyalloc workload" lists them'
 
 
 def names_workload(text: str) -> bool:

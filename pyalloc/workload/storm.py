@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import nearest
 from pyalloc.trace import NULL_BLOCK, Op, Trace, TraceInfo
 from pyalloc.workload.sizes import SizeLaw, parse_sizes
 
@@ -82,7 +83,7 @@ class StormSpec:
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
-            message = f"no order {self.order!r}; known are {', '.join(ORDERS)}"
+            message = f"no order {self.order!r}{nearest(self.order, ORDERS)}"
             raise ArgumentError(message)
         if self.word not in (4, 8):
             message = f"word must be 4 or 8 bytes (got {self.word!r})"

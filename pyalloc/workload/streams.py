@@ -57,6 +57,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import nearest
 from pyalloc.trace import Op, Trace, TraceInfo
 from pyalloc.trace.ops import ALIGNS
 from pyalloc.workload.sizes import SIZES, SizeLaw, parse_sizes
@@ -323,7 +324,7 @@ class StreamSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in _ORDERS:
-            message = f"no kind of stream {self.kind!r}; known are {', '.join(KINDS)}"
+            message = f"no kind of stream {self.kind!r}{nearest(self.kind, KINDS)}"
             raise ArgumentError(message)
         if self.calls not in ("plain", "all"):
             message = f"calls must be 'plain' or 'all' (got {self.calls!r})"

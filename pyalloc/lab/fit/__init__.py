@@ -14,10 +14,10 @@ from pyalloc.errors import ArgumentError
 from pyalloc.lab.fit.search import Found, NeverEnough, Tell, Verdict, smallest
 from pyalloc.lab.fit.staged import try_scenario
 from pyalloc.lab.fit.traced import Program, Traced
+from pyalloc.nearest import nearest
 from pyalloc.trace import Trace
 from pyalloc.units import PAGE, format_size, parse_size
 from pyalloc.workload.scenario import Scenario
-from pyalloc.workload.words import nearest
 
 __all__ = [
     "LIMITS",

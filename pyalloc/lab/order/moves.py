@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pyalloc.engine import fill_places
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.order.calls import ALLOCATION, FREE, Calls, Rows
+from pyalloc.nearest import nearest
 from pyalloc.trace import Op
 
 U64 = npt.NDArray[np.uint64]
@@ -259,7 +260,8 @@ def find_moves(name: str) -> tuple[Move, ...]:
     """
     for part in name.split("+"):
         if part not in MOVES:
-            message = f"no order {part!r}; there are {', '.join(MOVES)}, and A+B for one then B"
+            hint = nearest(part, MOVES)
+            message = f"no order {part!r}{hint}; A+B is one, then the other"
             raise ArgumentError(message)
     return tuple(MOVES[part] for part in name.split("+"))
 

@@ -22,6 +22,7 @@ from pyalloc.lab.paired import Interval, mean_of
 from pyalloc.lab.stage import Stage, stage_for
 from pyalloc.lab.trial import touch_of
 from pyalloc.machine import ReplaySummary
+from pyalloc.nearest import nearest
 from pyalloc.trace import Op, Trace, TraceInfo
 from pyalloc.workload.catalogue import find_workload, parse_workload, trace_of
 
@@ -115,7 +116,7 @@ class OrderStudy:
         for result in self.results:
             if result.name == name:
                 return result
-        message = f"no order {name!r} in this study; it has {', '.join(r.name for r in self)}"
+        message = f"no order {name!r} in this study{nearest(name, [r.name for r in self])}"
         raise ArgumentError(message)
 
     def __iter__(self) -> Iterator[OrderResult]:

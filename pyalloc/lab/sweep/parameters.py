@@ -18,7 +18,6 @@ Values are written as text as on the command line, or given as they are:
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import Any, Final
 from pyalloc.errors import ArgumentError
 from pyalloc.machine import Machine
 from pyalloc.machine.tunables import TUNABLES
+from pyalloc.nearest import near_word
 from pyalloc.units import parse_size
 from pyalloc.workload.catalogue import Workload
 
@@ -128,9 +128,7 @@ def belongs_to(name: str, workloads: Iterable[Workload]) -> str:
         return "machine"
     known = {*REPLAY, *TUNABLES, *machine_parameters()}
     known.update(*(w.parameters for w in workloads))
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    message = f"nothing has a parameter {name!r}{hint}"
+    message = f"nothing has a parameter {name!r}{near_word(name, known)}"
     raise ArgumentError(message)
 
 

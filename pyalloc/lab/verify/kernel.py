@@ -21,6 +21,7 @@ from pyalloc.kernel.limits import INFINITY, Limits
 from pyalloc.lab.shrink import BUDGET, shrink
 from pyalloc.lab.verify import Progress, quiet
 from pyalloc.lab.verify.twins import Difference, Twins
+from pyalloc.nearest import nearest
 from pyalloc.units import PAGE
 from pyalloc.workload.syscalls import PROFILES, SystemCall, random_call, reached
 
@@ -332,7 +333,7 @@ def random_specs(
         raise ArgumentError(message)
     for name in profiles:
         if name not in PROFILES:
-            message = f"no profile {name!r}; there are {', '.join(PROFILES)}"
+            message = f"no profile {name!r}{nearest(name, PROFILES)}"
             raise ArgumentError(message)
     names = list(profiles or PROFILES)
     return [

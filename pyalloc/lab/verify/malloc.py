@@ -22,12 +22,12 @@ from pyalloc.lab.shrink import BUDGET, shrink
 from pyalloc.lab.verify import Progress, quiet
 from pyalloc.lab.verify.twin import twin_machine
 from pyalloc.machine import Replay
+from pyalloc.nearest import nearest
 from pyalloc.trace import NULL_BLOCK, Op, Trace
 from pyalloc.trace.ops import ALLOCATES
 from pyalloc.workload.spread import SpreadSpec
 from pyalloc.workload.storm import ORDERS, StormSpec
 from pyalloc.workload.streams import KINDS, SIZES, StreamSpec
-from pyalloc.workload.words import nearest
 
 Spec = StreamSpec | StormSpec | SpreadSpec
 """A stream that can be made."""

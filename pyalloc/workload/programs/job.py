@@ -10,8 +10,8 @@ import numpy as np
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.overcommit import NEVER
 from pyalloc.machine import File, Machine, Process
+from pyalloc.nearest import nearest
 from pyalloc.units import PAGE, format_size
-from pyalloc.workload.words import nearest
 
 if TYPE_CHECKING:
     from pyalloc.workload.programs.program import Program

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from pyalloc.errors import PyallocError
+from pyalloc.nearest import nearest
 from pyalloc.trace import Trace, read_trace
 from pyalloc.workload.catalogue import WORKLOADS
 from pyalloc.workload.programs.job import Job
@@ -38,7 +39,6 @@ from pyalloc.workload.programs.parameters import (
     required,
 )
 from pyalloc.workload.programs.replayed import replayed
-from pyalloc.workload.words import nearest
 
 ENTRY_POINTS: Final = "pyalloc.programs"
 _SOURCES: Final = ("name", "trace", "python")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyalloc.errors import ArgumentError, ProcessKilled, PyallocError
+from pyalloc.nearest import nearest
 from pyalloc.workload.programs import ProgramError, program
 from pyalloc.workload.scenario.convert import plain
 from pyalloc.workload.scenario.origin import Origin
 from pyalloc.workload.scenario.origin import Path as KeyPath
 from pyalloc.workload.scenario.spec import CgroupSpec, ProcessSpec
 from pyalloc.workload.scenario.stage import cgroups_on, machine_of, spawn
-from pyalloc.workload.words import nearest
 
 if TYPE_CHECKING:
     from pyalloc.machine import Cgroup, Machine

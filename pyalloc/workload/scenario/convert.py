@@ -14,10 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from pyalloc.errors import ArgumentError
+from pyalloc.nearest import near_word, nearest
 from pyalloc.units import parse_duration, parse_size
 from pyalloc.workload.scenario.origin import Origin, Path
 from pyalloc.workload.scenario.spec import DURATION, SIZE
-from pyalloc.workload.words import near_word, nearest
 
 T = TypeVar("T", bound=Struct)
 

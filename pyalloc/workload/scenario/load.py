@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyalloc.errors import ScenarioError
+from pyalloc.nearest import nearest
 from pyalloc.workload.scenario.files import parse, shipped
 from pyalloc.workload.scenario.origin import Origin
 from pyalloc.workload.scenario.scenario import Scenario
-from pyalloc.workload.words import nearest
 
 
 def load_scenario(source: str | Path) -> Scenario:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyalloc.errors import ScenarioError
-from pyalloc.workload.words import nearest
+from pyalloc.nearest import nearest
 
 
 def varied(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
