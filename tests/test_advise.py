@@ -210,7 +210,7 @@ def test_bad_input_is_one_line(mixed: pa.Trace) -> None:
         advise(mixed[:10])
     with pytest.raises(pa.ArgumentError, match="settings of best-fit are not known"):
         advise(mixed, allocator="best-fit")
-    with pytest.raises(pa.ArgumentError, match="takes no setting 'speed=3'"):
+    with pytest.raises(pa.ArgumentError, match="no setting 'speed'"):
         advise(mixed, ["speed=3"])
     with pytest.raises(pa.ArgumentError, match="memory must be"):
         advise(mixed, memory="middle")

@@ -87,7 +87,7 @@ def test_a_workload_is_listed_explained_and_written(
     assert main(["workload", "fifo:count=50,live=5", "-o", str(file), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["calls"] == 50
     assert main(["workload", "fifo:count=50,live=5", "-o", str(file)]) == 2
-    assert "File exists" in capfd.readouterr().err
+    assert "is there already" in capfd.readouterr().err
     assert main(["replay", str(file), "--json"]) == main(["replay", "fifo:count=50,live=5"]) == 0
 
 

@@ -195,4 +195,4 @@ def test_the_command_says_what_it_compared(capfd: pytest.CaptureFixture[str]) ->
 
 def test_no_streams_are_bad_input(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "malloc", "--streams", "0"]) == 2
-    assert "at least one stream" in capfd.readouterr().err
+    assert "streams must be 1 or more" in capfd.readouterr().err

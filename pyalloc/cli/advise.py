@@ -7,6 +7,17 @@ from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
+from pyalloc.cli.options import (
+    AllocatorName,
+    Count,
+    Flag,
+    Format,
+    Output,
+    Seconds,
+    Settings,
+    Share,
+    Target,
+)
 from pyalloc.cli.output import console, print_json, progressing, working
 from pyalloc.cli.subject import Subject, Words, print_notes, subject
 from pyalloc.errors import ArgumentError
@@ -16,25 +27,24 @@ from pyalloc.lab.advise.verify import Verification
 from pyalloc.lab.advise.verify import verify as verify_advice
 from pyalloc.report.advice import plot as plot_advice
 from pyalloc.report.advice import render, verification
+from pyalloc.trace.files import replacing
 
 _MORE_RECORDINGS: Final = 2
-
-Flag = Annotated[bool, Parameter(negative="")]
 
 
 def advise(
     *words: Words,
-    setting: Annotated[list[str] | None, Parameter(name=["--setting", "-s"], negative="")] = None,
+    setting: Settings | None = None,
     memory: Literal["peak", "end"] = "peak",
-    slower: float = 0.1,
-    allocator: str | None = None,
+    slower: Share = 0.1,
+    allocator: AllocatorName | None = None,
     touch: Literal["none", "write", "recorded"] | None = None,
     verify: Flag = False,
-    runs: int = 3,
-    timeout: float = 600,
-    plot: Path | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    format: str | None = None,  # noqa: A002
+    runs: Count = 3,
+    timeout: Seconds = 600,
+    plot: Target | None = None,
+    output: Output | None = None,
+    format: Format | None = None,  # noqa: A002
     every: Annotated[bool, Parameter(name=["--all"], negative="")] = False,
     json: Flag = False,
 ) -> int:
@@ -87,7 +97,8 @@ def advise(
             )
         checked = _verified(found, about, runs, timeout) if verify else None
     if plot is not None:
-        plot.write_text(plot_advice(found), encoding="utf-8")
+        with replacing(plot, overwrite=True) as file:
+            file.write(plot_advice(found).encode())
     if json:
         print_json(found.to_dict() | ({"verification": checked.to_dict()} if checked else {}))
     else:

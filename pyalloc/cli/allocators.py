@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
+from pyalloc.cli.options import Flag
 from pyalloc.cli.output import console, print_json
 from pyalloc.lab.allocators import allocators as all_allocators
 from pyalloc.report.listing import table_of
 
 
-def allocators(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def allocators(*, json: Flag = False) -> int:
     """List the allocators there are, and what each changes.
 
     Parameters

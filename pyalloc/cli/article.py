@@ -7,18 +7,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from pyalloc.cli.options import Flag
 from pyalloc.cli.output import console, print_json, telling
 from pyalloc.lab.article import MAP, figures, final_map
 from pyalloc.report.article import map_table, render
-
-_Flag = Annotated[bool, Parameter(negative="")]
 
 
 def article(
     *,
     host: Annotated[bool, Parameter(negative="--no-host")] = True,
-    map: _Flag = False,  # noqa: A002 - the option's name
-    json: _Flag = False,
+    map: Flag = False,  # noqa: A002 - the option's name
+    json: Flag = False,
 ) -> int:
     """Print each figure of "When Linux Runs Out of Memory" beside a simulated and a measured one.
 

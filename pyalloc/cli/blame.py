@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from cyclopts import Parameter
-
+from pyalloc.cli.options import AllocatorName, Flag, Format, Natural, Output
 from pyalloc.cli.output import console, print_json, working
 from pyalloc.cli.subject import Words, print_notes, subject
 from pyalloc.errors import ArgumentError
@@ -20,13 +18,13 @@ _MOMENTS: Final[tuple[Literal["waste", "peak", "end"], ...]] = ("waste", "peak",
 def blame(
     *words: Words,
     at: str = "waste",
-    sites: int = 12,
-    tries: int | None = None,
-    allocator: str | None = None,
+    sites: Natural = 12,
+    tries: Natural | None = None,
+    allocator: AllocatorName | None = None,
     touch: Literal["none", "write", "recorded"] | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    format: str | None = None,  # noqa: A002
-    json: Annotated[bool, Parameter(negative="")] = False,
+    output: Output | None = None,
+    format: Format | None = None,  # noqa: A002
+    json: Flag = False,
 ) -> int:
     """Say which call sites keep free memory from going back, and what moving them would save.
 

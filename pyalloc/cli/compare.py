@@ -10,14 +10,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from pyalloc.cli.dashes import count_behind
-from pyalloc.cli.output import console, print_json, progressing, working
-from pyalloc.cli.subject import subject
+from pyalloc.cli.options import Allocators, Flag, Format, Natural, Output, Percent, Settings
+from pyalloc.cli.output import console, print_json, progressing
+from pyalloc.cli.subject import read, subject
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.compare import Comparison
 from pyalloc.lab.compare import compare as compare_traces
 from pyalloc.report.compare import render
-from pyalloc.trace import Trace, read_trace
-from pyalloc.workload.catalogue import trace_of
+from pyalloc.trace import Trace
 
 Words = Annotated[
     str,
@@ -33,15 +33,15 @@ _FIGURES = {"asked": "peak_requested", "held": "peak_held", "resident": "peak_rs
 
 def compare(
     *words: Words,
-    setting: Annotated[list[str] | None, Parameter(name=["--setting", "-s"], negative="")] = None,
-    allocator: Annotated[list[str] | None, Parameter(negative="")] = None,
+    setting: Settings | None = None,
+    allocator: Allocators | None = None,
     touch: Literal["none", "write", "recorded"] | None = None,
-    sites: int = 12,
-    at_most: float | None = None,
+    sites: Natural = 12,
+    at_most: Percent | None = None,
     by: Literal["asked", "held", "resident"] = "resident",
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    format: str | None = None,  # noqa: A002
-    json: Annotated[bool, Parameter(negative="")] = False,
+    output: Output | None = None,
+    format: Format | None = None,  # noqa: A002
+    json: Flag = False,
 ) -> int:
     """Hold runs against the first of them: memory, fragmentation, work, call sites.
 
@@ -96,11 +96,7 @@ def _traces(
     if not files and not command:
         message = "give trace FILEs, or a command behind --"
         raise ArgumentError(message)
-    with working("reading ..."):
-        found = {
-            name: read_trace(file, format) if format else trace_of(file)
-            for name, file in zip(_names(files), files, strict=True)
-        }
+    found = {name: read(file, format) for name, file in zip(_names(files), files, strict=True)}
     if not command:
         yield found
         return

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from pyalloc.cli.output import console, working
+from pyalloc.cli.options import Flag, Format, OutputFormat, Target, check_free
+from pyalloc.cli.output import console, print_json, working
 from pyalloc.trace import read_trace
 
 
 def convert(
     source: Path,
-    target: Path,
+    target: Target,
+    /,
     *,
-    format: str | None = None,  # noqa: A002
-    to: str | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
+    format: Format | None = None,  # noqa: A002
+    to: OutputFormat | None = None,
+    force: Flag = False,
+    json: Flag = False,
 ) -> int:
     """Convert a trace from any format to any other.
 
@@ -30,12 +30,18 @@ def convert(
     format
         The format of the source, if it cannot be found out.
     to
-        The format of the target; by default the one its name ends with.
+        The format of the target; by default the one its name ends with, or else Parquet.
     force
         Overwrite the target if it exists.
+    json
+        Print what was written as JSON.
     """
+    check_free(target, force=force, how="--force")
     with working("converting ..."):
         trace = read_trace(source, format)
         trace.write(target, to, overwrite=force)
-    console().print(f"{target}: {len(trace):,} calls")
+    if json:
+        print_json({"path": str(target), "calls": len(trace)})
+    else:
+        console().print(f"{target}: {len(trace):,} calls", markup=False, soft_wrap=True)
     return 0

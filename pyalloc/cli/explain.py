@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from pyalloc.cli.options import AllocatorName, Count, Flag, Format, Natural, Output
 from pyalloc.cli.output import console, print_json, working
 from pyalloc.cli.subject import Words, print_notes, subject
 from pyalloc.errors import ArgumentError
@@ -15,13 +15,13 @@ from pyalloc.lab.explain import explain_calls
 
 def explain(
     *words: Words,
-    at: Annotated[int, Parameter(name=["--at", "--call"])],
-    count: int = 1,
-    allocator: str | None = None,
+    at: Annotated[Natural, Parameter(name=["--at", "--call"])],
+    count: Count = 1,
+    allocator: AllocatorName | None = None,
     touch: Literal["none", "write", "recorded"] | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    format: str | None = None,  # noqa: A002
-    json: Annotated[bool, Parameter(negative="")] = False,
+    output: Output | None = None,
+    format: Format | None = None,  # noqa: A002
+    json: Flag = False,
 ) -> int:
     """Explain one call: which way the allocator went, what it cost, how the heap lies afterwards.
 

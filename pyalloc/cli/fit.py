@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
 from pyalloc.cli.dashes import split
+from pyalloc.cli.options import AllocatorName, Flag, Format, Output, Seconds, Size
 from pyalloc.cli.output import console, print_json, progressing
 from pyalloc.cli.subject import Subject, Words, print_notes, subject
 from pyalloc.errors import ArgumentError
-from pyalloc.lab.fit import Fit, NeverEnough, Traced, Verdict, must_survive, survives
+from pyalloc.lab.fit import (
+    Fit,
+    NeverEnough,
+    Traced,
+    Verdict,
+    check_limit,
+    must_survive,
+    survives,
+)
 from pyalloc.lab.fit import fit as fit_limit
 from pyalloc.lab.fit.verify import Verification
 from pyalloc.lab.fit.verify import verify as verify_fits
+from pyalloc.nearest import near_word
 from pyalloc.report.fit import answer, render, verification
 from pyalloc.trace import Trace
+from pyalloc.workload.catalogue import names_workload
 from pyalloc.workload.scenario import Scenario, load_scenario, scenarios
-
-Flag = Annotated[bool, Parameter(negative="")]
 
 _ALIASES: Final = {"ulimit": "as", "rlimit_as": "as", "ulimit-v": "as", "memory": "cgroup"}
 _NO_MACHINE: Final = (None, "0", "0")
@@ -31,15 +39,15 @@ def fit(
     *words: Words,
     limit: Annotated[list[str] | None, Parameter(name=["--limit", "-l"], negative="")] = None,
     at: str | None = None,
-    ram: str | None = None,
-    swap: str = "0",
-    reserved: str = "0",
+    ram: Size | None = None,
+    swap: Size = "0",
+    reserved: Size = "0",
     survive: Annotated[list[str] | None, Parameter(negative="")] = None,
-    allocator: str | None = None,
+    allocator: AllocatorName | None = None,
     verify: Flag = False,
-    timeout: float = 600,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    format: str | None = None,  # noqa: A002
+    timeout: Seconds = 600,
+    output: Output | None = None,
+    format: Format | None = None,  # noqa: A002
     json: Flag = False,
 ) -> int:
     """Find the smallest limit with which a program survives, and what happens just below it.
@@ -90,9 +98,11 @@ def fit(
     if survive:
         message = "--survive names processes of a scenario; a trace has one"
         raise ArgumentError(message)
+    limits = [_ALIASES.get(name, name) for name in limit or _default_limits(ram)]
+    for name in limits:
+        check_limit(name, at if limit else None)
     with subject(words, format=format, output=output, quiet=json) as about:
         traced = Traced(about.trace, allocator)
-        limits = [_ALIASES.get(name, name) for name in limit or _default_limits(ram)]
         if at is not None:
             of = _the_one(limits if limit else ["cgroup"])
             return _answer(survives(traced, of, at, **machine), of, at, (), json=json)
@@ -106,8 +116,13 @@ def _scenario(words: Sequence[str]) -> Scenario | None:
     file, _ = split(words)
     if file is None:
         return None
-    is_known = not os.path.lexists(file) and file in scenarios()
-    return load_scenario(file) if file.endswith(".toml") or is_known else None
+    is_there, known = os.path.lexists(file), scenarios()
+    if file.endswith(".toml") or (file in known and not is_there):
+        return load_scenario(file)
+    if not is_there and not names_workload(file) and near_word(file, known):
+        message = f"no file, no workload and no scenario {file!r}{near_word(file, known)}"
+        raise ArgumentError(message)
+    return None
 
 
 def _check_scenario_options(machine: Mapping[str, Any], *, verify: bool) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
-
+from pyalloc.cli.options import Flag
 from pyalloc.cli.output import console, print_json
 from pyalloc.host.outlook import outlook
 from pyalloc.report.host import render
@@ -15,7 +12,7 @@ def host(
     *,
     pid: int | None = None,
     policy: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> int:
     """Say what this machine has left before which limit, and who would be killed now and why.
 

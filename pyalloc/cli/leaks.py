@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
-
+from pyalloc.cli.options import AllocatorName, Flag, Format, Natural, Output
 from pyalloc.cli.output import console, print_json, working
 from pyalloc.cli.subject import Words, print_notes, subject
 from pyalloc.lab.leaks import leaks as find_leaks
@@ -15,11 +11,11 @@ from pyalloc.report.leaks import render, verdict
 
 def leaks(
     *words: Words,
-    sites: int = 15,
-    allocator: str | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    format: str | None = None,  # noqa: A002
-    json: Annotated[bool, Parameter(negative="")] = False,
+    sites: Natural = 15,
+    allocator: AllocatorName | None = None,
+    output: Output | None = None,
+    format: Format | None = None,  # noqa: A002
+    json: Flag = False,
 ) -> int:
     """Tell a leak from fragmentation: what is never freed, by call site, and what grows.
 

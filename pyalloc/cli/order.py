@@ -11,19 +11,30 @@ import numpy as np
 from cyclopts import Parameter
 
 from pyalloc.cli.dashes import split
+from pyalloc.cli.options import (
+    AllocatorName,
+    Count,
+    Flag,
+    Format,
+    Natural,
+    Output,
+    Seed,
+    Target,
+    Tunables,
+    check_free,
+    settings,
+)
 from pyalloc.cli.output import console, print_json, progressing
-from pyalloc.cli.replay import settings
 from pyalloc.cli.subject import Words, subject
 from pyalloc.errors import ArgumentError
-from pyalloc.lab.order import MOVES
+from pyalloc.lab.order import MOVES, find_moves
 from pyalloc.lab.order import order as study_orders
 from pyalloc.report.listing import table_of
 from pyalloc.report.order import render
 from pyalloc.trace import Trace
 from pyalloc.workload.catalogue import names_workload
 
-Flag = Annotated[bool, Parameter(negative="")]
-
+_DIGITS: Final = 19  # of a number of 63 bits
 _BY: Final = {"peak": "peak_held", "end": "held", "resident": "peak_rss", "mean": "jw1"}
 
 
@@ -32,16 +43,16 @@ def order(
     order: Annotated[list[str] | None, Parameter(negative="")] = None,
     by: Literal["peak", "end", "resident", "mean"] = "peak",
     window: int | None = None,
-    repeats: int = 5,
-    search: int = 50,
-    allocator: str | None = None,
+    repeats: Count = 5,
+    search: Natural = 50,
+    allocator: AllocatorName | None = None,
     arch: Literal["x86_64", "i386"] | None = None,
     touch: Literal["none", "write", "recorded"] | None = None,
-    tunable: Annotated[list[str] | None, Parameter(negative="")] = None,
-    seed: int = 0,
-    best: Path | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    format: str | None = None,  # noqa: A002
+    tunable: Tunables | None = None,
+    seed: Seed = 0,
+    best: Target | None = None,
+    output: Output | None = None,
+    format: Format | None = None,  # noqa: A002
     list: Flag = False,  # noqa: A002
     json: Flag = False,
 ) -> int:
@@ -84,23 +95,23 @@ def order(
     """
     if list:
         return _list(json=json)
-    with _about(words, format, output, quiet=json) as (about, notes):
-        given = _orders(order)
-        with progressing() as tell:
-            found = study_orders(
-                about,
-                given,
-                allocator=allocator,
-                arch=arch,
-                tunables=settings(tunable),
-                touch=touch,
-                window=window,
-                repeats=repeats,
-                search=search,
-                by=_BY[by],
-                seed=seed,
-                tell=tell,
-            )
+    given = _orders(order)
+    check_free(best)
+    with _about(words, format, output, quiet=json) as (about, notes), progressing() as tell:
+        found = study_orders(
+            about,
+            given,
+            allocator=allocator,
+            arch=arch,
+            tunables=settings(tunable),
+            touch=touch,
+            window=window,
+            repeats=repeats,
+            search=search,
+            by=_BY[by],
+            seed=seed,
+            tell=tell,
+        )
     if best is not None:
         found.reordered(found.best().name).write(best, overwrite=False)
     if json:
@@ -135,6 +146,8 @@ def _orders(given: Sequence[str] | None) -> Any:  # noqa: ANN401 - as the study 
         return None
     files = [name for name in given if Path(name).exists()]
     if not files:
+        for name in given:
+            find_moves(name)
         return given
     if len(files) < len(given):
         message = "give either names of orders or files with row numbers, not both"
@@ -143,11 +156,12 @@ def _orders(given: Sequence[str] | None) -> Any:  # noqa: ANN401 - as the study 
 
 
 def _rows(file: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").split(), 1):
-        if not line.isdecimal():
-            message = f"{file}: an order is a list of row numbers (word {number} is {line[:20]!r})"
+    words = file.read_text(encoding="utf-8", errors="replace").split()
+    for number, word in enumerate(words, 1):
+        if not (word.isdecimal() and word.isascii() and len(word) < _DIGITS):
+            message = f"{file}: an order is a list of row numbers (word {number} is {word[:20]!r})"
             raise ArgumentError(message)
-    return np.array(file.read_text(encoding="utf-8").split(), np.int64)
+    return np.array(words, np.int64)
 
 
 def _list(*, json: bool) -> int:

@@ -2,21 +2,69 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_WIDTH: Final = 100
+
+
+class _Piped:
+    """Standard output where it is no terminal: without the blanks that fill a table's lines."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write a text of whole lines."""
+        self._file.write(re.sub(r" +(?=\n)", "", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the file's
+        return getattr(self._file, name)
+
+
+class _Console(Console):
+    """A console that leaves it to :func:`pyalloc.cli.app.main` what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what was raised."""
+        raise  # noqa: PLE0704 - rich calls this where it handles the error
+
+
+_NEAR: Final = {"…": "...", "±": "+-", "²": "^2", "\u00d7": "x", "µ": "u", "─": "-", "│": "|"}
+
+
+def _nearest_characters(error: UnicodeError) -> tuple[str, int]:
+    """Return what to write in place of characters that an encoding lacks: as near as can be."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_NEAR.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+
+def write_whatever_comes() -> None:
+    """Let no character stop the output: a terminal without UTF-8, a file's name of odd bytes."""
+    codecs.register_error("pyalloc.nearest", _nearest_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="pyalloc.nearest")
+
 
 def console() -> Console:
     """Return the console of standard output, 100 columns wide where it is not a terminal."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=100)
+    out = _Console(highlight=False)
+    if out.is_terminal:
+        return out
+    return _Console(highlight=False, width=_WIDTH, file=_Piped(sys.stdout))  # type: ignore[arg-type]  # it is one in all but name
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401

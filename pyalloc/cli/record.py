@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-
+from pyalloc.cli.options import Flag, Output
 from pyalloc.cli.output import console, print_json, stdout_to_stderr
 from pyalloc.cli.run import Command
 from pyalloc.cli.subject import going_on
@@ -16,10 +14,10 @@ from pyalloc.trace.record import record as record_command
 
 def record(
     *command: Command,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Output,
     children: Literal["all", "none"] = "all",
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    force: Flag = False,
+    json: Flag = False,
 ) -> int:
     """Run a command and take down every call to malloc and its family.
 

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-
+from pyalloc.cli.options import AllocatorName, Flag, Format, Natural, Tunables, settings
 from pyalloc.cli.output import console, print_json, working
-from pyalloc.errors import ArgumentError
+from pyalloc.cli.subject import read
 from pyalloc.lab.examine import examine
 from pyalloc.report.examination import print_report
-from pyalloc.trace import read_trace
-from pyalloc.workload.catalogue import trace_of
-
-
-def settings(pairs: list[str] | None) -> dict[str, str] | None:
-    """Return ``NAME=VALUE`` pairs as a mapping."""
-    found = {}
-    for pair in pairs or ():
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            message = f"a tunable is given as NAME=VALUE (got {pair!r})"
-            raise ArgumentError(message)
-        found[name] = value
-    return found or None
 
 
 def replay(
-    trace: str,
+    file: str,
+    /,
     *,
-    allocator: str | None = None,
+    allocator: AllocatorName | None = None,
     touch: Literal["none", "write", "recorded"] = "write",
-    tunable: Annotated[list[str] | None, Parameter(negative="")] = None,
-    format: str | None = None,  # noqa: A002
-    sites: int = 10,
-    strict: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    tunable: Tunables | None = None,
+    format: Format | None = None,  # noqa: A002
+    sites: Natural = 10,
+    strict: Flag = False,
+    json: Flag = False,
 ) -> int:
     """Replay a recorded trace on a simulated machine and report where the memory went.
 
     Parameters
     ----------
-    trace
+    file
         A trace file of any format that "pyalloc convert" reads, or a workload by name.
     allocator
         Replay on this allocator (see "pyalloc allocators"); by default the recorded C library.
@@ -59,9 +45,10 @@ def replay(
     json
         Print JSON.
     """
+    trace = read(file, format)
     with working("replaying ..."):
         found = examine(
-            read_trace(trace, format) if format else trace_of(trace),
+            trace,
             allocator,
             touch=touch,
             tunables=settings(tunable),

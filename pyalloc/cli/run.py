@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from pyalloc.cli.options import AllocatorName, Flag, Natural, Output
 from pyalloc.cli.output import console, print_json, stdout_to_stderr, working
 from pyalloc.cli.subject import end_of, going_on
 from pyalloc.errors import PyallocError
@@ -27,10 +28,10 @@ Command = Annotated[
 
 def run(
     *command: Command,
-    allocator: str | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    sites: int = 10,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    allocator: AllocatorName | None = None,
+    output: Output | None = None,
+    sites: Natural = 10,
+    json: Flag = False,
 ) -> int:
     """Record a command, replay its every allocation, and report where the memory went.
 

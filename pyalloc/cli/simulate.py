@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from pyalloc.cli.options import Count, Flag, Seed, Target, check_free
 from pyalloc.cli.output import console, print_json, progressing
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.simulate import simulate as run_scenario
 from pyalloc.report.simulation import listing, render
 from pyalloc.units import format_duration, parse_duration
-from pyalloc.workload.scenario import load_scenario, scenarios, text_of
+from pyalloc.workload.scenario import Scenario, load_scenario, scenarios, text_of
 from pyalloc.workload.scenario.schema import json_schema
 
 _WHICH = "which scenario? Give a file, or a name of pyalloc simulate --list"
-_Flag = Annotated[bool, Parameter(negative="")]
 
 
 def simulate(
     scenario: str = "",
+    /,
     *,
-    list: _Flag = False,  # noqa: A002 - the option's name
-    show: _Flag = False,
-    check: _Flag = False,
-    schema: _Flag = False,
+    list: Flag = False,  # noqa: A002 - the option's name
+    show: Flag = False,
+    check: Flag = False,
+    schema: Flag = False,
     set: Annotated[tuple[str, ...], Parameter(negative="")] = (),  # noqa: A002
-    seed: int | None = None,
+    seed: Seed | None = None,
     until: str | None = None,
-    events: Path | None = None,
-    timeline: Path | None = None,
-    samples: int = 500,
-    force: _Flag = False,
-    json: _Flag = False,
+    events: Target | None = None,
+    timeline: Target | None = None,
+    samples: Count = 500,
+    force: Flag = False,
+    json: Flag = False,
 ) -> int:
     """Run a scenario: a machine, its cgroups and processes, what they do and when.
 
@@ -75,12 +75,9 @@ def simulate(
         raise ArgumentError(_WHICH)
     one = load_scenario(scenario).vary(_changes(set)) if set else load_scenario(scenario)
     if check:
-        console().print(
-            f"{scenario}: {len(one.processes)} processes, nothing wrong", soft_wrap=True
-        )
-        return 0
+        return _tell_checked(scenario, one, json=json)
     for target in filter(None, (events, timeline)):
-        _check_target(target, force=force)
+        check_free(target, force=force, how="--force")
     total = parse_duration(one.duration if until is None else until, "until")
     with progressing() as tell:
 
@@ -115,14 +112,14 @@ def _tell(scenario: str, *, schema: bool, list: bool, json: bool) -> int:  # noq
     return 0
 
 
-def _check_target(path: Path, *, force: bool) -> None:
-    """Raise ArgumentError unless a file can be written there; a run should not be for nothing."""
-    if not path.parent.is_dir():
-        message = f"cannot write {path}: there is no folder {path.parent}"
-        raise ArgumentError(message)
-    if path.exists() and not force:
-        message = f"{path} exists; overwrite it with --force"
-        raise ArgumentError(message)
+def _tell_checked(name: str, scenario: Scenario, *, json: bool) -> int:
+    """Say that nothing is wrong with a scenario."""
+    count = len(scenario.processes)
+    if json:
+        print_json({"scenario": name, "processes": count})
+    else:
+        console().print(f"{name}: {count} processes, nothing wrong", soft_wrap=True, markup=False)
+    return 0
 
 
 def _changes(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import tempfile
@@ -24,7 +23,7 @@ from pyalloc.cli.output import stdout_to_stderr, working
 from pyalloc.trace import Trace, read_trace
 from pyalloc.trace.record import Recording
 from pyalloc.trace.record import record as record_command
-from pyalloc.workload.catalogue import WORKLOADS, workload
+from pyalloc.workload.catalogue import trace_of
 
 Words = Annotated[
     str,
@@ -65,7 +64,7 @@ def subject(
     """
     file, command = split(words)
     if file is not None:
-        trace = _read(file, format)
+        trace = read(file, format)
         yield Subject(trace, command or trace.info.command, tuple(_of_another_malloc(trace)))
         return
     with tempfile.TemporaryDirectory(prefix="pyalloc-") as folder:
@@ -107,12 +106,10 @@ def _measured_peak(trace: Trace) -> int:
     return (measured.program_peak or 0) if measured else 0
 
 
-def _read(file: str, format: str | None) -> Trace:  # noqa: A002
-    if not os.path.lexists(file) and file.partition(":")[0] in WORKLOADS:
-        with working("making the calls ..."):
-            return workload(file)
+def read(file: str, format: str | None = None) -> Trace:  # noqa: A002
+    """Return the trace in a file (of a format), or of a workload."""
     with working("reading ..."):
-        return read_trace(file, format)
+        return read_trace(file, format) if format else trace_of(file)
 
 
 def _of_another_malloc(trace: Trace) -> Iterator[str]:

@@ -11,14 +11,13 @@ from typing import Annotated, Any, Final, Literal
 from cyclopts import Parameter
 
 from pyalloc.cli.dashes import count_behind
+from pyalloc.cli.options import Count, Flag, Seed
 from pyalloc.cli.output import console, print_json, progressing
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.sweep import sweep as run_sweep
 from pyalloc.machine.metrics import FIGURES
 from pyalloc.nearest import nearest
 from pyalloc.report.sweep import render
-
-Flag = Annotated[bool, Parameter(negative="")]
 
 _KEYS: Final = ("programs", "design", "points", "draw_seed", "parameters")
 
@@ -27,22 +26,27 @@ def sweep(
     *programs: Annotated[str, Parameter(help="Trace files, or workloads by name.", negative="")],
     plan: Path | None = None,
     design: Literal["grid", "lhs", "random"] | None = None,
-    points: int | None = None,
-    draw_seed: int | None = None,
+    points: Count | None = None,
+    draw_seed: Seed | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     retry: Flag = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     dask: str | None = None,
-    most: int = 1_000_000,
+    most: Count = 1_000_000,
     by: str = "peak_held",
     json: Flag = False,
     **parameters: Annotated[
-        str, Parameter(help="A parameter and its values: 64K,128K or 1..10 or 64K..1M*2.")
+        str,
+        Parameter(
+            help="A parameter and its values: 64K,128K or 1..10 or 64K..1M*2.", metavar="VALUES"
+        ),
     ],
 ) -> int:
     """Replay at every point of a grid, or of a design by draw, over any parameter.
 
     pyalloc sweep larson --allocator glibc-2.36,glibc-2.12 --mmap-threshold 64K..1M*2 --seed 1..10
+
+    Exits with 1 if a point cannot be run; a program that dies at a point is a result.
 
     Parameters
     ----------
@@ -97,7 +101,7 @@ def sweep(
         print_json(found.to_dict(by))
     else:
         console().print(render(found, by, time.monotonic() - began))
-    return 0
+    return 1 if found.failures else 0
 
 
 def _read(plan: Path) -> Mapping[str, Any]:

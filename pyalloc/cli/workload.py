@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from pyalloc.cli.options import Flag, Output, OutputFormat, check_free
 from pyalloc.cli.output import console, print_json, working
 from pyalloc.errors import ArgumentError
 from pyalloc.report.listing import table_of
@@ -16,11 +14,12 @@ from pyalloc.workload.catalogue import WORKLOADS, Workload, parse_workload
 
 def workload(
     name: str | None = None,
+    /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    to: str | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    output: Output | None = None,
+    to: OutputFormat | None = None,
+    force: Flag = False,
+    json: Flag = False,
 ) -> int:
     """List the workloads, explain one, or write its trace.
 
@@ -31,7 +30,7 @@ def workload(
     output
         The file for the trace; without it, the workload is only explained.
     to
-        The format of the file; by default the one its name ends with.
+        The format of the file; by default the one its name ends with, or else Parquet.
     force
         Overwrite the file if it exists.
     json
@@ -46,6 +45,7 @@ def workload(
     parameters = found.settings(written)
     if output is None:
         return _explain(found, json=json)
+    check_free(output, force=force, how="--force")
     with working("making the calls ..."):
         trace = found.make(**parameters)
         trace.write(output, to, overwrite=force)
@@ -53,7 +53,11 @@ def workload(
     if json:
         print_json({"path": str(output), "calls": len(trace), "peak_requested": peak})
     else:
-        console().print(f"{output}: {len(trace):,} calls, peak {format_size(peak)} requested")
+        console().print(
+            f"{output}: {len(trace):,} calls, peak {format_size(peak)} requested",
+            markup=False,
+            soft_wrap=True,
+        )
     return 0
 
 

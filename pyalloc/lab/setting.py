@@ -14,10 +14,13 @@ from typing import Final
 
 from pyalloc.engine import Heap
 from pyalloc.errors import ArgumentError
+from pyalloc.machine.tunables import TUNABLES as TUNABLE_NAMES
+from pyalloc.nearest import nearest
 from pyalloc.units import parse_size
 
 TUNABLES: Final = "GLIBC_TUNABLES"
 _PREFIX: Final = "glibc.malloc."
+_OTHERS: Final = ("allocator", "trim_calls", "trim_bytes")
 _SIZES: Final = frozenset({"mmap_threshold", "trim_threshold", "top_pad", "tcache_max"})
 _DEFAULTS: Final = {
     "mmap_threshold": 128 << 10,
@@ -140,6 +143,9 @@ class Setting:
 def _one(name: str, value: str) -> Setting:
     if name == "allocator":
         return Setting(allocator=value)
+    if name not in (*TUNABLE_NAMES, *_OTHERS):
+        message = f"there is no setting {name!r}{nearest(name, (*TUNABLE_NAMES, *_OTHERS))}"
+        raise ArgumentError(message)
     number = parse_size(value, name)
     if name == "trim_calls":
         return Setting(trim_calls=number)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from pyalloc.arguments import whole
 from pyalloc.errors import (
     ArgumentError,
     EndlessFault,
@@ -84,7 +85,8 @@ def simulate(
         scenario = Scenario.from_dict(scenario)
     else:
         scenario.check()
-    stage = _Stage(scenario, scenario.seed if seed is None else seed, samples, enough)
+    chosen = whole(scenario.seed if seed is None else seed, "seed")
+    stage = _Stage(scenario, chosen, whole(samples, "samples", 1), enough)
     stage.run(parse_duration(scenario.duration if until is None else until, "until"), progress)
     return stage.result()
 

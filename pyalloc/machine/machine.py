@@ -42,6 +42,7 @@ from pyalloc.units import PAGE, format_size, nanoseconds, parse_size
 DEFAULT_ALLOCATORS = {"2.6.11": "glibc-2.3.3", "2.6.18": "glibc-2.3.3"}
 MODERN_ALLOCATOR = "glibc-2.36"
 _LONGEST = (1 << 64) - 1
+_MOST_PAGES = (1 << 32) - 2  # the engine numbers frames and slots in 32 bits
 _MOST_UID = (1 << 32) - 1
 _SHAPES = {2: "i386", 3: "i386-pae", 4: "x86_64"}
 """Page tables by their levels."""
@@ -226,6 +227,11 @@ user_reserve_kbytes
                 f" {format_size(reserved * PAGE)} of it reserved)"
             )
             raise ArgumentError(message)
+        for name, pages in (("ram", frames), ("swap", slots)):
+            if pages > _MOST_PAGES:
+                most = format_size((_MOST_PAGES + 1) * PAGE)
+                message = f"{name} must be less than {most} (got {format_size(pages * PAGE)})"
+                raise ArgumentError(message)
         marks = watermarks(frames - reserved, self.paging)
         return engine.RamSettings(
             count_frames=frames,

@@ -68,6 +68,11 @@ def names() -> list[str]:
     return [NATIVE, *formats.names()]
 
 
+def writable() -> list[str]:
+    """Return the names of all formats that can be written."""
+    return [NATIVE, *formats.writable()]
+
+
 def write_trace(
     trace: Trace,
     path: str | os.PathLike[str],
@@ -76,16 +81,21 @@ def write_trace(
     overwrite: bool = True,
 ) -> None:
     """Write ``trace`` to ``path``; see :meth:`Trace.write`."""
-    chosen = format or NATIVE
-    if chosen != NATIVE and chosen not in formats.writable():
-        known = [NATIVE, *formats.writable()]
-        message = f"cannot write format {chosen!r}{nearest(chosen, known)}"
+    chosen = format or _format_of(Path(path))
+    if chosen not in writable():
+        message = f"cannot write format {chosen!r}{nearest(chosen, writable())}"
         raise ArgumentError(message)
     with replacing(Path(path), overwrite=overwrite) as file:
         if chosen == NATIVE:
             parquet.write(trace, file)
         else:
             formats.write(trace, file, chosen)
+
+
+def _format_of(path: Path) -> str:
+    """Return the format that a file's name ends with, pyalloc's own if it ends otherwise."""
+    suffix = path.suffix.removeprefix(".")
+    return suffix if suffix in formats.writable() else NATIVE
 
 
 @contextlib.contextmanager

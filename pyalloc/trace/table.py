@@ -411,7 +411,9 @@ class Trace:
         *,
         overwrite: bool = True,
     ) -> None:
-        """Write the trace to ``path``; without ``format``, as pyalloc's own Parquet file.
+        """Write the trace to ``path``; without ``format``, in the one the name ends with.
+
+        That is ``.mtrace``, ``.ltrace`` or ``.rep``; any other name gets pyalloc's own Parquet.
 
         The file appears under its name only when it is complete.
 

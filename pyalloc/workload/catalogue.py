@@ -203,10 +203,13 @@ def trace_of(text: str | os.PathLike[str]) -> Trace:
     TraceError
         The file is no trace.
     """
-    if isinstance(text, str) and names_workload(text) and not Path(text).exists():
+    if not isinstance(text, str) or (text and Path(text).exists()):
+        return read_trace(text)
+    name = text.partition(":")[0]
+    if name in WORKLOADS:
         return workload(text)
-    if isinstance(text, str) and "/" not in text and "." not in text and not Path(text).exists():
-        message = f"no file and no workload {text!r}{_nearest(text.partition(':')[0])}"
+    if not set("/.") & set(name):
+        message = f"no file and no workload {text!r}{_nearest(name)}"
         raise ArgumentError(message)
     return read_trace(text)
 

@@ -7,10 +7,12 @@ One file a part of the machine; to add one, write ``cli/verify/PART.py`` with a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cyclopts import App, Parameter
 
+from pyalloc.cli.help import Formatter, page_text, told_default
+from pyalloc.cli.options import Flag
 from pyalloc.cli.output import console, print_json
 from pyalloc.cli.verify import kernel, malloc, oom
 from pyalloc.host.compile import HostError
@@ -34,15 +36,16 @@ verify = App(
     name="verify",
     help="The model against the glibc and the kernel of this host.",
     help_format="plaintext",
+    help_formatter=Formatter(),
+    default_parameter=Parameter(show_default=told_default),
     result_action="return_value",
 )
-verify.command(malloc.malloc)
-verify.command(kernel.kernel)
-verify.command(oom.oom)
+for _part in (malloc.malloc, kernel.kernel, oom.oom):
+    verify.command(_part, help=page_text(_part))
 
 
 @verify.default
-def everything(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def everything(*, json: Flag = False) -> int:
     """Verify every part of the machine that can be verified here, with the defaults of each.
 
     Parameters

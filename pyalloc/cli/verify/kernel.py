@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from pyalloc.cli.options import Count, Flag, Seed, Target
 from pyalloc.cli.output import console, print_json, progressing
 from pyalloc.host.compile import CompilerMissing
 from pyalloc.lab.verify.kernel import (
@@ -60,14 +61,14 @@ class Verdicts:
 
 def kernel(
     *,
-    sequences: int = 120,
-    calls: int = 100,
+    sequences: Count = 120,
+    calls: Count = 100,
     word: Annotated[list[Word] | None, Parameter(negative="")] = None,
     profile: Annotated[list[Profile] | None, Parameter(negative="")] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     case: Path | None = None,
-    save: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    save: Target | None = None,
+    json: Flag = False,
 ) -> int:
     """Make random system calls in a process of this host and in the model, and compare each.
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from pyalloc.cli.options import Count, Flag, Seed, Target, Tunables, settings
 from pyalloc.cli.output import console, print_json, progressing
-from pyalloc.cli.replay import settings
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.verify.malloc import MallocVerdict, Setting, random_streams, verify_malloc
 from pyalloc.lab.verify.malloccase import Case, read_case, verify_case
@@ -22,18 +22,18 @@ Word = Literal[64, 32]
 
 def malloc(
     *,
-    streams: int = 100,
-    calls: int = 10_000,
+    streams: Count = 100,
+    calls: Count = 10_000,
     word: Annotated[list[Word] | None, Parameter(negative="")] = None,
     kind: Annotated[list[str] | None, Parameter(negative="")] = None,
     sizes: Annotated[list[str] | None, Parameter(negative="")] = None,
     touch: Literal["none", "write"] = "none",
-    threads: int = 1,
-    seed: int = 0,
-    tunable: Annotated[list[str] | None, Parameter(negative="")] = None,
+    threads: Count = 1,
+    seed: Seed = 0,
+    tunable: Tunables | None = None,
     case: Path | None = None,
-    save: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    save: Target | None = None,
+    json: Flag = False,
 ) -> int:
     """Run random streams of calls on the real C library and on the model, and compare each call.
 

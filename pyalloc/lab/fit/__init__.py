@@ -26,6 +26,7 @@ __all__ = [
     "Program",
     "Traced",
     "Verdict",
+    "check_limit",
     "fit",
     "must_survive",
     "survives",
@@ -142,7 +143,7 @@ def fit(
     """
     if isinstance(what, Scenario):
         return _fit_scenario(what, of, survive, tell)
-    _check_limit(of)
+    check_limit(of)
     return _fit_trace(_traced(what, allocator), of, _fixed(of, ram, swap, reserved), tell)
 
 
@@ -170,7 +171,7 @@ def survives(
         key = _key_of(what, of)
         limit = _value(key, value)
         return try_scenario(what, key, limit, must_survive(what, survive))
-    _check_limit(of)
+    check_limit(of)
     limit, traced = _value(of, value), _traced(what, allocator)
     need = traced.program.own_space
     if of == "as" and limit < need:
@@ -197,10 +198,13 @@ def _value(of: str, value: int | str) -> int:
 # --- traces
 
 
-def _check_limit(of: str) -> None:
+def check_limit(of: str, value: int | str | None = None) -> None:
+    """Raise ArgumentError unless a trace can be fitted to this limit, and to this value of it."""
     if of not in LIMITS:
-        message = f"no limit {of!r}; a trace can be fitted to {', '.join(LIMITS)}"
+        message = f"no limit {of!r}{nearest(of, LIMITS)}"
         raise ArgumentError(message)
+    if value is not None:
+        _value(of, value)
 
 
 def _traced(what: Trace | Traced, allocator: str | None) -> Traced:
@@ -216,6 +220,9 @@ def _fixed(of: str, ram: int | str | None, swap: int | str, reserved: int | str)
             message = f"how much RAM has the machine whose {LIMITS[of]} is sought? Give ram"
             raise ArgumentError(message)
         fixed["ram"] = parse_size(ram, "ram")
+        if fixed["ram"] <= fixed["reserved"]:
+            message = f"ram must be more than what is reserved of it (got {ram}, {reserved})"
+            raise ArgumentError(message)
     return fixed
 
 

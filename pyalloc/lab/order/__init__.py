@@ -18,7 +18,16 @@ several seeds, so that what is luck can be told from what is not.
 from __future__ import annotations
 
 from pyalloc.lab.order.calls import Calls
-from pyalloc.lab.order.moves import DEFAULT, MOVES
+from pyalloc.lab.order.moves import DEFAULT, MOVES, find_moves
 from pyalloc.lab.order.study import METRICS, OrderResult, OrderStudy, order
 
-__all__ = ["DEFAULT", "METRICS", "MOVES", "Calls", "OrderResult", "OrderStudy", "order"]
+__all__ = [
+    "DEFAULT",
+    "METRICS",
+    "MOVES",
+    "Calls",
+    "OrderResult",
+    "OrderStudy",
+    "find_moves",
+    "order",
+]

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pyalloc.arguments import whole
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.examine import allocator_of
 from pyalloc.lab.order.calls import Calls, Rows
@@ -241,9 +242,9 @@ def order(
     if by not in METRICS:
         message = f"by must be one of {', '.join(METRICS)} (got {by!r})"
         raise ArgumentError(message)
-    if repeats < 1 or search < 0:
-        message = f"repeats must be 1 or more, search 0 or more (got {repeats!r}, {search!r})"
-        raise ArgumentError(message)
+    whole(repeats, "repeats", 1)
+    whole(search, "search")
+    whole(seed, "seed")
     names = _names(orders)
     study = _Study(subject, allocator, arch, tunables, touch, window, repeats, seed)
     if isinstance(orders, Mapping):

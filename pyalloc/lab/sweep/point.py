@@ -49,7 +49,9 @@ def run_job(job: Job) -> Batch:
             row |= _run(job.subject, parameters)
         except PyallocError as error:
             row["error"] = str(error)
-        except (OSError, MemoryError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except OSError as error:
+            row["error"] = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except (MemoryError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             row["error"] = f"{type(error).__name__}: {error}"
         row["seconds"] = time.perf_counter() - began
         rows.append(row)
