@@ -120,4 +120,5 @@ def _others(rest: list[tuple[Recording, Examination | None]], count: int) -> Any
         )
     if count > len(rest):
         rows.append(("", "", "", "", "", f"... and {count - len(rest)} with fewer calls"))
-    return table_of(("pid", "calls", "peak asked", "peak held", "addresses equal", "command"), rows)
+    names = ("pid", "calls", "peak asked", "peak held", "addresses equal", "command")
+    return table_of(names, rows, cut=True)

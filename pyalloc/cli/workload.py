@@ -79,7 +79,6 @@ def _explain(found: Workload, *, json: bool) -> int:
     out.print(f"{found.name}: {found.description}\n")
     rows = ((n, str(d), found.meanings[n]) for n, d in found.parameters.items())
     table = table_of(("parameter", "default", ""), rows)
-    table.columns[-1].no_wrap = False
     out.print(table)
     return 0
 

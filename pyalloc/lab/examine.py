@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from pyalloc.engine import allocator_names
 from pyalloc.lab.agreement import Agreement, agreement
 from pyalloc.lab.replay import replay
+from pyalloc.lab.setting import version_of
 from pyalloc.machine import Breakdown, Machine, Replay
 from pyalloc.trace import Measured, Trace
 from pyalloc.trace.info import heap_rss_in
+
+DEFAULT_ALLOCATOR: Final = "glibc-2.36"
+_TCACHE: Final = (2, 26)  # the first version with one (malloc/malloc.c)
+_VERSION: Final = re.compile(r"\d+(\.\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +195,22 @@ def examine(
 
 
 def allocator_of(trace: Trace) -> str:
-    """Return the allocator ``trace`` was recorded on, or the nearest generation there is."""
+    """Return the allocator ``trace`` was recorded on.
+
+    A version between two generations is taken for the older one, but one of 2.26 to 2.30, which
+    has the tcache already, for 2.31; what is older than all of them for the oldest.
+    """
     version = trace.info.glibc
-    if version is None:
-        return "glibc-2.36"
+    if version is None or not _VERSION.fullmatch(version):
+        return DEFAULT_ALLOCATOR
     name = f"glibc-{version}"
-    return name if name in allocator_names() else "glibc-2.36"
+    known = sorted(filter(version_of, allocator_names()), key=version_of)
+    if name in known:
+        return name
+    wanted = version_of(name)
+    wanted = max(wanted, (2, 31)) if wanted >= _TCACHE else wanted
+    older = [one for one in known if version_of(one) <= wanted]
+    return older[-1] if older else known[0]
 
 
 def _sites(trace: Trace, count: int) -> tuple[SiteUse, ...]:

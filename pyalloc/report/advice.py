@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pyalloc.lab.advise import Advice, Trial
 from pyalloc.lab.advise.verify import TOLERANCE, Verification
-from pyalloc.report.listing import one_line
+from pyalloc.report.listing import one_line, title_of
 from pyalloc.report.scatter import Point, scatter_svg
 from pyalloc.units import format_size
 
@@ -27,7 +27,7 @@ def render(advice: Advice, *, every: bool = False) -> Group:
 
 def _parts(advice: Advice, *, every: bool) -> Iterator[RenderableType]:
     info = advice.trace.info
-    title = one_line(shlex.join(info.command)) or "trace"
+    title = title_of(info)
     yield Text(
         f"{title}  ({len(advice.trace):,} calls, {advice.allocator})",
         style="bold",

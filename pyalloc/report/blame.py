@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -13,7 +12,7 @@ from rich.text import Text
 from pyalloc.lab.blame import Blame, Culprit
 from pyalloc.lab.blame.holders import FAST, TCACHE, TopPin
 from pyalloc.report.examination import short_site
-from pyalloc.report.listing import figures, one_line
+from pyalloc.report.listing import figures, title_of
 from pyalloc.units import format_size
 
 _WHEN: Final[Mapping[object, str]] = {
@@ -31,7 +30,7 @@ def render(found: Blame) -> Group:
 
 
 def _parts(found: Blame) -> Iterator[RenderableType]:
-    title = one_line(shlex.join(found.trace.info.command)) or "trace"
+    title = title_of(found.trace.info)
     words = f"{title}  ({len(found.trace):,} calls, {found.allocator})"
     yield Text(words, style="bold", overflow="ellipsis", no_wrap=True)
     if not found.has_sites:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,7 +13,7 @@ from rich.text import Text
 from pyalloc.lab.agreement import Agreement
 from pyalloc.lab.examine import Examination
 from pyalloc.machine import Breakdown, ReplayError
-from pyalloc.report.listing import one_line
+from pyalloc.report.listing import title_of
 from pyalloc.report.metrics import fragmentation
 from pyalloc.units import format_size
 
@@ -87,8 +86,7 @@ def _first_of_each_kind(errors: Sequence[ReplayError]) -> Iterator[ReplayError]:
 
 
 def _title(found: Examination) -> str:
-    command = one_line(shlex.join(found.trace.info.command)) or "trace"
-    return f"{command}  ({len(found.trace):,} calls, {found.allocator})"
+    return f"{title_of(found.trace.info)}  ({len(found.trace):,} calls, {found.allocator})"
 
 
 def agreement_words(found: Examination) -> str:

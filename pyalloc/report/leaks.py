@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from pyalloc.lab.leaks import Leaks, SiteLeak, courses_in_words
 from pyalloc.report.examination import short_site
-from pyalloc.report.listing import figures, one_line
+from pyalloc.report.listing import figures, title_of
 from pyalloc.units import format_size
 
 _SHORT_SECONDS: Final = 5.0
@@ -24,7 +23,7 @@ def render(found: Leaks) -> Group:
 
 def _parts(found: Leaks) -> Iterator[RenderableType]:
     yield Text(verdict(found), style="bold")
-    title = one_line(shlex.join(found.trace.info.command)) or "trace"
+    title = title_of(found.trace.info)
     yield Text(f"{title}  ({len(found.trace):,} calls)", overflow="ellipsis", no_wrap=True)
     yield Text("")
     yield Text(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -14,7 +13,7 @@ from pyalloc.lab.order import OrderResult, OrderStudy
 from pyalloc.lab.order.study import BEST, RECORDED, WORST
 from pyalloc.lab.paired import Interval
 from pyalloc.machine import ReplaySummary
-from pyalloc.report.listing import one_line
+from pyalloc.report.listing import title_of
 from pyalloc.units import format_size
 
 _COLUMNS: Final = (("peak_held", "peak"), ("held", "end"), ("peak_rss", "resident"))
@@ -36,7 +35,7 @@ def render(study: OrderStudy) -> Group:
 
 def _parts(study: OrderStudy) -> Iterator[RenderableType]:
     info, own = study.trace.info, study[RECORDED].summaries[0]
-    title = one_line(shlex.join(info.command)) or info.source
+    title = title_of(info)
     yield Text(
         f"{title}  ({len(study.trace):,} calls, {study.allocator})",
         style="bold",
@@ -79,7 +78,7 @@ def _table(study: OrderStudy) -> Table:
     for _, name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
         table.add_column("±", justify="left", no_wrap=True, style="dim")
-    table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("", overflow="fold", ratio=1)
     others = [r for r in study.results if r.name != RECORDED]
     for result in sorted(others, key=lambda r: _rank(study, r)):
         cells = [cell for metric, _ in _COLUMNS for cell in _saved(result.saved_percent(metric))]
@@ -105,7 +104,8 @@ def _what(study: OrderStudy, result: OrderResult) -> str:
 
 
 def _saved(found: Interval) -> tuple[str, str]:
-    return f"{found.mean:,.1f} %", "" if found.half is None else f"{found.half:,.1f}"
+    mean = round(found.mean, 1) + 0.0  # minus nothing is nothing
+    return f"{mean:,.1f} %", "" if found.half is None else f"{found.half:,.1f}"
 
 
 def _asked(result: OrderResult) -> str:

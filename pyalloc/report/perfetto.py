@@ -7,12 +7,12 @@ events (``ph: "C"``) with a timestamp in microseconds.
 from __future__ import annotations
 
 import json
-import shlex
 from typing import Any
 
 import numpy as np
 
 from pyalloc.lab.examine import Examination
+from pyalloc.report.listing import title_of
 
 _TRACKS = {
     "heap (bytes)": ("requested", "heap", "mapped", "rss"),
@@ -39,7 +39,7 @@ def perfetto_json(found: Examination) -> str:
             "ph": "M",
             "name": "process_name",
             "pid": pid,
-            "args": {"name": shlex.join(info.command) or "trace"},
+            "args": {"name": title_of(info)},
         }
     ]
     for i, at in enumerate(_microseconds(found)):

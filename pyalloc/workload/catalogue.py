@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -245,4 +245,7 @@ def workload(text: str, **parameters: Any) -> Trace:  # noqa: ANN401 - as the ma
     <Trace: 1,000 calls, 551 blocks, peak 7.8 KiB requested>
     """
     found, written = parse_workload(text)
-    return found.make(**{**written, **parameters})
+    made = found.make(**{**written, **parameters})
+    given = "".join(f",{name}={value}" for name, value in parameters.items())
+    source = text + (given if ":" in text else given.replace(",", ":", 1))
+    return Trace(made.columns, replace(made.info, source=source))

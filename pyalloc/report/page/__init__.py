@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import json
-import shlex
 from importlib import resources
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from pyalloc.lab.heapmap import KINDS, Region, heap_map
 from pyalloc.machine import Breakdown
 from pyalloc.machine.metrics import IN_BYTES
 from pyalloc.report.examination import agreement_words, short_site, verdict
-from pyalloc.report.listing import one_line
+from pyalloc.report.listing import title_of
 from pyalloc.report.metrics import percent
 from pyalloc.units import format_size
 
@@ -86,7 +85,7 @@ def _resource(name: str) -> str:
 
 
 def _command(found: Examination) -> str:
-    return one_line(shlex.join(found.trace.info.command)) or "trace"
+    return title_of(found.trace.info)
 
 
 def _notes(found: Examination) -> list[dict[str, Any]]:
