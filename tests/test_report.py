@@ -16,7 +16,7 @@ import pyalloc as pa
 from pyalloc.cli import main
 from pyalloc.lab.heapmap import KINDS, heap_map
 from pyalloc.report.listing import one_line, table_of
-from pyalloc.report.page import page_data, render_page
+from pyalloc.report.page import SAMPLES, page_data, render_page
 from pyalloc.report.perfetto import perfetto_json
 from pyalloc.units import format_size
 
@@ -80,7 +80,31 @@ def test_the_timeline_accounts_for_every_byte_held(found: pa.Examination) -> Non
     shown = sum(np.array(values) for values in line["values"].values())
     held = found.replay.sampled("heap") + found.replay.sampled("mapped")
     by_calls = dict(zip(found.replay.sampled("calls").tolist(), held.tolist(), strict=True))
+    summary = found.replay.summary
+    by_calls[summary.peak_held_row + 1] = summary.peak_held
     assert shown.tolist() == [by_calls[calls] for calls in line["calls"]]
+
+
+@pytest.mark.parametrize("calls", [1, 10, 5000, 40_000])
+def test_the_timeline_shows_the_peak_however_short_it_is(calls: int) -> None:
+    """One block in the middle, a hundred times all the rest, that lives for one call."""
+    few = calls // 2
+    op = [pa.Op.MALLOC] * few + [pa.Op.MALLOC, pa.Op.FREE] + [pa.Op.MALLOC] * few
+    block = [*range(few), few, few, *range(few + 1, 2 * few + 1)]
+    size = [16] * few + [1 << 30, 0] + [16] * few
+    seen = pa.examine(pa.Trace.from_arrays(op, block, size), samples=SAMPLES)
+    line = page_data(seen)["timeline"]
+    shown = sum(np.array(values) for values in line["values"].values())
+    assert shown.max() == seen.replay.summary.peak_held > 1 << 30
+    assert len(shown) <= 602
+    assert line["calls"] == sorted(set(line["calls"]))
+    assert line["calls"][-1] == len(seen.trace)
+
+
+def test_a_page_of_no_calls_is_a_page() -> None:
+    empty = pa.examine(pa.workload("fifo", count=0))
+    assert page_data(empty)["timeline"]["x"] in ([], [0.0])
+    assert "Nothing is held" in render_page(empty)
 
 
 @pytest.mark.parametrize("most_cells", [7, 100, 4096])

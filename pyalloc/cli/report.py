@@ -23,7 +23,7 @@ from pyalloc.cli.output import console, print_json, working
 from pyalloc.cli.subject import Words, print_notes, subject
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.examine import examine
-from pyalloc.report.page import render_page
+from pyalloc.report.page import SAMPLES, render_page
 from pyalloc.report.perfetto import perfetto_json
 from pyalloc.trace.files import replacing
 
@@ -73,7 +73,12 @@ def report(
     with subject(words, format=format, quiet=json) as about:
         with working("replaying ..."):
             found = examine(
-                about.trace, allocator, touch=touch, tunables=settings(tunable), sites=sites
+                about.trace,
+                allocator,
+                touch=touch,
+                tunables=settings(tunable),
+                sites=sites,
+                samples=SAMPLES,
             )
             page = _WRITERS[to](found).encode()
             with replacing(target, overwrite=force) as file:

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pyalloc.lab.examine import Examination
 from pyalloc.lab.heapmap import KINDS, Region, heap_map
@@ -22,17 +23,20 @@ from pyalloc.report.metrics import percent
 from pyalloc.units import format_size
 
 _KINDS: Final = (
-    ("requested", "used", "in use, as asked for"),
-    ("overhead", "overhead", "headers, alignment"),
-    ("tcache", "tcache", "free: tcache"),
-    ("fast", "fast", "free: fastbins"),
-    ("unsorted", "unsorted", "free: unsorted"),
-    ("small", "small", "free: small bins"),
-    ("large", "large", "free: large bins"),
-    ("top", "top", "free: top"),
+    ("requested", "used", "in use, as asked for", "what the program has and did not give back"),
+    ("overhead", "overhead", "headers, alignment", "what blocks cost beyond their size; arenas"),
+    ("tcache", "tcache", "free: tcache", "kept by each thread for blocks of the same size"),
+    ("fast", "fast", "free: fastbins", "small ones, not yet merged with their neighbours"),
+    ("unsorted", "unsorted", "free: unsorted", "freed lately, not yet sorted by size"),
+    ("small", "small", "free: small bins", "holes below 1 KiB between blocks in use"),
+    ("large", "large", "free: large bins", "larger holes between blocks in use"),
+    ("top", "top", "free: top", "the end of the heap, from which new blocks are cut"),
 )
+_Column = npt.NDArray[np.int64]
 _PERCENT: Final = frozenset({"jw1", "jw2", "jw3", "jw3_net", "jw4", "bohra", "realized"})
 _MOST_POINTS: Final = 600
+SAMPLES: Final = 6000
+"""How often to look at a run that is to be drawn: what is thrown away is chosen, not missed."""
 
 
 def render_page(found: Examination) -> str:
@@ -59,7 +63,7 @@ def page_data(found: Examination) -> dict[str, Any]:
         "verdict": verdict(found),
         "notes": _notes(found),
         "tiles": _tiles(found),
-        "kinds": [{"name": n, "color": c, "title": t} for n, c, t in _KINDS],
+        "kinds": [{"name": n, "color": c, "title": t, "what": w} for n, c, t, w in _KINDS],
         "mapKinds": [{"color": k, "title": _MAP_TITLES.get(k, f"free: {k}")} for k in KINDS],
         "timeline": _timeline(found),
         "moments": [_moment("peak", found.peak), _moment("end", found.end)],
@@ -77,7 +81,7 @@ def page_data(found: Examination) -> dict[str, Any]:
     }
 
 
-_MAP_TITLES: Final = {name: title for name, _, title in _KINDS} | {"used": "in use"}
+_MAP_TITLES: Final = {name: title for name, _, title, _ in _KINDS} | {"used": "in use"}
 
 
 def _resource(name: str) -> str:
@@ -117,21 +121,19 @@ def _moment(title: str, at: Breakdown) -> dict[str, Any]:
     return {
         "title": title,
         "held": at.held,
-        "bytes": {name: getattr(at, name) for name, _, _ in _KINDS},
+        "bytes": {name: getattr(at, name) for name, *_ in _KINDS},
     }
 
 
 def _timeline(found: Examination) -> dict[str, Any]:
-    sampled = found.replay.sampled
-    calls = sampled("calls").astype(np.int64)
-    keep = np.unique(np.linspace(0, max(len(calls) - 1, 0), _MOST_POINTS).astype(int))
-    keep = keep[: len(calls)]
+    sampled = _samples(found)
+    calls = sampled["calls"]
     values = {
-        name: sampled(name if name in {"requested", "top"} else f"free_{name}").astype(np.int64)
-        for name, _, _ in _KINDS
+        name: sampled[name if name in {"requested", "top"} else f"free_{name}"]
+        for name, *_ in _KINDS
         if name != "overhead"
     }
-    held = (sampled("heap") + sampled("mapped")).astype(np.int64)
+    held = sampled["heap"] + sampled["mapped"]
     values["overhead"] = np.maximum(held - sum(values.values()), 0)
     seconds = found.trace.has("time") and len(calls) > 0
     if seconds:
@@ -139,6 +141,7 @@ def _timeline(found: Examination) -> dict[str, Any]:
         x = (time[np.maximum(calls - 1, 0)] - time[0]) / 1e9
     else:
         x = calls.astype(float)
+    keep = _telling(held)
     return {
         "x": x[keep].tolist(),
         "calls": calls[keep].tolist(),
@@ -148,9 +151,31 @@ def _timeline(found: Examination) -> dict[str, Any]:
         "line": {
             "title": "resident",
             "color": "rss",
-            "values": sampled("rss")[keep].tolist(),
+            "values": sampled["rss"][keep].tolist(),
         },
     }
+
+
+def _samples(found: Examination) -> dict[str, _Column]:
+    """Return what was seen of the run, call by call; the moment of the peak is among it."""
+    free = (f"free_{name}" for name in ("tcache", "fast", "unsorted", "small", "large"))
+    names = ("calls", "heap", "mapped", "rss", "requested", "top", *free)
+    both = [found.replay]
+    if len(found.trace) and found.replay.process.alive:
+        both.append(found.replay_at_peak)
+    columns = {n: np.concatenate([r.sampled(n) for r in both]).astype(np.int64) for n in names}
+    _, first = np.unique(columns["calls"], return_index=True)
+    return {name: column[first] for name, column in columns.items()}
+
+
+def _telling(held: _Column) -> _Column:
+    """Return which samples to draw: of each stretch of the run its highest and its lowest."""
+    count = len(held)
+    if count <= _MOST_POINTS:
+        return np.arange(count)
+    stretches = np.array_split(np.arange(count), _MOST_POINTS // 2)
+    ends = [rows[find(held[rows])] for rows in stretches for find in (np.argmax, np.argmin)]
+    return np.unique([0, *ends, count - 1])
 
 
 def _regions(process: Any) -> list[dict[str, Any]]:  # noqa: ANN401
@@ -181,6 +206,8 @@ def _figures(found: Examination) -> list[list[str]]:
 
 
 def _figure_name(name: str) -> str:
+    if name == "pages_to_0":
+        return "pages with nothing in use"
     if name.startswith("pages_to_"):
         return f"pages up to {name.removeprefix('pages_to_')} % in use"
     return name.replace("_", " ")

@@ -53,6 +53,16 @@ function tip(box) {
   };
 }
 
+// Draw again when a box has become wider or narrower.
+function onNewWidth(box, draw) {
+  let width = box.clientWidth;
+  new ResizeObserver(() => {
+    if (box.clientWidth === width) return;
+    width = box.clientWidth;
+    draw();
+  }).observe(box);
+}
+
 // ---- the run as stacked areas
 
 const STEPS = [1, 2, 2.5, 5, 10];
@@ -108,7 +118,7 @@ function timeline(box, series) {
       element("text", { x: L - 8, y: py(value) + 4, "text-anchor": "end", class: "axis", text: size(value), parent: svg }, true);
     }
     for (const value of ticks(from, to, Math.max(Math.min(W / 130, 8), 2)))
-      element("text", { x: px(value), y: H - B + 16, "text-anchor": "middle", class: "axis", text: series.xText(value), parent: svg }, true);
+      element("text", { x: px(value), y: H - B + 16, "text-anchor": px(value) > W - R - 30 ? "end" : "middle", class: "axis", text: series.xText(value), parent: svg }, true);
     element("text", { x: W - R, y: H - 4, "text-anchor": "end", class: "axis", text: xTitle, parent: svg }, true);
   }
 
@@ -143,12 +153,7 @@ function timeline(box, series) {
   }
 
   draw();
-  let width = box.clientWidth;
-  new ResizeObserver(() => {
-    if (box.clientWidth === width) return;
-    width = box.clientWidth;
-    draw();
-  }).observe(box);
+  onNewWidth(box, draw);
 }
 
 // ---- where it sits, at the peak and at the end
@@ -165,6 +170,20 @@ function bars(box, moments) {
         title: `${kind.title}: ${size(value)}, ${percent(value, moment.held)}` });
     }
     element("span", { text: size(moment.held), parent: row });
+  }
+}
+
+// The same in words: what each colour is, and how much of it there is.
+function where(box, moments) {
+  const made = element("table", { parent: box }), head = element("tr", { parent: made });
+  for (const title of ["", ...moments.map((m) => "at the " + m.title), ""]) element("th", { text: title, parent: head });
+  for (const kind of data.kinds) {
+    if (!moments.some((m) => m.bytes[kind.name])) continue;
+    const row = element("tr", { parent: made }), name = element("td", { parent: row });
+    element("span", { class: "swatch", style: `background: var(--${kind.color})`, parent: name });
+    name.append(kind.title);
+    for (const m of moments) element("td", { text: size(m.bytes[kind.name]), parent: row });
+    element("td", { text: kind.what, parent: row });
   }
 }
 
@@ -191,12 +210,14 @@ function cellColor(region, cell, colors) {
 function heap(box, regions) {
   box.replaceChildren();
   const colors = { paper: color("paper"), none: color("none"), kinds: data.mapKinds.map((k) => color(k.color)) };
-  const across = box.clientWidth < 700 ? 64 : 128;
+  // a cell is a whole number of the screen's own dots, so that the gaps between cells are alike
+  const dots = window.devicePixelRatio || 1, zoom = Math.round((box.clientWidth < 700 ? 6 : 8) * dots);
+  const across = Math.max(Math.floor(box.clientWidth * dots / zoom), 1);
   for (const region of regions) {
-    const cells = region.bytes[0].length, down = Math.ceil(cells / across), zoom = 8;
+    const cells = region.bytes[0].length, down = Math.ceil(cells / across);
     const holder = element("div", { class: "region chart", parent: box });
     element("p", { class: "faint", parent: holder, text: `${region.arena ? "arena " + region.arena : "main arena"}, from 0x${region.start.toString(16)}: ${count(cells)} cells of ${size(region.pages * 4096)}` });
-    const canvas = element("canvas", { width: across * zoom, height: down * zoom, parent: holder });
+    const canvas = element("canvas", { width: across * zoom, height: down * zoom, style: `width: ${across * zoom / dots}px`, parent: holder });
     const pen = canvas.getContext("2d");
     for (let cell = 0; cell < cells; cell++) {
       pen.fillStyle = `rgb(${cellColor(region, cell, colors)})`;
@@ -251,6 +272,7 @@ for (const tile of data.tiles) {
   element("b", { text: tile.value, parent: box });
   element("span", { text: tile.title, parent: box });
 }
+for (const name of ["run", "where", "heap", "sizes"]) byId(name + "-section").hidden = !data.sizes.length;
 if (data.timeline.x.length > 1) {
   legend(byId("timeline-legend"), [...data.kinds, data.timeline.line]);
   const t = data.timeline;
@@ -261,7 +283,7 @@ if (data.timeline.x.length > 1) {
   });
 }
 bars(byId("bars"), data.moments);
-legend(byId("bars-legend"), data.kinds);
+where(byId("where"), data.moments);
 
 const moments = data.maps.filter((m) => m.regions.length);
 byId("cell").textContent = moments.length ? size(moments[0].regions[0].pages * 4096) : "a page";
@@ -274,6 +296,7 @@ function showMap() {
 moments.forEach((moment, i) => element("button", { text: moment.title, parent: byId("map-choice") })
   .addEventListener("click", () => { shown = i; showMap(); }));
 showMap();
+onNewWidth(byId("map"), showMap);
 
 if (data.sites.length) {
   table(byId("sites"), [{ title: "call site" }, { title: "calls", text: count }, { title: "bytes in all", text: size },
