@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import json
 import os
@@ -172,6 +174,50 @@ def test_nobody_reading_any_more_is_no_answer() -> None:
         ["sh", "-c", f"({command}) | head -c 1"], capture_output=True, text=True, check=True
     )
     assert done.stderr == "0\n"
+
+
+def run_in_shell(command: str) -> tuple[int, str]:
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_an_output_that_is_full_or_closed_is_told_or_borne() -> None:
+    """A full disk is named; a closed descriptor is not given to a file of ours."""
+    full = (2, "pyalloc: standard output: No space left on device\n")
+    for command in ("replay t.parquet", "replay t.parquet --json", "--help", "allocators"):
+        assert run_in_shell(f"{SCRIPT} {command} >/dev/full") == full
+    assert run_in_shell(f"{SCRIPT} replay t.parquet >&-") == (0, "")
+    assert run_in_shell(f"{SCRIPT} replay none.parquet 2>&-") == (2, "")
+    assert run_in_shell(f"{SCRIPT} record -o new.parquet -- true <&- >&- 2>&-") == (0, "")
+    assert pa.read_trace("new.parquet").info.command == ("true",)
+    assert run_in_shell(f"{SCRIPT} --help | head -c 1 >/dev/null") == (0, "")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_file_that_cannot_be_finished_is_named_and_not_left(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full."""
+
+    def full(_: int, __: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pyalloc.trace.parquet.write", full)
+    before = sorted(Path().iterdir())
+    assert "new.parquet: No space left" in refused(capfd, "convert", "t.parquet", "new.parquet")
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_two_sweeps_do_not_work_in_one_folder(capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = ["sweep", "lifo:count=100", "--seed", "1..3", "--workers", "1", "-o", "kept"]
+    assert main(sweep) == 0
+    capfd.readouterr()
+    with Path("kept/_sweep.json").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "another process is at work" in refused(capfd, *sweep)
+    assert main(sweep) == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -151,7 +151,7 @@ def test_the_command_says_what_it_compared(
     ("args", "why"),
     [
         (["--profile", "nonsense"], "nonsense"),
-        (["--sequences", "0"], "at least one sequence"),
+        (["--sequences", "0"], "sequences must be 1 or more"),
         (["--case", "/nonexistent"], "/nonexistent"),
     ],
 )

@@ -19,7 +19,7 @@ from cyclopts import (
 
 from pyalloc.cli.dashes import note_arguments
 from pyalloc.cli.help import Formatter, page_text, told_default
-from pyalloc.cli.output import fail, write_whatever_comes
+from pyalloc.cli.output import console, fail, naming_stdout, prepare_streams
 from pyalloc.errors import PyallocError
 
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     note_arguments(words)
-    write_whatever_comes()
+    prepare_streams()
     try:
         return _run(words)
     except CycloptsError as error:
@@ -124,8 +124,9 @@ def _run(words: Sequence[str]) -> int:
     """Run a command and return its exit code; 0 if nobody wants to read its output any more."""
     try:
         _give_page_its_words(words)
-        code = app(words, exit_on_error=False, print_error=False)
-        sys.stdout.flush()  # where nobody reads any more, it fails here and not at exit
+        code = app(words, console=console(), exit_on_error=False, print_error=False)
+        with naming_stdout():
+            sys.stdout.flush()  # where nobody reads any more, it fails here and not at exit
     except BrokenPipeError:
         _discard_output()
         return 0
@@ -134,8 +135,11 @@ def _run(words: Sequence[str]) -> int:
 
 def _line(error: Exception) -> str:
     """Return what an error that is not the parser's says, in one line."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        where = (
+            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        )
+        return f"{where}{error.strerror}"
     text = f"not a text in UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
     return " ".join(text.split("\n"))
 

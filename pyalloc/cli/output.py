@@ -18,6 +18,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _WIDTH: Final = 100
 
 
+@contextlib.contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Let an error of writing to standard output say that it is one: a full disk behind a >."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
 class _Piped:
     """Standard output where it is no terminal: without the blanks that fill a table's lines."""
 
@@ -26,8 +37,14 @@ class _Piped:
 
     def write(self, text: str) -> int:
         """Write a text of whole lines."""
-        self._file.write(re.sub(r" +(?=\n)", "", text))
+        with naming_stdout():
+            self._file.write(re.sub(r" +(?=\n)", "", text))
         return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        with naming_stdout():
+            self._file.flush()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the file's
         return getattr(self._file, name)
@@ -51,8 +68,18 @@ def _nearest_characters(error: UnicodeError) -> tuple[str, int]:
     return "".join(_NEAR.get(c, "?") for c in error.object[error.start : error.end]), error.end
 
 
-def write_whatever_comes() -> None:
-    """Let no character stop the output: a terminal without UTF-8, a file's name of odd bytes."""
+def prepare_streams() -> None:
+    """Let nothing stop the output: a stream that is closed, a character its encoding lacks.
+
+    A descriptor that is closed would be given to the next file that is opened, a recording, say.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
     codecs.register_error("pyalloc.nearest", _nearest_characters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -69,7 +96,8 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:  # noqa: ANN401
     """Print ``value`` as JSON."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    with naming_stdout():
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def fail(message: str, hint: str = "") -> int:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from arro3.core import Array, DataType, Table
-from arro3.io import write_parquet
 
 from pyalloc.lab.timeline import Timeline
 from pyalloc.machine import Machine, OomEvent
+from pyalloc.trace.checked import write_checked
+from pyalloc.trace.files import replacing
 from pyalloc.workload.scenario import Scenario
 
 RUNNING: Final = "running"
@@ -197,8 +198,8 @@ class Simulation:
 
 
 def _write(table: Table, path: str | Path) -> None:
-    with Path(path).open("wb") as file:
-        write_parquet(table, file)
+    with replacing(Path(path), overwrite=True) as file:
+        write_checked(table, file, {})
 
 
 def _fields(record: Event | Outcome) -> Mapping[str, Any]:

@@ -115,6 +115,10 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
         with part.open("x+b") as file:
             yield file
         part.replace(target)
+    except OSError as error:
+        if error.filename in (None, str(part)):  # the name the user knows
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -114,19 +114,20 @@ def sweep(
         message = "give an executor or the address of a Dask cluster, not both"
         raise ArgumentError(message)
     gathered: list[Table] = []
-    store = Store(Path(output), made) if output is not None else None
-    before = store.done(failed=not retry) if store else np.zeros(len(made), bool)
-    todo = np.flatnonzero(~before)
-    with _hands(len(todo), workers, executor, dask) as (make, width):
-        run(
-            made,
-            todo,
-            store.append if store else gathered.extend,
-            make=make,
-            width=width,
-            tell=tell,
-        )
-    return Sweep.of(made, store.tables() if store else gathered)
+    kept = Store(Path(output), made) if output is not None else contextlib.nullcontext()
+    with kept as store:
+        before = store.done(failed=not retry) if store else np.zeros(len(made), bool)
+        todo = np.flatnonzero(~before)
+        with _hands(len(todo), workers, executor, dask) as (make, width):
+            run(
+                made,
+                todo,
+                store.append if store else gathered.extend,
+                make=make,
+                width=width,
+                tell=tell,
+            )
+        return Sweep.of(made, store.tables() if store else gathered)
 
 
 @contextlib.contextmanager

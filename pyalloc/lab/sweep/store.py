@@ -9,11 +9,12 @@ has a row in a later file; the last one counts.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +30,12 @@ _VERSION: Final = 1
 
 
 class Store:
-    """The folder of one sweep.
+    """The folder of one sweep; inside a ``with`` nobody else may work on it.
 
     Raises
     ------
     ArgumentError
-        Another sweep is kept there, or something else.
+        Another sweep is kept there, or something else, or somebody is at work on it now.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
@@ -42,7 +43,14 @@ class Store:
         self.plan = plan
         folder.mkdir(parents=True, exist_ok=True)
         self._claim()
+
+    def __enter__(self) -> Self:
+        self._lock = _locked(self.folder / _PLAN)
         self._next = 1 + max((_number(path) for path in self._parts()), default=-1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def _claim(self) -> None:
         file = self.folder / _PLAN
@@ -89,6 +97,18 @@ class Store:
             good = np.array([e is None for e in table["error"].to_pylist()], bool)
             found[points] = good | failed
         return found
+
+
+def _locked(file: Path) -> IO[bytes]:
+    """Return an open file that says for as long as it is open that a process works here."""
+    lock = file.open("rb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        message = f"{file.parent}: another process is at work on this sweep; wait for it to end"
+        raise ArgumentError(message) from None
+    return lock
 
 
 def _number(path: Path) -> int:

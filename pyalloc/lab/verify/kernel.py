@@ -22,6 +22,7 @@ from pyalloc.lab.shrink import BUDGET, shrink
 from pyalloc.lab.verify import Progress, quiet
 from pyalloc.lab.verify.twins import Difference, Twins
 from pyalloc.nearest import nearest
+from pyalloc.trace.files import replacing
 from pyalloc.units import PAGE
 from pyalloc.workload.syscalls import PROFILES, SystemCall, random_call, reached
 
@@ -70,7 +71,8 @@ class Case:
 
     def write(self, path: Path) -> None:
         """Write the case to a file that :func:`read_case` reads."""
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        with replacing(path, overwrite=True) as file:
+            file.write(json.dumps(self.to_dict(), indent=1).encode() + b"\n")
 
 
 def read_case(path: Path) -> Case:

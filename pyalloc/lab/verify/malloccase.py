@@ -23,6 +23,7 @@ from pyalloc.lab.verify.malloc import (
     trace_of,
 )
 from pyalloc.trace import NULL_BLOCK, Op
+from pyalloc.trace.files import replacing
 
 FORMAT: Final = "pyalloc malloc case 1"
 
@@ -56,7 +57,8 @@ class Case:
 
     def write(self, path: Path) -> None:
         """Write the case to a file that :func:`read_case` reads."""
-        path.write_text(_text(self.to_dict()), encoding="utf-8")
+        with replacing(path, overwrite=True) as file:
+            file.write(_text(self.to_dict()).encode())
 
 
 def _text(case: dict[str, Any]) -> str:
