@@ -1,6 +1,6 @@
 """pyalloc: a Linux memory machine you can script."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
 from pyalloc.errors import (
     ArgumentError,
@@ -58,6 +58,7 @@ from pyalloc.machine import (
     ReplayError,
     ReplaySummary,
 )
+from pyalloc.nearest import near_word as _near_word
 from pyalloc.trace import NULL_BLOCK, Op, Trace, TraceInfo, read_trace
 from pyalloc.trace.record import Recording, record
 from pyalloc.workload.catalogue import WORKLOADS, workload
@@ -172,3 +173,21 @@ __all__ = [
     "sweep",
     "workload",
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """Look up the version when it is asked for: that takes longer than to import an engine."""
+        if name != "__version__":
+            message = f"module {__name__!r} has no attribute {name!r}{_near_word(name, __all__)}"
+            raise AttributeError(message)
+        from importlib.metadata import version  # noqa: PLC0415
+
+        return version(__name__)
+
+
+def __dir__() -> list[str]:
+    """Name what is meant to be used; the rooms it comes from are modules of their own."""
+    return sorted([*__all__, "__version__", "__doc__"])

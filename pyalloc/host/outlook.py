@@ -110,6 +110,11 @@ class Outlook:
     view: ProcessView | None
     unread: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        victim = self.machine.victim
+        next_one = f", {victim.name} ({victim.pid}) would be killed now" if victim else ""
+        return f"<Outlook: Linux {self.system.kernel}{next_one}>"
+
     @property
     def nearest(self) -> CgroupLevel | None:
         """The cgroup on the path of the asked process whose limit is nearest."""

@@ -124,12 +124,15 @@ class SiteChange:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Runs side by side; ``sites`` are those that differ, most first (of several traces)."""
 
     runs: tuple[Run, ...]
     sites: tuple[SiteChange, ...]
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(run.name for run in self.runs)}>"
 
     def change(self, name: str, run: int = 1) -> float | None:
         """Return how much more a figure is than in the first run, as a part of that."""

@@ -17,6 +17,7 @@ from pyalloc.lab.setting import version_of
 from pyalloc.machine import Breakdown, Machine, Replay
 from pyalloc.trace import Measured, Trace
 from pyalloc.trace.info import heap_rss_in
+from pyalloc.units import format_size
 
 DEFAULT_ALLOCATOR: Final = "glibc-2.36"
 _TCACHE: Final = (2, 26)  # the first version with one (malloc/malloc.c)
@@ -70,7 +71,7 @@ class WholeHeap:
         return cls(*(getattr(result.summary, name) for name in cls.__slots__))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examination:
     """Everything :func:`examine` found; :meth:`to_dict` is for JSON."""
 
@@ -81,6 +82,13 @@ class Examination:
     sites: tuple[SiteUse, ...]
     trim: TrimGain | None
     replay_to: Callable[[int], Replay]
+
+    def __repr__(self) -> str:
+        s = self.replay.summary
+        return (
+            f"<Examination of {len(self.trace):,} calls on {self.allocator}: peak"
+            f" {format_size(s.peak_held)} held for {format_size(s.peak_requested)} requested>"
+        )
 
     @property
     def peak(self) -> Breakdown:
@@ -147,6 +155,27 @@ class Examination:
         }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Again:
+    """The same run once more, as far as a call; it can be pickled unless a machine was given."""
+
+    trace: Trace
+    allocator: str
+    machine: Machine | None
+    tunables: Mapping[str, int | str] | None
+    touch: str
+
+    def __call__(self, row: int) -> Replay:
+        return replay(
+            self.trace[:row],
+            self.allocator,
+            machine=self.machine.copy() if self.machine is not None else None,
+            tunables=self.tunables,
+            touch=self.touch,
+            samples=1,
+        )
+
+
 def examine(
     trace: Trace,
     allocator: str | None = None,
@@ -176,13 +205,6 @@ def examine(
         samples=samples,
         strict=strict,
     )
-
-    def replay_to(row: int) -> Replay:
-        again = before.copy() if before is not None else None
-        return replay(
-            trace[:row], allocator, machine=again, tunables=tunables, touch=touch, samples=1
-        )
-
     return Examination(
         trace=trace,
         replay=result,
@@ -190,7 +212,7 @@ def examine(
         agreement=agreement(trace, result),
         sites=_sites(trace, sites),
         trim=_trim(result),
-        replay_to=replay_to,
+        replay_to=_Again(trace, allocator, before, tunables, touch),
     )
 
 

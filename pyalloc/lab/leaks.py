@@ -73,7 +73,7 @@ class SiteLeak:
     rate: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Leaks:
     """What is never freed, and the verdict.
 
@@ -97,6 +97,9 @@ class Leaks:
     blocks: int
     sites: tuple[SiteLeak, ...]
     has_sites: bool
+
+    def __repr__(self) -> str:
+        return f"<Leaks: {self.kind}, {self.blocks:,} blocks never freed, {len(self.sites)} sites>"
 
     @property
     def suspect(self) -> SiteLeak | None:

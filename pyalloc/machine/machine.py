@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pyalloc import engine
 from pyalloc.arguments import instance, mapping, truth, whole, words
@@ -589,6 +589,14 @@ user_reserve_kbytes
             if process.alive:
                 process.check()
 
+    def __repr__(self) -> str:
+        ram, swap = (format_size(n * PAGE) for n in (self.total_ram, self.ram.settings.count_slots))
+        count = len(self.processes)
+        return (
+            f"<Machine Linux {self.profile.name} {self.profile.arch}: {ram} of RAM, {swap} of swap,"
+            f" {count} process{'' if count == 1 else 'es'}>"
+        )
+
     # --- copying ------------------------------------------------------------------------
 
     def copy(self) -> Machine:
@@ -608,3 +616,17 @@ user_reserve_kbytes
         for process in machine.processes.values():
             process.bind()
         return machine
+
+    def __copy__(self) -> Machine:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Machine:
+        return self.copy()
+
+    def __reduce__(self) -> NoReturn:
+        """Tell that a machine, and what lives on it, cannot go to another process."""
+        message = (
+            "a machine, its processes and its files live in the process that made them and cannot"
+            " be pickled: send a trace or a scenario, run it there, and send its figures back"
+        )
+        raise WrongType(message)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -184,7 +184,12 @@ class ReplaySummary:
     trim_held: int | None
     at_peak: Breakdown
     at_end: Breakdown
-    undefined: Mapping[str, str]
+    undefined: Mapping[str, str] = field(hash=False)
+
+    def __reduce__(self) -> tuple[Callable[..., ReplaySummary], tuple[Any, ...]]:
+        """Travel to another process: a mapping proxy does not."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _summary_from, (values | {"undefined": dict(self.undefined)},)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every figure by its name, as JSON values."""
@@ -200,6 +205,10 @@ class ReplaySummary:
         found.update(zip(_AT_PEAK, _read_part(self.at_peak), strict=True))
         found.update(zip(_AT_END, _read_part(self.at_end), strict=True))
         return found
+
+
+def _summary_from(values: dict[str, Any]) -> ReplaySummary:
+    return ReplaySummary(**values | {"undefined": MappingProxyType(values["undefined"])})
 
 
 _PART: Final = (*(f.name for f in fields(Breakdown)), "overhead")

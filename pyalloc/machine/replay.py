@@ -41,6 +41,9 @@ class TraceColumns(Protocol):
     def __len__(self) -> int: ...
 
 
+_LEFT_BEHIND: Final = frozenset({"process", "heap", "_blocks"})
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayError:
     """Something that ended a replay before its last row, or that a strict one found wrong.
@@ -62,6 +65,8 @@ class ReplayError:
 
 class Replay:
     """The outcome of a replay.
+
+    It can be pickled; what comes out has all but ``process`` and ``heap``.
 
     Attributes
     ----------
@@ -102,7 +107,14 @@ class Replay:
         if name in engine.OUTPUTS:
             message = f"{name!r} was not recorded; ask for it with record=({name!r},)"
             raise AttributeError(message)
+        if name in _LEFT_BEHIND:
+            message = "the process stayed where the replay was made: a copy has the figures alone"
+            raise AttributeError(message)
         raise AttributeError(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel, and be copied, without the process: its machine stays where it is."""
+        return {name: vars(self)[name] for name in ("_outputs", "_samples", "summary", "errors")}
 
     @cached_property
     def timeline(self) -> Table:

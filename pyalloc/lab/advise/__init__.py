@@ -26,6 +26,7 @@ from pyalloc.lab.rest import Rest, rest_of
 from pyalloc.lab.setting import Setting, is_known, version_of
 from pyalloc.lab.trial import Outcome, Trials, sample_rows
 from pyalloc.trace import Trace
+from pyalloc.units import format_size
 
 Memory = Literal["peak", "end"]
 Tell = Callable[[str, int, int], None]
@@ -94,7 +95,7 @@ class Trial:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Advice:
     """What was tried, and what is best.
 
@@ -114,6 +115,12 @@ class Advice:
     best: Trial
     trials: tuple[Trial, ...]
     front: tuple[Trial, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Advice on {len(self.trace):,} calls: {self.best.setting.name} is best of"
+            f" {len(self.trials)}, {format_size(self.saved)} less>"
+        )
 
     @property
     def saved(self) -> int:

@@ -28,6 +28,7 @@ from pyalloc.lab.leaks import before_teardown
 from pyalloc.lab.setting import Setting, version_of
 from pyalloc.lab.trial import Outcome, Trials
 from pyalloc.trace import Trace
+from pyalloc.units import format_size
 
 At = Literal["waste", "peak", "end"] | int
 
@@ -94,7 +95,7 @@ class Together:
     saved_gone: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Blame:
     """Who keeps the memory of a heap at one moment; bytes.
 
@@ -124,6 +125,12 @@ class Blame:
     together: Together | None
     top_pins: tuple[TopPin, ...]
     has_sites: bool
+
+    def __repr__(self) -> str:
+        return (
+            f"<Blame after call {self.row:,}: {format_size(self.rss)} resident,"
+            f" {format_size(self.requested)} asked for, {len(self.culprits)} culprits>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; bytes throughout."""

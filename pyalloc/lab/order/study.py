@@ -112,6 +112,12 @@ class OrderStudy:
     orders: Mapping[str, Rows]
     searches: Mapping[str, Found]
 
+    def __repr__(self) -> str:
+        return (
+            f"<OrderStudy of {len(self.trace):,} calls: {len(self.results)} orders,"
+            f" {self.best().name} is best by {self.by}>"
+        )
+
     def __getitem__(self, name: str) -> OrderResult:
         """Return the result of one order."""
         for result in self.results:

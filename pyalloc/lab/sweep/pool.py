@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -41,6 +42,19 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Let what starts meanwhile ignore SIGINT, which a terminal sends to all of us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main one may say
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _safe_path() -> Iterator[None]:
     """Let a Python that starts meanwhile not look for modules in the current folder.
 
@@ -62,7 +76,7 @@ def processes(workers: int) -> ProcessPoolExecutor:
     """Return a pool of worker processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    with _safe_path():
+    with _safe_path(), _no_interrupts():
         forkserver.ensure_running()
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +15,7 @@ from arro3.core import Array, Table
 
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.paired import Interval, mean_of
-from pyalloc.lab.sweep.batch import schema_of, table_of
+from pyalloc.lab.sweep.batch import Batch, schema_of, table_of
 from pyalloc.lab.sweep.plan import Plan
 
 _MOST_LEVELS: Final = 12
@@ -75,6 +75,14 @@ class Sweep:
         index = Array.from_numpy(rows.astype(np.uint64))
         taken = [take(column.combine_chunks(), index) for column in whole.columns]
         return cls(plan, Table.from_arrays(taken, names=whole.column_names))
+
+    def __reduce__(self) -> tuple[Callable[[Plan, Batch], Sweep], tuple[Plan, Batch]]:
+        """Travel to another process: an Arrow table does not by itself."""
+        return _sweep_from, (self.plan, Batch(self.table, 0.0))
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures):,} failed" if self.failures else ""
+        return f"<Sweep: {len(self):,} of {len(self.plan):,} points{failed}>"
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -208,3 +216,7 @@ def _text(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, float):
         return f"{value:.4g}" if value % 1 else f"{value:.0f}"
     return str(value)
+
+
+def _sweep_from(plan: Plan, batch: Batch) -> Sweep:
+    return Sweep(plan, batch.table)
