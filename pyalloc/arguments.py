@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pyalloc.errors import ArgumentError, WrongType
 
 T = TypeVar("T")
+_LONG: Final = 80
 
 
 def _wrong(name: str, wanted: str, value: object) -> WrongType:
-    return WrongType(f"{name} must be {wanted} (got {value!r}, a {type(value).__name__})")
+    kind = type(value).__name__
+    article = "an" if kind[:1].lower() in "aeiou" else "a"
+    shown = repr(value) if len(repr(value)) < _LONG else f"{repr(value)[:_LONG]}..."
+    return WrongType(f"{name} must be {wanted} (got {shown}, {article} {kind})")
 
 
 def registers(mask: int, **values: object) -> tuple[int, ...]:

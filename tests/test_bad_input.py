@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -292,4 +293,99 @@ def test_no_number_breaks_a_machine(
         except (pa.MemoryFault, pa.HeapAbort):
             if not process.alive:
                 break
+    machine.check()
+
+
+# --- what every study takes --------------------------------------------------------------------
+
+STUDIES: dict[str, Callable[[Any], object]] = {
+    "replay": pa.replay,
+    "examine": pa.examine,
+    "leaks": pa.leaks,
+    "blame": pa.blame,
+    "advise": pa.advise,
+    "fit": pa.fit,
+    "explain": lambda trace: pa.explain(trace, 0),
+}
+SMALL = pa.workload("random", count=500, live=50)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("value", [None, "lifo", 3, [1, 2]])
+def test_what_is_no_trace_is_told_where_to_get_one(study: str, value: object) -> None:
+    with pytest.raises(pa.WrongType, match=r"must be a Trace \(got .*read_trace"):
+        STUDIES[study](value)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"samples": 1.5}, {"samples": "x"}, {"record": None}, {"tunables": [1]}, {"maps": 3},
+    {"machine": 3}, {"allocator": 3},
+])  # fmt: skip
+def test_arguments_of_a_replay_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(pa.WrongType, match=next(iter(wrong))):
+        pa.replay(SMALL, **wrong)
+
+
+def test_a_sample_more_than_there_are_calls_costs_nothing() -> None:
+    """Nor is one column a list of its letters."""
+    assert pa.replay(SMALL, samples=1 << 50, record="address").timeline.num_rows == 500
+
+
+@pytest.mark.parametrize("call", [
+    lambda: pa.blame(SMALL, listed=-1), lambda: pa.blame(SMALL, tried=-1),
+    lambda: pa.leaks(SMALL, listed=-1), lambda: pa.advise(SMALL, [], slower=float("nan")),
+    lambda: pa.advise(SMALL, ["arena_max=1"], touch="x"), lambda: pa.examine(SMALL, sites=-1),
+    lambda: pa.order(SMALL, ["lifo"], seed=-1), lambda: pa.replay(SMALL).sampled("hep"),
+])  # fmt: skip
+def test_numbers_and_names_out_of_bounds_are_told(call: Callable[[], object]) -> None:
+    with pytest.raises(pa.ArgumentError):
+        call()
+
+
+def test_names_that_are_nearly_right_are_told() -> None:
+    replay = pa.replay(SMALL)
+    with pytest.raises(AttributeError, match="did you mean summary"):
+        _ = replay.sumary
+    with pytest.raises(KeyError, match="did you mean VmRSS"):
+        replay.process.status()["VmRss"]
+
+
+def test_a_cgroup_is_one_and_of_this_machine() -> None:
+    machine, other = (pa.Machine(ram="64M", kernel="6.18", arch="x86_64") for _ in range(2))
+    group = machine.cgroup("web")
+    for name in ("web", "", "a/b"):
+        with pytest.raises(pa.ArgumentError, match="cgroup"):
+            machine.cgroup(name)
+    assert machine.cgroup("web", parent=group).path == "/web/web"
+    with pytest.raises(pa.ArgumentError, match="another machine's"):
+        other.spawn("p", cgroup=group)
+    with pytest.raises(pa.ArgumentError, match="another machine's"):
+        other.cgroup("x", parent=group)
+
+
+def test_a_machine_on_which_a_trace_runs_is_closed_to_other_threads() -> None:
+    """The engine runs a trace without Python's lock: who comes meanwhile is told so."""
+    machine = pa.Machine(ram="1G", kernel="6.18", arch="x86_64")
+    one, two = machine.spawn("one"), machine.spawn("two")
+    told: list[str] = []
+
+    def visit(_: object) -> None:
+        with contextlib.suppress(pa.EngineBusy):
+            one.malloc(10)
+            told.append("malloc")
+        for call in (lambda: two.brk(0), machine.copy, lambda: two.replay(SMALL)):
+            with contextlib.suppress(pa.EngineBusy):
+                call()
+                told.append(str(call))
+
+    with machine.entered(one):
+        visitor = threading.Thread(target=visit, args=(None,))
+        visitor.start()
+        visitor.join()
+        assert told == []
+        assert one.malloc(10)  # this thread's own
+        assert one.replay(SMALL).summary.calls == 500
+    assert two.replay(SMALL).summary.calls == 500
+    visit(None)
+    assert len(told) == 4
     machine.check()

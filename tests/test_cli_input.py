@@ -18,10 +18,11 @@ import pytest
 import pyalloc as pa
 from pyalloc.cli import main
 from pyalloc.cli.app import VERBS
+from pyalloc.cli.verify import PARTS
 
 SCRIPT = Path(sys.executable).with_name("pyalloc")
 RAN = "touch ran-all-the-same"
-PAGES = (*((verb,) for verb in VERBS), ("verify", "malloc"), ("verify", "kernel"))
+PAGES = (*((verb,) for verb in VERBS), *(("verify", part) for part in PARTS))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pyalloc as pa
+from pyalloc.errors import ArgumentError
 from pyalloc.lab.setting import Setting, is_known, version_of
 from pyalloc.lab.trial import Trials, sample_rows
 from pyalloc.workload.streams import stream
@@ -150,6 +151,8 @@ def test_a_library_that_ignores_a_setting_is_found_out() -> None:
     assert not is_known(Setting.parse("tcache_count=0"), "glibc-2.23", 8)
     assert not is_known(Setting.parse("mxfast=0"), "glibc-2.23", 8)
     assert is_known(Setting.parse("arena_max=1"), "glibc-2.23", 8)
-    assert not is_known(Setting.parse("no_such_thing=1"), "glibc-2.36", 8)
+    assert not is_known(Setting((("no_such_thing", 1),)), "glibc-2.36", 8)
+    with pytest.raises(ArgumentError, match="no setting"):
+        Setting.parse("no_such_thing=1")
     assert version_of("glibc-2.3.3") == (2, 3, 3)
     assert version_of("best-fit") == ()

@@ -17,6 +17,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Final, Protocol
 
+from pyalloc.arguments import words
 from pyalloc.errors import ArgumentError
 from pyalloc.nearest import nearest
 from pyalloc.units import PAGE
@@ -309,7 +310,7 @@ def oom_policy(name: str) -> OomPolicy:
     >>> oom_policy("6.12").choose(tasks, 1000).victim.name
     'a'
     """
-    if name in _POLICIES:
+    if words(name, "name") in _POLICIES:
         return _POLICIES[name]
     plugins = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name in plugins:

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.maps import area_of
-from pyalloc.nearest import nearest
+from pyalloc.nearest import near_word, nearest
 
 V = TypeVar("V")
 
@@ -43,6 +43,9 @@ class ProcText(Mapping[str, V], Generic[V]):
         return self._text
 
     def __getitem__(self, field: str) -> V:
+        if field not in self._fields:
+            message = f"no field {field!r} here{near_word(str(field), map(str, self._fields))}"
+            raise KeyError(message)
         return self._fields[field]
 
     def __iter__(self) -> Iterator[str]:

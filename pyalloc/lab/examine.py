@@ -10,12 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from pyalloc.arguments import whole
 from pyalloc.engine import allocator_names
 from pyalloc.lab.agreement import Agreement, agreement
 from pyalloc.lab.replay import replay
 from pyalloc.lab.setting import version_of
 from pyalloc.machine import Breakdown, Machine, Replay
-from pyalloc.trace import Measured, Trace
+from pyalloc.trace import Measured, Trace, require_trace
 from pyalloc.trace.info import heap_rss_in
 from pyalloc.units import format_size
 
@@ -193,6 +194,8 @@ def examine(
     ``allocator`` is by default the C library the trace was recorded on, if it is known; ``strict``
     has its errors tell what the library does not notice.
     """
+    require_trace(trace)
+    whole(sites, "sites")
     allocator = allocator or allocator_of(trace)
     before = machine.copy() if machine is not None else None
     result = replay(

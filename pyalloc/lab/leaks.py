@@ -17,10 +17,11 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pyalloc.arguments import whole
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.setting import Setting
 from pyalloc.lab.trial import Trials
-from pyalloc.trace import Op, Trace
+from pyalloc.trace import Op, Trace, require_trace
 from pyalloc.trace.live import changes, rows_live_after
 from pyalloc.trace.summary import granted
 
@@ -148,6 +149,8 @@ def leaks(
     ArgumentError
         The trace is too short to judge growth by, or does not run.
     """
+    require_trace(trace)
+    whole(listed, "listed")
     if len(trace) < _LEAST_CALLS:
         message = (
             f"{len(trace)} calls are too few to judge growth by (at least {_LEAST_CALLS});"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pyalloc.arguments import instance, mapping, words
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.layout import layout_from_maps
 from pyalloc.kernel.limits import Limits
@@ -11,7 +12,7 @@ from pyalloc.lab.setting import apply_environment
 from pyalloc.lab.strict import missed
 from pyalloc.machine import Machine, Process, Replay
 from pyalloc.machine.tunables import tune
-from pyalloc.trace import Trace
+from pyalloc.trace import Trace, require_trace
 
 _BIG = "256G"
 
@@ -112,6 +113,12 @@ def replay(
     ArgumentError
         An unknown allocator, tunable, column or touch mode.
     """
+    require_trace(trace)
+    if machine is not None:
+        instance(machine, "machine", Machine)
+    if maps is not None:
+        words(maps, "maps")
+    mapping(tunables or {}, "tunables")
     machine = machine or machine_for(trace, arch)
     process = process_for(
         trace, machine, allocator=allocator, maps=maps, brk=brk, tunables=tunables

@@ -22,7 +22,8 @@ from pyalloc import engine
 from pyalloc.lab.examine import allocator_of
 from pyalloc.lab.setting import Setting, apply_environment, version_of
 from pyalloc.lab.stage import stage_for
-from pyalloc.trace import NULL_BLOCK, Op, Trace
+from pyalloc.machine.replay import require_touch
+from pyalloc.trace import NULL_BLOCK, Op, Trace, require_trace
 from pyalloc.units import PAGE
 
 U64 = npt.NDArray[np.uint64]
@@ -196,9 +197,9 @@ class Trials:
         rows: U64 | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.trace = trace
+        self.trace = require_trace(trace)
         self.allocator = allocator or allocator_of(trace)
-        self.touch = touch or touch_of(trace)
+        self.touch = touch_of(trace) if touch is None else require_touch(touch)
         self.rows = sample_rows(len(trace), 256) if rows is None else rows
         self.base = dict(trace.info.tunables if environment is None else environment)
         self._stage = stage_for(trace)

@@ -6,15 +6,17 @@ A machine is deterministic: the same calls give the same result, byte for byte, 
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pyalloc import engine
 from pyalloc.arguments import instance, mapping, truth, whole, words
-from pyalloc.errors import ArgumentError, WrongType
+from pyalloc.errors import ArgumentError, EngineBusy, WrongType
 from pyalloc.kernel.boot import boot_lines
 from pyalloc.kernel.costs import Costs, costs_of
 from pyalloc.kernel.elf import Image, read_image
@@ -189,6 +191,7 @@ user_reserve_kbytes
         self._vdso: int | None = None
         self._log: list[str] = []
         self._next_pid = 1000
+        self.occupant: int | None = None  # the thread that runs a trace here
         self._next_inode = 100
         self._log.extend(boot_lines(self.profile, self.total_ram, self._high_pages()))
 
@@ -271,9 +274,15 @@ user_reserve_kbytes
         Beyond ``memory_high`` whoever takes pages must reclaim, and wait; with ``oom_group`` the
         OOM killer ends all of it at once.
         """
-        words(name, "name")
+        if not words(name, "name") or "/" in name:
+            message = f"a cgroup's name is a word without slashes (got {name!r}); nest by parent="
+            raise ArgumentError(message)
+        path = f"{'' if parent is None else self._own(parent, 'parent').path}/{name}"
+        if path in self.cgroups:
+            message = f"there is a cgroup {path} already"
+            raise ArgumentError(message)
         number = self.ram.add_group(
-            0 if parent is None else instance(parent, "parent", Cgroup).number,
+            0 if parent is None else parent.number,
             pages_of_limit(memory_max, "memory_max"),
             pages_of_limit(swap_max, "swap_max"),
         )
@@ -282,6 +291,13 @@ user_reserve_kbytes
         if memory_high is not None:
             group.memory_high = memory_high
         self.cgroups[group.path] = group
+        return group
+
+    def _own(self, group: Cgroup, name: str) -> Cgroup:
+        """Return a cgroup of this machine."""
+        if instance(group, name, Cgroup).machine is not self:
+            message = f"{name} {group.path} is another machine's: take it from this one's cgroups"
+            raise ArgumentError(message)
         return group
 
     def spawn(
@@ -348,7 +364,7 @@ user_reserve_kbytes
             layout=instance(layout, "layout", Layout),
             limits=limits,
             allocator=allocator,
-            cgroup=None if cgroup is None else instance(cgroup, "cgroup", Cgroup),
+            cgroup=None if cgroup is None else self._own(cgroup, "cgroup"),
             tunables=mapping(tunables or {}, "tunables"),
             uid=uid,
         )
@@ -597,10 +613,40 @@ user_reserve_kbytes
             f" {count} process{'' if count == 1 else 'es'}>"
         )
 
+    @contextlib.contextmanager
+    def entered(self, process: Process) -> Iterator[None]:
+        """Keep other threads out while the engine makes the calls of a trace.
+
+        It does so without Python's lock, and would not notice somebody else in its memory.
+
+        Raises
+        ------
+        EngineBusy
+            Another thread has entered already.
+        """
+        self.require_mine()
+        before, self.occupant = self.occupant, threading.get_ident()
+        process.close_entries()
+        try:
+            yield
+        finally:
+            self.occupant = before
+            process.bind()
+
+    def require_mine(self) -> None:
+        """Raise EngineBusy if another thread runs a trace on this machine."""
+        if self.occupant not in (None, threading.get_ident()):
+            message = (
+                "another thread runs a trace on this machine: one machine is one thread's;"
+                " give each thread a machine of its own (Machine.copy)"
+            )
+            raise EngineBusy(message)
+
     # --- copying ------------------------------------------------------------------------
 
     def copy(self) -> Machine:
         """Return an identical machine; what happens on one does not show on the other."""
+        self.require_mine()
         ram = self.ram.copy()
         memo: dict[int, Any] = {id(self.ram): ram, id(self.oom_policy): self.oom_policy}
         for value in (self.profile, self.paging, self.promises.policy, self.overcommit, self.zones):
@@ -615,6 +661,7 @@ user_reserve_kbytes
         machine.__dict__.update(copy.deepcopy(vars(self), memo))
         for process in machine.processes.values():
             process.bind()
+        machine.occupant = None
         return machine
 
     def __copy__(self) -> Machine:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
@@ -173,6 +173,19 @@ class Process(SystemCalls):
             self._malloc, self._free, self._realloc = self.heap.heap.entries()
         else:
             self._malloc = self._free = self._realloc = self._refuse
+
+    def close_entries(self) -> None:
+        """Let no other thread call the engine directly until :meth:`bind` is called again."""
+        if self.alive:
+            entries = self.heap.heap.entries()
+            self._malloc, self._free, self._realloc = map(self._guarded, entries)
+
+    def _guarded(self, entry: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: int) -> Any:  # noqa: ANN401 - as the entry
+            self.machine.require_mine()
+            return entry(*arguments)
+
+        return call
 
     @property
     def cpu_time(self) -> float:
@@ -566,9 +579,11 @@ class Process(SystemCalls):
         self.require_alive()
 
     def require_alive(self) -> None:
-        """Raise ProcessKilled if the process has ended."""
+        """Raise ProcessKilled if the process has ended, EngineBusy if it is another thread's."""
         if not self.alive:
             self._refuse()
+        if self.machine.occupant is not None:
+            self.machine.require_mine()
 
     def _refuse(self, *_: int) -> NoReturn:
         how = f"was killed ({self.killed_by})" if self.killed_by else f"exited ({self.exit_code})"

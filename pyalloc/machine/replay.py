@@ -5,7 +5,7 @@ The engine runs the calls; here its questions are answered and its numbers are n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -15,11 +15,13 @@ import numpy.typing as npt
 from arro3.core import Table
 
 from pyalloc import engine
+from pyalloc.arguments import instance, whole
 from pyalloc.errors import ArgumentError, HeapAbort, MemoryFault, ProcessKilled
 from pyalloc.kernel.abi import MAP, PROT
 from pyalloc.machine.chunks import KnownBlocks
 from pyalloc.machine.heapview import HeapView
 from pyalloc.machine.metrics import ReplaySummary, summarise
+from pyalloc.nearest import near_word, nearest
 
 if TYPE_CHECKING:
     from pyalloc.machine.process import Process
@@ -110,7 +112,8 @@ class Replay:
         if name in _LEFT_BEHIND:
             message = "the process stayed where the replay was made: a copy has the figures alone"
             raise AttributeError(message)
-        raise AttributeError(name)
+        message = f"a replay has no {name!r}{near_word(name, dir(self))}"
+        raise AttributeError(message)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel, and be copied, without the process: its machine stays where it is."""
@@ -128,6 +131,9 @@ class Replay:
 
     def sampled(self, name: str) -> U64:
         """Return one column of the timeline as a numpy array."""
+        if name not in self._samples:
+            message = f"no column {name!r} in the timeline{nearest(name, self._samples)}"
+            raise ArgumentError(message)
         return self._samples[name]
 
     def __repr__(self) -> str:
@@ -146,16 +152,21 @@ def run_replay(
     samples: int,
 ) -> Replay:
     """Make the calls of ``trace`` on ``process``."""
+    if isinstance(record, str):
+        record = (record,)
+    instance(record, "record", Collection)  # type: ignore[type-abstract]  # of names
     _check_arguments(touch, record, samples)
     columns = columns_of(trace)
     count = len(trace)
+    samples = min(samples, max(count, 1))
     outputs = {name: np.zeros(count, np.uint64) for name in record}
     every = max(-(-count // samples), 1) if samples else 0
     buffer = np.zeros((len(engine.SAMPLE_FIELDS), samples + 1 if samples else 0), np.uint64)
     run = engine.ReplayRun(process.heap.heap, columns, outputs, buffer, every, touch)
     before = process.pages.table.counters()
     process.heap.lease()
-    errors = _run(process, run)
+    with process.machine.entered(process):
+        errors = _run(process, run)
     taken = run.totals()["samples"]
     sampled = {name: buffer[i, :taken] for i, name in enumerate(engine.SAMPLE_FIELDS)}
     summary = _summary(process, run, touch, before, errors)
@@ -208,7 +219,8 @@ class Playback:
         """
         self.process.require_alive()
         self.process.heap.lease()
-        _run_to(self.process, self._run, row, self.refused, enough)
+        with self.process.machine.entered(self.process):
+            _run_to(self.process, self._run, row, self.refused, enough)
 
 
 def _plain_run(
@@ -247,17 +259,21 @@ def columns_of(trace: TraceColumns) -> dict[str, npt.NDArray[Any]]:
     return columns
 
 
-def _check_arguments(touch: str, record: Sequence[str], samples: int) -> None:
+def require_touch(touch: str) -> str:
+    """Return a way to touch memory; raises ArgumentError if it is none."""
     if touch not in engine.TOUCH_MODES:
         message = f"touch must be one of {', '.join(engine.TOUCH_MODES)} (got {touch!r})"
         raise ArgumentError(message)
+    return touch
+
+
+def _check_arguments(touch: str, record: Sequence[str], samples: int) -> None:
+    require_touch(touch)
     for name in record:
         if name not in engine.OUTPUTS:
             message = f"record takes {', '.join(engine.OUTPUTS)} (got {name!r})"
             raise ArgumentError(message)
-    if samples < 0:
-        message = f"samples must not be negative (got {samples!r})"
-        raise ArgumentError(message)
+    whole(samples, "samples")
 
 
 def _run(process: Process, run: engine.ReplayRun) -> tuple[ReplayError, ...]:

@@ -37,7 +37,7 @@ class SystemCalls(FileCalls):
 
     def _space(self) -> AddressSpace:
         """Return the address space, with what the heap has done since."""
-        if not self.alive:
+        if not self.alive or self.machine.occupant is not None:
             self.require_alive()
         space, heap = self.space, self.heap
         if space.brk_value != heap.written_at or heap.heap.moved[0]:

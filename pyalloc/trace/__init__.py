@@ -18,7 +18,7 @@ from pyalloc.trace.info import Measured, Samples, TraceInfo
 from pyalloc.trace.ops import NULL_BLOCK, Op
 from pyalloc.trace.sites import Site, SiteTable
 from pyalloc.trace.summary import SiteTotals, SizeHistogram, TraceSummary
-from pyalloc.trace.table import Row, Trace
+from pyalloc.trace.table import Row, Trace, require_trace
 
 __all__ = [
     "NULL_BLOCK",
@@ -34,4 +34,5 @@ __all__ = [
     "TraceInfo",
     "TraceSummary",
     "read_trace",
+    "require_trace",
 ]

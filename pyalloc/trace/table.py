@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from arro3.core import Array, Table
 
-from pyalloc.errors import TraceError
+from pyalloc.errors import TraceError, WrongType
 from pyalloc.trace import live as _live
 from pyalloc.trace import summary as _summary
 from pyalloc.trace.info import TraceInfo
@@ -427,3 +427,14 @@ class Trace:
         from pyalloc.trace import files  # noqa: PLC0415 - readers know Trace, Trace not them
 
         files.write_trace(self, path, format, overwrite=overwrite)
+
+
+def require_trace(value: object, name: str = "trace") -> Trace:
+    """Return a trace; raises WrongType with where to get one if ``value`` is none."""
+    if isinstance(value, Trace):
+        return value
+    message = (
+        f"{name} must be a Trace (got {value!r:.60}, a {type(value).__name__}): pa.read_trace()"
+        " reads a file, pa.workload() makes one, pa.record() records a program"
+    )
+    raise WrongType(message)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from pyalloc.cli.options import Count, Flag, Seed
 from pyalloc.cli.output import console, print_json, progressing
 from pyalloc.lab.verify.oom import OomVerdict, verify_oom
 from pyalloc.report.verify import oom_lines
@@ -13,9 +12,9 @@ from pyalloc.report.verify import oom_lines
 
 def oom(
     *,
-    cases: int = 20,
-    seed: int = 0,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    cases: Count = 20,
+    seed: Seed = 0,
+    json: Flag = False,
 ) -> int:
     """Fill a memory cgroup of this host and of the model, and compare whom the OOM killer kills.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Final, Literal
 
 from pyalloc.errors import ArgumentError
@@ -25,7 +26,7 @@ from pyalloc.lab.prices import Prices
 from pyalloc.lab.rest import Rest, rest_of
 from pyalloc.lab.setting import Setting, is_known, version_of
 from pyalloc.lab.trial import Outcome, Trials, sample_rows
-from pyalloc.trace import Trace
+from pyalloc.trace import Trace, require_trace
 from pyalloc.units import format_size
 
 Memory = Literal["peak", "end"]
@@ -186,6 +187,10 @@ def advise(
     ArgumentError
         The trace is too short to judge, or not of a glibc; a setting that is none.
     """
+    require_trace(trace)
+    if not 0 <= slower < inf:
+        message = f"slower must be a number, 0 or more (got {slower!r})"
+        raise ArgumentError(message)
     prices = prices or Prices()
     if memory not in ("peak", "end"):
         message = f"memory must be 'peak' or 'end' (got {memory!r})"

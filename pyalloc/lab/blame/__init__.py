@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pyalloc.arguments import whole
 from pyalloc.errors import ArgumentError
 from pyalloc.lab.blame.elsewhere import try_without
 from pyalloc.lab.blame.holders import (
@@ -27,7 +28,7 @@ from pyalloc.lab.blame.holders import (
 from pyalloc.lab.leaks import before_teardown
 from pyalloc.lab.setting import Setting, version_of
 from pyalloc.lab.trial import Outcome, Trials
-from pyalloc.trace import Trace
+from pyalloc.trace import Trace, require_trace
 from pyalloc.units import format_size
 
 At = Literal["waste", "peak", "end"] | int
@@ -196,6 +197,10 @@ def blame(
     ArgumentError
         The trace is too short, ``at`` lies outside it, or it does not run.
     """
+    require_trace(trace)
+    whole(listed, "listed")
+    if tried is not None:
+        whole(tried, "tried")
     if len(trace) < _LEAST_CALLS:
         message = f"{len(trace)} calls are too few to blame anybody (at least {_LEAST_CALLS})"
         raise ArgumentError(message)

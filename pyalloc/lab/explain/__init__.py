@@ -20,7 +20,7 @@ from pyalloc.lab.setting import Setting
 from pyalloc.lab.trial import Trials
 from pyalloc.machine.chunks import Chunk, ChunkState
 from pyalloc.machine.chunkwords import brief
-from pyalloc.trace import NULL_BLOCK, Op, Trace
+from pyalloc.trace import NULL_BLOCK, Op, Trace, require_trace
 from pyalloc.units import PAGE
 
 _NOT_LIVE = 2**64 - 1
@@ -144,6 +144,7 @@ def explain_calls(
     touch: str | None = None,
 ) -> list[CallExplanation]:
     """Explain ``count`` calls from number ``at`` on; raises as :func:`explain`."""
+    require_trace(trace)
     if isinstance(at, bool) or not isinstance(at, int) or not 0 <= at < len(trace):
         message = f"there is no call {at!r}: the trace has calls 0 to {len(trace) - 1}"
         raise ArgumentError(message)

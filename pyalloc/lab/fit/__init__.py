@@ -15,7 +15,7 @@ from pyalloc.lab.fit.search import Found, NeverEnough, Tell, Verdict, smallest
 from pyalloc.lab.fit.staged import try_scenario
 from pyalloc.lab.fit.traced import Program, Traced
 from pyalloc.nearest import nearest
-from pyalloc.trace import Trace
+from pyalloc.trace import Trace, require_trace
 from pyalloc.units import PAGE, format_size, parse_size
 from pyalloc.workload.scenario import Scenario
 
@@ -208,7 +208,7 @@ def check_limit(of: str, value: int | str | None = None) -> None:
 
 
 def _traced(what: Trace | Traced, allocator: str | None) -> Traced:
-    return what if isinstance(what, Traced) else Traced(what, allocator)
+    return what if isinstance(what, Traced) else Traced(require_trace(what), allocator)
 
 
 def _fixed(of: str, ram: int | str | None, swap: int | str, reserved: int | str) -> dict[str, int]:
