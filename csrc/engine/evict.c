@@ -9,20 +9,35 @@
  */
 #include "ram.h"
 
+/* A look at all entries of a page or folio.  Those of one mapping count as one reference, however
+ * many pages of the folio were used through it (folio_referenced_one). */
+typedef struct look {
+    uint64_t place, count; /* of the page in its folio; references so far */
+    const pa_mm *mm;       /* the mapping that counted last: its process, */
+    uint64_t start;        /* and where the folio's first page is in it   */
+} look;
+
 static void take_reference(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
 {
-    uint64_t *count = context;
-    *count += (*pte & PTE_ACCESSED) != 0;
+    look *l = context;
+    uint64_t start = vpn - l->place;
+    if (*pte & PTE_ACCESSED && (!l->count || mm != l->mm || start != l->start)) {
+        l->count++;
+        l->mm = mm;
+        l->start = start;
+    }
     *pte &= ~(uint64_t)PTE_ACCESSED;
     mm_cool(mm, vpn);
 }
 
 uint64_t take_references(pa_ram *ram, const folio *all)
 {
-    uint64_t count = 0;
-    for (uint32_t i = 0; i < all->count; i++)
-        rmap_each(ram, folio_frame(all, i), take_reference, &count);
-    return count;
+    look l = {0};
+    for (uint32_t i = 0; i < all->count; i++) {
+        l.place = i;
+        rmap_each(ram, folio_frame(all, i), take_reference, &l);
+    }
+    return l.count;
 }
 
 /* ---- entries ---------------------------------------------------------------------------------- */

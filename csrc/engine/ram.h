@@ -353,7 +353,7 @@ static inline bool sole_find(pa_ram *ram, uint32_t f, sole *out)
 fate evict_sole(pa_ram *ram, uint32_t f, const sole *at);
 /* The same for MADV_PAGEOUT: a page of an object that must stay in memory is at least unmapped. */
 void evict_now(pa_ram *ram, uint32_t f);
-/* Entries through which the page was used since it was last looked at. */
+/* Mappings through which the page or folio was used since it was last looked at. */
 uint64_t take_references(pa_ram *ram, const struct folio *all);
 
 /* ---- pages that come back (workingset.c) ------------------------------------------------------ */
