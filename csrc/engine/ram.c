@@ -264,6 +264,8 @@ static bool make_folio_room(pa_ram *ram, uint32_t group_id, uint64_t pages)
 void ram_settle(pa_ram *ram)
 {
     uint32_t f;
+    if (ram->count_fetches)
+        fetch_settle(ram);
     while ((f = device_take_written(&ram->disk, &ram->settings.costs)) != NO_FRAME) {
         if (!(ram->state[f] & STATE_RECLAIM))
             continue;
@@ -540,6 +542,7 @@ void pa_ram_drop(pa_ram *ram)
     object_drop_all(ram);
     free(ram->moves.hint);
     free(ram->streams);
+    free(ram->fetches);
     free(ram->mms);
     free(ram->groups);
     bitmap_drop(&ram->frames);
@@ -658,7 +661,7 @@ static bool copy_all(pa_ram *to, const pa_ram *from)
         return false;
     copy_records(to, from);
     return rmap_copy_hints(&to->moves, &from->moves) && copy_objects(to, from) &&
-           copy_mms(to, from);
+           fetch_copy(to, from) && copy_mms(to, from);
 }
 
 pa_ram *pa_ram_copy(const pa_ram *ram)

@@ -46,7 +46,8 @@ enum frame_state {
     STATE_ZEROS = 8,      /* holds nothing but zeros: needs no place in swap to be kept  */
     STATE_FOLIO = 16,     /* came in as a part of a large folio of a file                */
     STATE_LAZY = 32,      /* may be dropped unless it is written again (not PG_swapbacked) */
-    STATE_LARGE = 64      /* a part of 2 MB that were made at once and are one still     */
+    STATE_LARGE = 64,     /* a part of 2 MB that were made at once and are one still     */
+    STATE_READING = 128   /* the disk has not read it yet: reclaim leaves it (PG_locked)  */
 };
 
 #define OWNER_ACTIVE (UINT64_C(1) << 60)
@@ -141,6 +142,16 @@ typedef struct stream {
 
 #define UNREAD (UINT64_MAX - 1)
 
+/* Pages of a file, or slots, that the disk reads until `end`; UNKNOWN: until all that are asked for
+ * with them are there. */
+typedef struct fetching {
+    uint32_t object; /* SWAPPED: slots */
+    uint64_t index, count, end;
+} fetching;
+
+#define SWAPPED UINT32_MAX
+#define UNKNOWN UINT64_MAX
+
 /* Who reads which object, and through which stream. */
 typedef struct reader {
     uint32_t group, object, stream;
@@ -170,6 +181,8 @@ struct pa_ram {
     object *objects;
     stream *streams; /* number n is at n - 1 */
     uint32_t count_streams;
+    fetching *fetches; /* under way, in the order they were asked for */
+    uint32_t count_fetches, room_fetches;
     hint_list moves; /* of anonymous pages */
     uint32_t count_groups, count_mms, count_objects;
     uint64_t tables, kernel;
@@ -442,6 +455,19 @@ void object_drop_all(pa_ram *ram);
  * it looks at `most`.  Back from page 0 is UINT64_MAX. */
 uint64_t cache_next_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most);
 uint64_t cache_prev_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most);
+
+/* ---- pages under read (fetch.c) --------------------------------------------------------------- */
+
+/* The disk will have read them at `end`; until then they have STATE_READING, which whoever asked for
+ * them has set. */
+void fetch_note(pa_ram *ram, fetching what);
+/* What the disk has read by now is like any other page. */
+void fetch_settle(pa_ram *ram);
+/* Those that had to wait for one another are all there. */
+void fetch_end_unknown(pa_ram *ram);
+/* Wait for the oldest; false: there is none. */
+bool fetch_wait(pa_ram *ram);
+bool fetch_copy(pa_ram *to, const pa_ram *from);
 
 /* ---- reading files (readahead.c) -------------------------------------------------------------- */
 

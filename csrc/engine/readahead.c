@@ -62,9 +62,11 @@ typedef struct reading {
 static void end_request(reading *w)
 {
     const pa_costs *costs = &w->ram->settings.costs;
-    if (w->run)
-        w->end = device_fetch(&w->ram->disk, costs,
-                              file_place(w->ram, w->r->object, w->at - w->run), w->run);
+    uint64_t first = w->at - w->run;
+    if (!w->run)
+        return;
+    w->end = device_fetch(&w->ram->disk, costs, file_place(w->ram, w->r->object, first), w->run);
+    fetch_note(w->ram, (fetching){w->r->object, first, w->run, w->end});
     w->run = 0;
 }
 
@@ -79,6 +81,8 @@ static bool read_folio(reading *w, uint64_t index, unsigned order)
     uint32_t f = object_new_folio(w->ram, w->r->group, w->r->object, index, order);
     if (f == NO_FRAME)
         return false;
+    folio all = folio_of(w->ram, f);
+    folio_set_state(w->ram, &all, STATE_READING);
     if ((w->mark & ~(pages - 1)) == index)
         w->ram->state[f] |= STATE_AHEAD;
     if (w->at != index)

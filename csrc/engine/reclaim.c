@@ -106,6 +106,11 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
         folio all = folio_of(ram, list->oldest);
         seen += all.count;
         count_scanned(s, all.count);
+        if (ram->state[all.frame] & STATE_READING) {
+            folio_mark(ram, &all, 0, 0);
+            cost += all.count;
+            continue;
+        }
         if (folio_is_writing(ram, &all)) {
             if (ram->disk.background)
                 break;
@@ -350,6 +355,7 @@ uint64_t reclaim(pa_ram *ram, uint32_t group_id, uint64_t target)
         freed = try_to_free(ram, group_id, target);
         bool waited = !freed && !ram->disk.background && device_is_busy(&ram->disk) &&
                       device_wait(&ram->disk, &ram->settings.costs);
+        waited |= !freed && !ram->disk.background && fetch_wait(ram);
         tries -= !waited;
         ram_settle(ram);
     }

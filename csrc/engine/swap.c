@@ -148,12 +148,16 @@ typedef struct reading {
     pa_ram *ram;
     uint32_t group;
     uint64_t first, count; /* the request that is being put together */
+    uint64_t end;          /* when the disk will have done           */
 } reading;
 
 static void end_request(reading *r)
 {
-    if (r->count)
-        device_read(&r->ram->disk, &r->ram->settings.costs, swap_place(r->first), r->count);
+    if (!r->count)
+        return;
+    const pa_costs *costs = &r->ram->settings.costs;
+    r->end = device_fetch(&r->ram->disk, costs, swap_place(r->first), r->count);
+    fetch_note(r->ram, (fetching){SWAPPED, r->first, r->count, UNKNOWN});
     r->count = 0;
 }
 
@@ -162,6 +166,7 @@ static uint32_t read_slot(reading *r, uint64_t slot)
     uint32_t f = load_slot(r->ram, r->group, slot);
     if (f == NO_FRAME || ram_is_zero_page(r->ram, f))
         return f;
+    r->ram->state[f] |= STATE_READING;
     if (r->count && slot != r->first + r->count)
         end_request(r);
     if (!r->count)
@@ -204,7 +209,7 @@ static uint32_t read_needed(reading *r, uint64_t slot)
 {
     uint32_t f = read_slot(r, slot);
     if (f != NO_FRAME)
-        ram_mark(r->ram, f, OWNER_LOCKED, 0);
+        r->ram->state[f] |= STATE_READING;
     return f;
 }
 
@@ -281,13 +286,15 @@ uint32_t swap_read(pa_ram *ram, uint32_t group_id, pa_mm *mm, uint64_t vpn, uint
         note_hit(ram, mm, vpn, ram->slot_frame[slot] - 1);
         return ram->slot_frame[slot] - 1;
     }
-    reading r = {ram, group_id, 0, 0};
+    reading r = {ram, group_id, 0, 0, 0};
     bool by_area = mm && ram->settings.rules & PA_SWAP_BY_AREA;
     uint32_t f = by_area ? read_area(&r, mm, vpn, slot) : read_cluster(&r, slot);
-    if (f != NO_FRAME)
-        ram_mark(ram, f, 0, OWNER_LOCKED);
     ram->disk.held = false;
     end_request(&r);
+    device_until(&ram->disk, r.end);
+    fetch_end_unknown(ram);
+    if (f != NO_FRAME)
+        ram->state[f] &= (uint8_t)~STATE_READING;
     device_unplug(&ram->disk, &ram->settings.costs);
     return f;
 }
