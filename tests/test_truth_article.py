@@ -66,3 +66,42 @@ def test_each_program_ends_where_it_really_ended(number: int) -> None:
     tables = run["status"].pop("VmPTE")  # it ran through its libraries, which have tables, too
     assert {name: status[name] for name in run["status"]} == run["status"]
     assert tables - 4 <= int(status["VmPTE"]) <= tables
+
+
+KILLED = {
+    # RAM, swap in MB: the last block that was filled, run by run
+    (32, 0): {31},
+    (33, 0): {32},
+    (200, 0): {198},
+    (32, 96): {126, 127},
+    (64, 64): {126, 127},
+    (64, 256): {316, 317},
+    (96, 300): {393},
+    (100, 50): {148},
+    (128, 512): {635, 636},
+}
+"""Program B in a memory cgroup of Linux 6.18: where the OOM killer ended it."""
+
+
+def filled_until_killed(process: pa.Process) -> int:
+    """Return how many megabytes the process could fill."""
+    for count in range(4096):
+        block = process.malloc(1 << 20)
+        try:
+            process.touch(block, 1 << 20)
+        except pa.ProcessKilled:
+            return count
+    return 4096
+
+
+@pytest.mark.parametrize("size", KILLED, ids=lambda size: f"{size[0]}+{size[1]}")
+def test_b_is_killed_where_it_really_was(size: tuple[int, int]) -> None:
+    """To the block: page tables, relocated pages, and pages that hold a slot and a frame count."""
+    machine = pa.Machine(ram="2G", swap="1G", kernel="6.18", arch="i386", cpus=2)
+    limit = machine.cgroup("b", memory_max=f"{size[0]}M", swap_max=f"{size[1]}M")
+    start = truth()["starts"]["32-nopie"]
+    process = machine.spawn(
+        "article", maps="\n".join(start["maps"]), brk=start["brk"], cgroup=limit
+    )
+    count = filled_until_killed(process)
+    assert count in KILLED[size]

@@ -170,10 +170,11 @@ static bool inactive_is_low(const known *k, lru_list inactive)
     return is_low(k->pages[inactive], k->pages[inactive + 1]);
 }
 
-/* Is it worth looking at anonymous pages?  They need a slot, or have one already. */
+/* Is it worth looking at anonymous pages?  Without a free slot none is looked at, not even one that
+ * has a slot already (can_reclaim_anon_pages). */
 static bool can_swap(const sweep *s)
 {
-    return s->ram->count_cached || swap_room(s->ram, s->group_id);
+    return swap_room(s->ram, s->group_id);
 }
 
 /* What the whole subtree looks like, before a priority begins (prepare_scan_control). */

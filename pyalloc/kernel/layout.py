@@ -115,7 +115,7 @@ def layout_from_maps(
 
     What the text does not say is inferred: the top of the mapping area is the end of the highest
     area below the stack, the break ends the ``[heap]`` (or the last area of the program), and
-    private writable areas have been written to.
+    private writable areas have been written to, as have those a loader has made read-only again.
 
     Parameters
     ----------
@@ -136,6 +136,7 @@ def layout_from_maps(
         A line is not a line of such a file; the text names its number.
     """
     areas, gate = _parse(text, profile)
+    relocated = _relocated(areas)
     stack = _stack(areas, profile)
     task_size = _task_size(profile, areas)
     start_stack = stack.end - 8 if stack else task_size
@@ -160,7 +161,7 @@ def layout_from_maps(
         areas,
         gate=gate or profile.gate,
     )
-    layout.written = [vma for vma in areas if _was_written(vma)]
+    layout.written = [vma for vma in areas if _was_written(vma) or id(vma) in relocated]
     layout.read_implies_exec = not profile.modern and any(
         vma.anonymous and vma.private and vma.flags & VM_ACCESS == VM_ACCESS for vma in areas
     )
@@ -294,6 +295,25 @@ def _breaks(areas: list[Vma], brk: int | None) -> tuple[int, int]:
     end = areas[last].end if areas else 0
     start = page_ceil(brk) if brk is not None else end
     return start, start if brk is None else brk
+
+
+def _relocated(areas: list[Vma]) -> set[int]:
+    """Return the identities of the areas that the loader has written to (RELRO), promised by that.
+
+    Such an area lies between what was always read-only and what is writable, and would have merged
+    with the former if it had no pages of its own.
+    """
+    found = set()
+    for before, vma, after in zip(areas, areas[1:], areas[2:], strict=False):
+        near = before.file is vma.file is after.file and before.end == vma.start
+        if (
+            near
+            and vma.file
+            and before.flags == vma.flags == after.flags & ~(VM_WRITE | VM_ACCOUNT)
+        ):
+            vma.flags |= VM_ACCOUNT
+            found.add(id(vma))
+    return found
 
 
 def _was_written(vma: Vma) -> bool:

@@ -19,7 +19,13 @@ from pyalloc import engine
 from pyalloc.arguments import instance, registers, truth, whole, words
 from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled, PyallocError, WrongType
 from pyalloc.kernel import procfs
-from pyalloc.kernel.abi import VM_GROWSDOWN, VM_MAYBE_GUARD, VM_PFNMAP, VM_WIPEONFORK
+from pyalloc.kernel.abi import (
+    VM_GROWSDOWN,
+    VM_MAYBE_GUARD,
+    VM_PFNMAP,
+    VM_WIPEONFORK,
+    VM_WRITE,
+)
 from pyalloc.kernel.area import Vma
 from pyalloc.kernel.layout import Layout
 from pyalloc.kernel.limits import Limits
@@ -120,17 +126,19 @@ class Process(SystemCalls):
         self.bind()
 
     def begin(self, written: Sequence[Vma]) -> None:
-        """Have a page of each area written to: the last one of the stack, the first of others.
+        """Have pages of each area written to, as they are in a program that has just started.
 
-        exec has written the former string by string, each time looking the page up (FOLL_TOUCH), so
-        that it is active: it stays when all else is swapped out.
+        The last one of the stack, all that a loader has relocated, of others the first.  exec has
+        written the stack's string by string, each time looking the page up (FOLL_TOUCH), so that
+        it is active: it stays when all else is swapped out.
         """
         with contextlib.suppress(ProcessKilled):
             for vma in written:
-                page = vma.end - PAGE if vma.flags & VM_GROWSDOWN else vma.start
-                self.pages.access(vma, page // PAGE, 1, write=True)
+                at = vma.end - PAGE if vma.flags & VM_GROWSDOWN else vma.start
+                pages = 1 if vma.flags & VM_WRITE else vma.pages
+                self.pages.access(vma, at // PAGE, pages, write=True)
                 if vma.flags & VM_GROWSDOWN:
-                    self.pages.table.activate(page // PAGE)
+                    self.pages.table.activate(at // PAGE)
 
     def _init_identity(
         self, machine: Machine, pid: int, name: str, uid: int, cgroup: Cgroup | None
