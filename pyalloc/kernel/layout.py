@@ -189,8 +189,26 @@ def _parse(text: str, profile: KernelProfile) -> tuple[list[Vma], str]:
         if areas and vma.start < areas[-1].end:
             message = f"line {number}: {area.start:x} lies below the end of the line before"
             raise ArgumentError(message)
+        if areas and _was_one(areas[-1], vma):
+            areas[-1].flags |= VM_ACCOUNT
         areas.append(vma)
     return areas, gate
+
+
+def _was_one(below: Vma, above: Vma) -> bool:
+    """Whether an area was a part of the writable one after it, and is promised as that is.
+
+    So the loader leaves what it has relocated (RELRO): mprotect() to read-only takes no promise of
+    private pages of a file back.
+    """
+    return (
+        below.end == above.start
+        and below.file is not None
+        and below.file is above.file
+        and below.pgoff + (below.end - below.start) // PAGE == above.pgoff
+        and bool(above.flags & VM_ACCOUNT)
+        and not below.flags & VM_SHARED
+    )
 
 
 def _vma_of(area: Area, files: dict[tuple[str, str, int], OpenFile]) -> Vma:
