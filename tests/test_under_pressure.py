@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import platform
 import re
+from pathlib import Path
 
 import pytest
 
@@ -162,7 +164,8 @@ def test_a_group_dies_as_one() -> None:
     assert not small.alive
     assert exempt.alive
     assert bystander.alive
-    assert len(m.oom_events[0].killed) == 2 == m.vmstat()["oom_kill"]
+    assert len(m.oom_events[0].killed) == 2
+    assert m.vmstat()["oom_kill"] == 3  # the kernel kills the victim once more with its group
     assert "Tasks in /top/job are going to be killed due to memory.oom.group set" in m.dmesg()
 
 
@@ -314,3 +317,32 @@ def test_a_tiny_machine_boots_with_what_it_has(kernel: str, arch: str) -> None:
     text = str(pa.Machine(ram="100K", swap=0, kernel=kernel, arch=arch).dmesg())
     free, freed = (int(n) for n in re.findall(r"mory: (\d+)[kK]", text))
     assert free + freed >= 100 > free >= 0
+
+
+def test_zoneinfo_tells_what_the_lists_hold() -> None:
+    """Of the node once, as vmstat; of each zone that has pages its part; as a running 6.18 does."""
+    m = pa.Machine(ram="160M", swap="64M", kernel="6.18", arch="x86_64")
+    eater(m, "a", 100 << 20)
+    text, stat = str(m.zoneinfo()), m.vmstat()
+    assert text.count("per-node stats\n      nr_inactive_anon ") == 1
+    assert f"      nr_anon_pages {stat['nr_anon_pages']}\n" in text
+    assert text.count("        cma      0\n        protection: (") == 5
+    parts = [fields.get("nr_zone_inactive_anon", 0) for fields in m.zoneinfo().values()]
+    assert stat["nr_inactive_anon"] - 2 <= sum(parts) <= stat["nr_inactive_anon"]
+    assert text.count("start_pfn") == 2
+    free = [fields.get("nr_free_pages", 0) for fields in m.zoneinfo().values()]
+    assert sum(free) == stat["nr_free_pages"]
+
+
+@pytest.mark.skipif(not platform.release().startswith("6.18"), reason="the names are those of 6.18")
+def test_vmstat_has_names_of_this_kernel_in_its_order() -> None:
+    """Every line is one of the host's, and none is before another that it follows there."""
+    real = [line.split()[0] for line in Path("/proc/vmstat").read_text().splitlines()]
+    mine = list(pa.Machine(ram="64M", swap=0, kernel="6.18", arch="x86_64").vmstat())
+    assert [name for name in real if name in mine] == mine
+    zones = Path("/proc/zoneinfo").read_text().splitlines()
+    shown = str(pa.Machine(ram="8G", kernel="6.18", arch="x86_64").zoneinfo()).splitlines()
+    shape = [line.rstrip("0123456789 ") for line in zones]
+    assert not [
+        line for line in shown if line.rstrip("0123456789 ") not in shape and "," not in line
+    ]

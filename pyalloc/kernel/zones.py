@@ -9,7 +9,7 @@ Sources: ``mm/page_alloc.c`` and ``include/linux/mmzone.h`` of Linux 2.6.11, 2.6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -162,25 +162,49 @@ def buddyinfo(of: Sequence[Zone], blocks: Sequence[Sequence[int]]) -> ProcText[l
     return ProcText(text, rows)
 
 
-def zoneinfo(of: Sequence[Zone], free: Sequence[int], *, modern: bool) -> ProcText[dict[str, int]]:
-    """Return the lines of ``/proc/zoneinfo`` about free pages and watermarks."""
+@dataclass(frozen=True, slots=True)
+class ZoneStats:
+    """What zoneinfo of 6.x tells beside free pages: of the node, and of each zone, in pages."""
+
+    node: Mapping[str, int]
+    zones: Sequence[Mapping[str, int]]
+
+
+def zoneinfo(
+    of: Sequence[Zone], free: Sequence[int], stats: ZoneStats | None = None
+) -> ProcText[dict[str, int]]:
+    """Return the lines of ``/proc/zoneinfo`` about pages and watermarks; ``stats`` if it is 6.x's.
+
+    What each processor keeps for itself (``pagesets``) is left out.
+    """
     rows: dict[str, dict[str, int]] = {}
-    lines = []
-    for zone, pages in zip(of, free, strict=True):
-        fields = {"free": pages}
-        if modern:
-            fields["boost"] = 0
-        fields |= {"min": zone.least, "low": zone.low, "high": zone.high}
-        if modern:
-            fields["promo"] = zone.high + (zone.high - zone.low)
-        fields |= {"spanned": zone.pages, "present": zone.pages}
-        if modern:
-            fields["managed"] = zone.managed
-        rows[zone.name] = fields
+    lines: list[str] = []
+    for number, (zone, pages) in enumerate(zip(of, free, strict=True)):
+        rows[zone.name] = fields = _zone_fields(zone, pages, modern=stats is not None)
         lines.append(f"Node 0, zone {zone.name:>8}")
+        if stats and zone.managed and not any(z.managed for z in of[:number]):
+            lines += ["  per-node stats", *_stat_lines(stats.node)]
         (name, first), *rest = fields.items()
         lines.append(f"  pages {name} {first:>{9 - len(name) + len(str(first)) - 1}}")
         lines += [f"        {name:<8} {value}" for name, value in rest]
         protected = ", ".join(map(str, zone.reserve))
         lines.append(f"        protection: ({protected})")
+        if stats and zone.managed:
+            lines += _stat_lines(stats.zones[number])
+            fields |= stats.zones[number]
+            first_frame = max(sum(z.pages for z in of[:number]), 1)
+            lines += ["  node_unreclaimable:  0", f"  start_pfn:           {first_frame}"]
     return ProcText("".join(line + "\n" for line in lines), rows)
+
+
+def _zone_fields(zone: Zone, pages: int, *, modern: bool) -> dict[str, int]:
+    marks = {"min": zone.least, "low": zone.low, "high": zone.high}
+    size = {"spanned": zone.pages, "present": zone.pages}
+    if not modern:
+        return {"free": pages, **marks, **size}
+    marks["promo"] = zone.high + (zone.high - zone.low)
+    return {"free": pages, "boost": 0, **marks, **size, "managed": zone.managed, "cma": 0}
+
+
+def _stat_lines(stats: Mapping[str, int]) -> list[str]:
+    return [f"      {name:<12} {value}" for name, value in stats.items()]

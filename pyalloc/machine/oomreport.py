@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pyalloc.kernel.oom import Task, Verdict
 from pyalloc.kernel.zones import Zone
-from pyalloc.machine.reading import free_blocks
+from pyalloc.machine.reading import free_blocks, zone_shares
 from pyalloc.units import PAGE
 
 if TYPE_CHECKING:
@@ -131,13 +131,6 @@ def _node_line(c: Mapping[str, int], mapped: int) -> str:
     )
 
 
-def _parts(machine: Machine, free: Sequence[int]) -> list[float]:
-    """Return each zone's part of the pages in use."""
-    used = [max(zone.managed - pages, 0) for zone, pages in zip(machine.zones, free, strict=True)]
-    total = sum(used) or 1
-    return [pages / total for pages in used]
-
-
 def _in_kb(blocks: Sequence[int]) -> int:
     return sum(count << order for order, count in enumerate(blocks)) * _KB
 
@@ -145,7 +138,7 @@ def _in_kb(blocks: Sequence[int]) -> int:
 def _zone_lines(machine: Machine, c: Mapping[str, int]) -> Iterator[str]:
     blocks = free_blocks(machine)
     free = [_in_kb(counts) // _KB for counts in blocks]
-    parts = _parts(machine, free)
+    parts = zone_shares(machine, free)
     shown = [row for row in zip(machine.zones, free, parts, strict=True) if row[0].managed]
     for zone, pages, part in shown:
         lists = " ".join(f"{name}:{int(c[name] * part) * _KB}kB" for name in _LISTS)
@@ -273,7 +266,7 @@ def _free_areas(machine: Machine) -> Iterator[str]:
         f" unstable:0 free:{sum(free) // _KB} slab:{c['kernel']}"
         f" mapped:{c['anon_mapped'] + machine.ram.mapped()} pagetables:{c['tables']}"
     )
-    parts = _parts(machine, [kb // _KB for kb in free])
+    parts = zone_shares(machine, [kb // _KB for kb in free])
     for zone, kb, part in zip(machine.zones, free, parts, strict=True):
         yield (
             f"{zone.name} free:{kb}kB min:{zone.least * _KB}kB low:{zone.low * _KB}kB"

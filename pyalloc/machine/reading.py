@@ -6,7 +6,7 @@ Sources: ``fs/proc/meminfo.c``, ``mm/vmstat.c`` and ``mm/swapfile.c`` of Linux 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pyalloc.kernel import zones as zoned
@@ -101,7 +101,28 @@ def buddyinfo(machine: Machine) -> ProcText[list[int]]:
 def zoneinfo(machine: Machine) -> ProcText[dict[str, int]]:
     """Return ``/proc/zoneinfo``."""
     free = [_pages(blocks) for blocks in free_blocks(machine)]
-    return zoned.zoneinfo(machine.zones, free, modern=machine.profile.modern)
+    stats = _zone_stats(machine, free) if machine.profile.modern else None
+    return zoned.zoneinfo(machine.zones, free, stats)
+
+
+def zone_shares(machine: Machine, free: Sequence[int]) -> list[float]:
+    """Return each zone's part of the pages in use, which stands for its part of each list."""
+    used = [max(zone.managed - pages, 0) for zone, pages in zip(machine.zones, free, strict=True)]
+    total = sum(used) or 1
+    return [pages / total for pages in used]
+
+
+def _zone_stats(machine: Machine, free: Sequence[int]) -> zoned.ZoneStats:
+    c = machine.ram.counters()
+    node = {name: value for name, value in _modern(machine, c).items() if name in _OF_NODES}
+    zones = []
+    for pages, part in zip(free, zone_shares(machine, free), strict=True):
+        fields = {"nr_free_pages": pages}
+        fields |= {f"nr_zone_{name}": int(c[name] * part) for name in _LISTS}
+        fields["nr_zone_write_pending"] = int((c["dirty"] + c["writing"]) * part)
+        fields["nr_mlock"] = int(c["unevictable"] * part)
+        zones.append(fields)
+    return zoned.ZoneStats(node, zones)
 
 
 def free_memory(machine: Machine) -> ProcText[int]:
@@ -154,17 +175,35 @@ def _by_whom(c: Mapping[str, int]) -> dict[str, int]:
     }
 
 
+_LISTS: Final = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+_OF_NODES: Final = frozenset(
+    (
+        *(f"nr_{name}" for name in _LISTS),
+        "nr_slab_unreclaimable", "workingset_refault_anon", "workingset_refault_file",
+        "workingset_activate_anon", "workingset_activate_file", "workingset_restore_anon",
+        "workingset_restore_file", "nr_anon_pages", "nr_mapped", "nr_file_pages", "nr_dirty",
+        "nr_writeback", "nr_shmem", "nr_vmscan_write", "nr_kernel_stack", "nr_page_table_pages",
+        "nr_swapcached",
+    )
+)  # fmt: skip
+"""The counters of vmstat that are kept by node, not by zone."""
+
+
 def _modern(machine: Machine, c: Mapping[str, int]) -> dict[str, int]:
-    lists = ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+    everybody = machine.ram.group(0)
     return {
         "nr_free_pages": c["free"],
+        **{f"nr_zone_{name}": c[name] for name in _LISTS},
+        "nr_zone_write_pending": c["dirty"] + c["writing"],
         "nr_mlock": c["unevictable"],
-        **{f"nr_{name}": c[name] for name in lists},
+        **{f"nr_{name}": c[name] for name in _LISTS},
         "nr_slab_unreclaimable": c["kernel"] - _kernel_stacks(machine, c["kernel"]),
         "workingset_refault_anon": c["refault_anon"],
         "workingset_refault_file": c["refault_file"],
         "workingset_activate_anon": c["restored_anon"],
         "workingset_activate_file": c["restored_file"],
+        "workingset_restore_anon": everybody["restored0"],
+        "workingset_restore_file": everybody["restored1"],
         "nr_anon_pages": c["anon_mapped"],
         "nr_mapped": machine.ram.mapped(),
         "nr_file_pages": c["file"] + c["shmem"] + c["swap_cached"],
@@ -177,8 +216,9 @@ def _modern(machine: Machine, c: Mapping[str, int]) -> dict[str, int]:
         "nr_swapcached": c["swap_cached"],
         **_traffic(c),
         **_events(c),
+        "pgrefill": everybody["refilled"],
         **_by_whom(c),
-        "oom_kill": sum(len(event.killed) for event in machine.oom_events),
+        "oom_kill": sum(event.report.count("Killed process") for event in machine.oom_events),
         "swap_ra": c["swap_ahead"],
         "swap_ra_hit": c["swap_ahead_hits"],
     }
