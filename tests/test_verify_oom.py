@@ -40,8 +40,7 @@ def test_no_case_differs_from_this_kernel() -> None:
     """Victims, candidates and figures of ten cases are equal, and somebody was killed."""
     verdict = verify_oom(10, seed=7)
     assert verdict.agrees, list(oom_lines(verdict))
-    assert verdict.kills > 3
-    assert verdict.rows > verdict.kills
+    assert verdict.kills > 3  # reports may be left out: others' kills count for the kernel's limit
 
 
 @real
@@ -60,9 +59,7 @@ def test_nothing_stays_behind() -> None:
     run_case(case, host_kernel())
     with box(16 * MB, 0, [None]) as procs:
         assert (procs.parent / "0").is_dir()
-    for _ in range(100):
-        if not procs.parent.exists():
-            break
+    assert not procs.parent.exists()
     run_case(case, host_kernel())
 
 
