@@ -176,8 +176,7 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     if (!leaf || (node && !charge_nodes(ram, o, group_id, o->nodes + 1)))
         return NO_FRAME;
     if (!ram_take(ram, group_id, 1, &f)) {
-        if (node)
-            charge_nodes(ram, o, group_id, o->nodes - 1);
+        o->nodes -= node; /* what was charged for it stays: the group is full, and must look it */
         return NO_FRAME;
     }
     uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];

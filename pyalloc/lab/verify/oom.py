@@ -339,7 +339,7 @@ def _differences(real: Kill, model: Kill, asker: str, slack: int) -> Iterator[tu
         yield "candidates", order[0], order[1]
     for theirs, ours in zip(real.rows, model.rows, strict=False):
         for name, one, other in zip(_FIGURES, theirs.figures, ours.figures, strict=True):
-            allowed = PAGE if name == "pgtables_bytes" else slack
+            allowed = PAGE * (1 + slack // _TABLE) if name == "pgtables_bytes" else slack
             if abs(one - other) > (allowed if theirs.who == asker else 0):
                 yield f"{name} of process {theirs.who}", str(one), str(other)
     if real.scope != model.scope:
