@@ -35,22 +35,25 @@ NUMBERS: Final = {
     "x86_64": {
         "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26,
         "madvise": 28, "mlock": 149, "munlock": 150, "mlockall": 151, "munlockall": 152,
-        "mlock2": 325, "touch": TOUCH, "fork": FORK, "branch": FORK, "reap": REAP,
+        "mlock2": 325, "touch": TOUCH, "fork": FORK, "branch": FORK, "leave": FORK, "reap": REAP,
         "read": MOVE, "write": MOVE, "ftruncate": 77,
     },
     "i386": {
         "mmap": 192, "mprotect": 125, "munmap": 91, "brk": 45, "mremap": 163, "msync": 144,
         "madvise": 219, "mlock": 150, "munlock": 151, "mlockall": 152, "munlockall": 153,
-        "mlock2": 376, "touch": TOUCH, "fork": FORK, "branch": FORK, "reap": REAP,
+        "mlock2": 376, "touch": TOUCH, "fork": FORK, "branch": FORK, "leave": FORK, "reap": REAP,
         "read": MOVE, "write": MOVE, "ftruncate": 194,
     },
 }  # fmt: skip
 """System calls by architecture, and the puppet's own.
 
 ``touch(addr, pages, write)`` accesses each page once.  After ``fork`` the child goes on and the
-parent waits for its end; after ``branch`` the parent goes on and the child sleeps until ``reap``.
+parent waits for its end; after ``branch`` the parent goes on and the child sleeps until ``reap``,
+and after ``leave``, too, even if its parent is killed.
 ``read`` and ``write`` take a descriptor, a length of at most 512 kB and an offset.
 """
+
+_STAYS: Final = {"fork": 0, "branch": 1, "leave": 2}
 
 FIRST_FILE: Final = 10
 """The descriptor of the first file given to a puppet; the others follow."""
@@ -170,12 +173,12 @@ class Puppet:
             if args[5] % PAGE:  # what the C library says before it asks for mmap2
                 return Outcome(-1, "EINVAL")
             args = (*args[:5], args[5] // PAGE)
-        if name in ("fork", "branch"):
-            args = (int(name == "branch"),)
+        if name in _STAYS:
+            args = (_STAYS[name],)
         if name in ("read", "write"):
             args = (*args, int(name == "write"))
         value, extra = self._raw(number, args)
-        if name in ("fork", "branch") and value > 0:
+        if name in _STAYS and value > 0:
             self._sp = extra
             self.pid = value if name == "fork" else self.pid
             return Outcome(0)

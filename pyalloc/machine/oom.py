@@ -126,8 +126,6 @@ def _choose_and_tell(machine: Machine, invoker: Process) -> OomEvent:
 
 
 def _kill(victim: Process) -> None:
-    if not victim.alive:  # its parent's death was its own
-        return
     tables = victim.pages.table.counters()["tables"]
     victim.kill("oom")
     victim.machine.grace.hold(victim.cgroup.number if victim.cgroup else 0, tables)

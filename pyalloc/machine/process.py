@@ -88,8 +88,6 @@ class Process(SystemCalls):
         False once it has exited or was killed.
     exit_code, killed_by
         How it ended: a code, or ``"oom"`` or the name of a signal.
-    dies_with_parent
-        Whether its parent's end kills it (PR_SET_PDEATHSIG); its own children do not inherit that.
     last
         What of it was in memory just before its end; None while it is alive.
     started
@@ -159,7 +157,6 @@ class Process(SystemCalls):
         self.last: procfs.Resident | None = None
         self.last_pages: dict[str, int] = {}
         self.huge_advice = False
-        self.dies_with_parent = False
         self.parent: Process | None = None
         self.children: list[Process] = []
         self.files = {}
@@ -570,9 +567,6 @@ class Process(SystemCalls):
         self.bind()
         self.machine.drop_dead_objects()
         self.machine.ended.append(self)
-        for child in self.children:
-            if child.alive and child.dies_with_parent:
-                child.kill()
 
     def out_of_memory(self) -> None:
         """Let the OOM killer make room for this process.

@@ -9,7 +9,8 @@
  * it says where its stack is.
  *
  *     TOUCH addr pages write     access each page once
- *     FORK stay                  the child goes on and the parent waits, or the other way round
+ *     FORK stay                  the child goes on and the parent waits, or the other way round;
+ *                                2: the child outlives its parent
  *     REAP                       kill the children that wait
  *     MOVE fd length at write    read from a file, or write to it, with one call
  */
@@ -158,10 +159,10 @@ static void move(unsigned long fd, unsigned long length, unsigned long at, int w
     answer.result = call(write ? PWRITEV : PREADV, args);
 }
 
-/* Until the parent, who is called `parent`, kills it or dies. */
-static void sleep_on(long parent)
+/* Until the parent, who is called `parent`, kills it, or dies unless it is to outlive that. */
+static void sleep_on(long parent, int outlive)
 {
-    call3(PRCTL, 1, 9, 0); /* PR_SET_PDEATHSIG, SIGKILL */
+    call3(PRCTL, 1, outlive ? 0 : 9, 0); /* PR_SET_PDEATHSIG, SIGKILL */
     if (call3(GETPPID, 0, 0, 0) != parent)
         call3(EXIT, 0, 0, 0);
     for (unsigned long fd = 0; fd < 3; fd++)
@@ -191,7 +192,7 @@ static void fork_on(int stay)
 {
     long own = call3(GETPID, 0, 0, 0), pid = call3(NEW, 0, 0, 0);
     if (!pid && stay)
-        sleep_on(own);
+        sleep_on(own, stay > 1);
     if (pid > 0 && !stay) {
         call3(WAIT, (unsigned long)pid, 0, 0);
         end();
