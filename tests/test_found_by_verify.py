@@ -68,6 +68,16 @@ FOUND = {
         ("touch", AT, 8, 0),
         ("ftruncate", 7, 7 * PAGE),
     ],
+    "a folio that is dirty is cut, but not split": [
+        mapped(2, 3, SHARED, 5, 17),
+        ("write", 5, 6 * PAGE, 12 * PAGE),
+        ("ftruncate", 5, 17 * PAGE),
+        ("ftruncate", 7, 18 * PAGE),
+        ("touch", AT, 1, 1),
+        ("ftruncate", 7, 0),
+        ("ftruncate", 7, 18 * PAGE),
+        ("touch", AT, 1, 1),
+    ],
     "a file that grows inside a page writes to it": [
         ("write", 5, 1, 5 * PAGE),
         mapped(6, 3, SHARED, 5),

@@ -429,22 +429,25 @@ static void unmap_read(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
     unmap_one(mm, vpn, pte, &shmem);
 }
 
-/* A folio of a file that is cut at a byte inside it is split, or it could not be: either way nobody
- * maps any of it any more (truncate_inode_partial_folio). */
-static void unmap_cut(pa_ram *ram, uint32_t id, uint64_t byte)
+/* A folio of a file that is cut at a byte inside it is split, or cannot be if it is dirty: either way
+ * nobody maps any of it any more (truncate_inode_partial_folio).  Where one ends that stays whole,
+ * else 0. */
+static uint64_t unmap_cut(pa_ram *ram, uint32_t id, uint64_t byte)
 {
-    uint64_t first, pages = object_folio(ram, id, byte >> 12, &first);
+    uint64_t first, pages = object_folio(ram, id, byte >> 12, &first), dirty = 0;
     if (pages == 1 || ram->objects[id].shmem || byte == first << 12)
-        return;
+        return 0;
     for (uint64_t i = first; i < first + pages; i++) {
-        uint64_t dirty = 0;
+        uint64_t written = 0;
         uint32_t f = pte_frame(*object_entry(ram, id, i));
         huge_isolate(ram, f);
-        rmap_each(ram, f, unmap_read, &dirty);
+        rmap_each(ram, f, unmap_read, &written);
         ram->maps[f] = 0;
-        if (dirty)
+        if (written)
             object_mark_dirty(ram, f);
+        dirty |= ram->frame[f].owner & OWNER_DIRTY;
     }
+    return dirty ? first + pages : 0;
 }
 
 static void drop_page(pa_ram *ram, uint32_t id, uint64_t *entry, uint64_t index)
@@ -485,11 +488,11 @@ void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t bytes)
     if (!is_object(ram, id))
         return;
     object *o = &ram->objects[id];
-    uint64_t pages = (bytes >> 12) + (bytes & 4095 ? 1 : 0);
+    uint64_t pages = (bytes >> 12) + (bytes & 4095 ? 1 : 0), kept = 0;
     if (bytes >> 12 < o->count_pages)
-        unmap_cut(ram, id, bytes);
+        kept = unmap_cut(ram, id, bytes);
     if (pages < o->count_pages)
-        drop_pages(ram, id, pages, o->count_pages);
+        drop_pages(ram, id, kept > pages ? kept : pages, pt_table_end(&o->pages));
     o->count_pages = pages;
 }
 
