@@ -598,6 +598,19 @@ def test_a_missing_command_is_said_in_the_words_of_the_shell(tmp_path: Path) -> 
 
 
 @needs_cc
+def test_a_program_may_be_started_by_its_loader(build: Build, tmp_path: Path) -> None:
+    """The loader has no loader of its own, and is no static program for that."""
+    program = build("loaded", "int main(void) { free(malloc(4321)); return 0; }")
+    headers = read_headers(program)
+    assert headers is not None
+    assert headers.interpreter is not None
+    found = pa.examine(only(record([headers.interpreter, program], tmp_path / "t")))
+    assert 4321 in found.trace.size
+    assert found.agreement is not None
+    assert found.agreement.complete
+
+
+@needs_cc
 def test_a_static_program_is_refused_before_it_runs(build: Build, tmp_path: Path) -> None:
     try:
         program = build("static", "int main(void) { return 0; }", "-static")

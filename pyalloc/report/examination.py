@@ -52,6 +52,8 @@ def _parts(found: Examination) -> Iterator[RenderableType]:
     yield _memory(found)
     for line in untouched_words(found):
         yield Text(line, style="dim")
+    if not len(found.trace):
+        return
     yield Text("")
     yield _where(found)
     yield Text("")

@@ -168,6 +168,8 @@ def _check_recordable(file: Path) -> None:
 
 
 def _check_dynamic(file: Path, head: Headers) -> None:
+    if file.resolve().name.startswith("ld-"):
+        return  # the loader itself, which preloads for the program that it is told to run
     if head.interpreter is None:
         message = (
             f"{file}: cannot be recorded: it is statically linked, so nothing can be preloaded; "
