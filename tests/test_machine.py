@@ -283,3 +283,22 @@ def test_what_is_left_of_a_dead_process_says_so() -> None:
         killed.heap.heap.statistics()
     twin = machine.copy().ended
     assert all(not process.alive for process in twin)
+
+
+def test_the_aligned_calls_are_memalign_with_an_alignment_of_their_own() -> None:
+    """posix_memalign returns the address here, valloc and pvalloc a page's."""
+    calls = [
+        ("memalign", (256, 1000), 256),
+        ("posix_memalign", (256, 1000), 256),
+        ("aligned_alloc", (256, 1000), 256),
+        ("valloc", (1000,), PAGE),
+        ("pvalloc", (1000,), PAGE),
+    ]
+    for name, arguments, alignment in calls:
+        process, other = modern().spawn(), modern().spawn()
+        size = PAGE if name == "pvalloc" else 1000
+        address = getattr(process, name)(*arguments)
+        assert address == other.memalign(alignment, size)
+        assert address % alignment == 0
+        assert process.usable_size(address) == other.usable_size(address) >= size
+    assert modern().spawn().posix_memalign(24, 1000) == 0  # EINVAL: no power of two

@@ -13,6 +13,7 @@ from pyalloc.cli import main
 from pyalloc.errors import TraceError
 from pyalloc.host import glibc
 from pyalloc.lab.verify.malloc import (
+    Call,
     Setting,
     profile_for,
     random_streams,
@@ -196,3 +197,21 @@ def test_the_command_says_what_it_compared(capfd: pytest.CaptureFixture[str]) ->
 def test_no_streams_are_bad_input(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "malloc", "--streams", "0"]) == 2
     assert "streams must be 1 or more" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("top_pad", [0, 128 << 10])
+def test_the_largest_requests_of_a_thread_s_heap_go_where_the_library_puts_them(
+    word: int, top_pad: int
+) -> None:
+    """Around HEAP_MAX_SIZE, unit by unit: a heap of its own, or what is left to try."""
+    most = (64 << 20) if word == 64 else (1 << 20)
+    setting = Setting(word, {"mmap_max": 0, "top_pad": top_pad}, "none")
+    sizes = [most + offset for offset in (*range(-3 * 4096, 4097, 512), *range(-240, 64, 16))]
+    calls = [Call(Op.MALLOC, 0, 24, 0, 0)]
+    for i, size in enumerate(sizes):
+        calls.append(Call(Op.MALLOC, 2 * i + 1, size, 0, 1))
+        calls.append(Call(Op.MALLOC, 2 * i + 2, 24, 0, 1))
+        calls.append(Call(Op.FREE, 2 * i + 1, 0, 0, 1))
+    verdict = verify_case(Case(setting, tuple(calls), "largest heaps"))
+    assert verdict.agrees, verdict.to_dict()

@@ -1,0 +1,70 @@
+"""Files of a machine and its page cache, as an administrator sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+import pyalloc as pa
+
+PAGE = 4096
+RW, SHARED = 3, 1
+
+
+@pytest.fixture
+def machine() -> pa.Machine:
+    return pa.Machine(ram="64M", kernel="6.12", arch="x86_64")
+
+
+def test_a_file_shorter_than_its_mapping_ends_in_sigbus(machine: pa.Machine) -> None:
+    """Pages past the new end are dropped, mapped or not; a longer file has its pages again."""
+    file = machine.file("/data", 8 * PAGE)
+    process = machine.spawn()
+    at = process.mmap(0, 8 * PAGE, RW, SHARED, process.open(file), 0)
+    process.touch(at, 8 * PAGE)
+    file.truncate(3 * PAGE + 1)
+    assert (file.size, file.cached) == (3 * PAGE + 1, 4)
+    process.touch(at, 4 * PAGE)
+    with pytest.raises(pa.MemoryFault) as caught:
+        process.touch(at, 8 * PAGE)
+    assert (caught.value.signal, caught.value.address) == (7, at + 4 * PAGE)
+    with pytest.raises(pa.ArgumentError, match="must not be negative"):
+        file.truncate(-1)
+    assert file.size == 3 * PAGE + 1
+
+
+def test_only_clean_pages_that_nobody_maps_are_forgotten(machine: pa.Machine) -> None:
+    """Dirty ones are once they are written back, mapped ones once they are no longer."""
+    file, other = machine.file("/data", 8 * PAGE), machine.file("/other", 4 * PAGE)
+    process = machine.spawn()
+    at = process.mmap(0, 2 * PAGE, 1, SHARED, process.open(file), 0)
+    process.touch(at, 2 * PAGE, write=False)
+    process.write(3, 3 * PAGE, offset=5 * PAGE)
+    file.drop_cache()
+    assert (file.cached, other.cached) == (5, 4)
+    file.sync()
+    assert machine.meminfo()["Dirty"] == 0
+    file.drop_cache()
+    assert file.cached == 2
+    machine.drop_caches()
+    assert (file.cached, other.cached) == (2, 0)
+    process.munmap(at, 2 * PAGE)
+    machine.drop_caches()
+    assert file.cached == 0
+    assert process.read(3, 8 * PAGE) == 8 * PAGE
+    assert file.cached == 8
+    machine.check()
+
+
+def test_what_a_cgroup_has_in_swap_is_told(machine: pa.Machine) -> None:
+    group = machine.cgroup("small", memory_max="2M")
+    assert group.swap_current == 0
+    process = machine.spawn(cgroup=group)
+    process.touch(process.mmap(0, 4 << 20, RW, 0x22), 4 << 20)
+    assert group.swap_current == process.status()["VmSwap"] * 1024 > 2 << 20
+
+
+def test_zoneinfo_adds_up_to_the_machine(machine: pa.Machine) -> None:
+    zones = machine.zoneinfo()
+    assert sum(zone["managed"] for zone in zones.values()) * 4 == machine.meminfo()["MemTotal"]
+    for zone in zones.values():
+        assert zone["min"] <= zone["low"] <= zone["high"]
