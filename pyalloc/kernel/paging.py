@@ -27,8 +27,6 @@ class PagingRules:
     """What the low and the high watermark add to the minimum, in quarters of it."""
     scaled: bool = False
     """The steps are at least 0.1 % of memory (watermark_scale_factor)."""
-    counts_all_tables: bool = True
-    """VmPTE counts every level; False: leaves only."""
     counts_by_cpu: bool = False
     """Each processor counts a process's pages for itself, a batch at a time (since 6.2)."""
     huge_pages: bool = False
@@ -40,8 +38,6 @@ class PagingRules:
     tables, descriptors of itself and its areas (measured in memory cgroups: kmem less tables)."""
     read_ahead: int = 1 << 20
     """Bytes read ahead of a file at most."""
-    largest_folio: int = 0
-    """Order of the largest folio that one write(2) makes in the page cache (ext4, from 6.16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,6 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         1,
         65536,
         (1, 2),
-        counts_all_tables=False,
         kernel_stack=2,
         program_pages=2,
         read_ahead=128 << 10,
@@ -81,7 +76,6 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         1,
         65536,
         (1, 2),
-        counts_all_tables=False,
         kernel_stack=2,
         program_pages=2,
         read_ahead=128 << 10,
@@ -98,7 +92,6 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         huge_pages=True,
         counts_by_cpu=True,
         read_ahead=8 << 20,
-        largest_folio=9,
     ),
 }
 

@@ -7,7 +7,7 @@ its block after it minus the size before it; the running total of the changes is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -72,7 +72,9 @@ def changes(trace: Trace) -> Changes:
     return _settle_empty_reallocs(Changes(row, after, before), is_realloc[row], new)
 
 
-def _settle_empty_reallocs(c: Changes, is_realloc: npt.NDArray[np.bool_], new: Any) -> Changes:  # noqa: ANN401
+def _settle_empty_reallocs(
+    c: Changes, is_realloc: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]
+) -> Changes:
     allocates_nothing = is_realloc & (c.after == -1) & (c.before == -1)
     for i in np.flatnonzero(allocates_nothing):
         if c.before[i] == -1:  # an earlier one of the same run may have changed it

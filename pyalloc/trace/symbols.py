@@ -113,7 +113,9 @@ class _Elf:
         return self.names[index]
 
 
-def _functions(data: bytes, layout: dict[str, Any], sections: Any) -> list[tuple[int, int, str]]:  # noqa: ANN401
+def _functions(
+    data: bytes, layout: dict[str, Any], sections: npt.NDArray[np.void]
+) -> list[tuple[int, int, str]]:
     found = []
     for section in sections:
         if section["type"] not in (SHT_SYMTAB, SHT_DYNSYM):

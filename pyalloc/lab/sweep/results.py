@@ -212,7 +212,7 @@ def _levels(column: list[Any]) -> list[tuple[str, npt.NDArray[np.bool_]]]:
     return found
 
 
-def _text(value: Any) -> str:  # noqa: ANN401
+def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if value % 1 else f"{value:.0f}"
     return str(value)

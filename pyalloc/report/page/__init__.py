@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pyalloc.lab.examine import Examination
 from pyalloc.lab.heapmap import KINDS, Region, heap_map
-from pyalloc.machine import Breakdown
+from pyalloc.machine import Breakdown, Process
 from pyalloc.machine.metrics import IN_BYTES
 from pyalloc.report.examination import agreement_words, short_site, verdict
 from pyalloc.report.listing import title_of
@@ -178,7 +178,7 @@ def _telling(held: _Column) -> _Column:
     return np.unique([0, *ends, count - 1])
 
 
-def _regions(process: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def _regions(process: Process) -> list[dict[str, Any]]:
     return [_region(region) for region in heap_map(process)] if process.alive else []
 
 
@@ -213,7 +213,7 @@ def _figure_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _value(name: str, value: Any) -> str:  # noqa: ANN401
+def _value(name: str, value: float | None) -> str:
     if value is None:
         return "undefined"
     if name in IN_BYTES:
