@@ -302,3 +302,26 @@ def test_the_aligned_calls_are_memalign_with_an_alignment_of_their_own() -> None
         assert address % alignment == 0
         assert process.usable_size(address) == other.usable_size(address) >= size
     assert modern().spawn().posix_memalign(24, 1000) == 0  # EINVAL: no power of two
+
+
+@pytest.mark.parametrize("kernel", ["2.6.18", "6.12"])
+def test_a_process_that_exits_gives_all_back(kernel: str) -> None:
+    """Promises, pages and page tables; what it shared stays as long as another maps it."""
+    machine = Machine(ram="64M", kernel=kernel, arch="x86_64", overcommit_memory=2)
+    other = machine.spawn()
+    names = ("MemFree", "Committed_AS", "PageTables", "Mapped")
+    before = {name: machine.meminfo()[name] for name in names}
+    process = machine.spawn()
+    for flags in (ANON, ANON, 0x21):
+        at = process.mmap(0, 64 * PAGE, RW, flags)
+        process.touch(at, 64 * PAGE)
+    process.malloc(100_000)
+    child = process.fork()
+    assert machine.meminfo()["Committed_AS"] > before["Committed_AS"]
+    process.exit()
+    child.touch(at, 64 * PAGE, write=False)
+    child.exit()
+    machine.advance(1)
+    assert {name: machine.meminfo()[name] for name in names} == before
+    assert other.alive
+    machine.check()

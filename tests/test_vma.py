@@ -289,3 +289,23 @@ def test_the_heap_is_named_wherever_the_break_is_in_its_last_page(kernel: str, m
     start = process.brk(0)
     process.brk(-(-start // PAGE) * PAGE + 2 * PAGE + more)
     assert "[heap]" in str(process.maps())
+
+
+@pytest.mark.parametrize("name", ["2.6.18", "6.12"])
+def test_an_area_is_split_up_to_the_limit_of_areas(name: str) -> None:
+    """The split that makes the last one passes, the next is refused (split_vma)."""
+    profile = replace(kernel_profile(name, "i386"), max_map_count=12)
+    space = AddressSpace(profile, default_layout(profile))
+    at = 0x10000000
+    space.mmap(at, 64 * PAGE, RW, ANON | MAP.FIXED)
+    page = 1
+    while len(space) + 2 <= 12:
+        space.mprotect(at + page * PAGE, PAGE, PROT.READ)
+        page += 2
+    if len(space) < 12:
+        space.mprotect(at + 63 * PAGE, PAGE, PROT.READ)
+    assert len(space) == 12
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        space.mprotect(at + page * PAGE, PAGE, PROT.READ)
+    assert len(space) == 12
+    space.check()
