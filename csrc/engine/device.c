@@ -31,16 +31,16 @@ void device_drop(device *d, uint64_t frames)
 {
     if (d->ticket)
         munmap(d->ticket, ticket_bytes(frames));
-    free(d->page);
+    free(d->run);
     free(d->request);
     *d = (device){0};
 }
 
 /* ---- rings ------------------------------------------------------------------------------------ */
 
-static write_page *page_at(const device *d, uint64_t i)
+static write_run *run_at(const device *d, uint64_t i)
 {
-    return &d->page[(d->first_page + i) & (d->room_pages - 1)];
+    return &d->run[(d->first_run + i) & (d->room_runs - 1)];
 }
 
 static write_request *request_at(const device *d, uint64_t i)
@@ -48,20 +48,20 @@ static write_request *request_at(const device *d, uint64_t i)
     return &d->request[(d->first_request + i) & (d->room_requests - 1)];
 }
 
-static bool room_for_page(device *d)
+static bool room_for_run(device *d)
 {
-    if (d->count_pages < d->room_pages)
+    if (d->count_runs < d->room_runs)
         return true;
-    uint64_t room = d->room_pages ? d->room_pages * 2 : FIRST_ROOM;
-    write_page *more = malloc(room * sizeof *more);
+    uint64_t room = d->room_runs ? d->room_runs * 2 : FIRST_ROOM;
+    write_run *more = malloc(room * sizeof *more);
     if (!more)
         return false;
-    for (uint64_t i = 0; i < d->count_pages; i++)
-        more[i] = *page_at(d, i);
-    free(d->page);
-    d->page = more;
-    d->room_pages = room;
-    d->first_page = 0;
+    for (uint64_t i = 0; i < d->count_runs; i++)
+        more[i] = *run_at(d, i);
+    free(d->run);
+    d->run = more;
+    d->room_runs = room;
+    d->first_run = 0;
     return true;
 }
 
@@ -87,19 +87,19 @@ bool device_copy(device *to, const device *from, uint64_t frames)
     uint32_t *ticket = to->ticket;
     *to = *from;
     to->ticket = ticket;
-    to->page = NULL;
+    to->run = NULL;
     to->request = NULL;
-    to->room_pages = to->room_requests = 0;
+    to->room_runs = to->room_requests = 0;
     memcpy(ticket, from->ticket, frames * sizeof *ticket);
-    to->page = malloc((from->room_pages + 1) * sizeof *to->page);
+    to->run = malloc((from->room_runs + 1) * sizeof *to->run);
     to->request = malloc((from->room_requests + 1) * sizeof *to->request);
-    if (!to->page || !to->request)
+    if (!to->run || !to->request)
         return false;
-    if (from->room_pages)
-        memcpy(to->page, from->page, from->room_pages * sizeof *to->page);
+    if (from->room_runs)
+        memcpy(to->run, from->run, from->room_runs * sizeof *to->run);
     if (from->room_requests)
         memcpy(to->request, from->request, from->room_requests * sizeof *to->request);
-    to->room_pages = from->room_pages;
+    to->room_runs = from->room_runs;
     to->room_requests = from->room_requests;
     return true;
 }
@@ -148,24 +148,47 @@ static bool is_plenty(const device *d)
     return d->count_requests - first >= MANY || (!d->held && request_at(d, first)->count >= MUCH);
 }
 
-bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place)
+/* The request that pages for `place` would be added to, or NULL. */
+static write_request *joinable(const device *d, uint64_t place)
 {
-    if (!room_for_page(d) || !room_for_request(d))
-        return false;
-    if (!++d->last_ticket)
-        d->last_ticket = 1;
-    d->ticket[f] = d->last_ticket;
     write_request *last = d->plugged ? request_at(d, d->count_requests - 1) : NULL;
     bool joins = last && last->count < MOST_MERGED && last->place + last->count == place;
-    if (!joins && is_plenty(d))
-        issue(d, costs);
-    if (!d->plugged)
-        d->first_plugged = d->first_request + d->count_requests;
-    if (!joins)
-        *request_at(d, d->count_requests++) = (write_request){PLUGGED, place, 0, 0};
-    request_at(d, d->count_requests - 1)->count++;
-    *page_at(d, d->count_pages++) = (write_page){f, d->last_ticket};
-    d->plugged++;
+    return joins ? last : NULL;
+}
+
+uint64_t device_room(const device *d, uint64_t place)
+{
+    const write_request *last = joinable(d, place);
+    return MOST_MERGED - (last ? last->count : 0);
+}
+
+static uint32_t take_tickets(device *d, uint32_t count)
+{
+    uint32_t first = d->last_ticket < UINT32_MAX - count ? d->last_ticket + 1 : 1;
+    d->last_ticket = first + count - 1;
+    return first;
+}
+
+bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place, uint32_t count)
+{
+    if (!room_for_run(d) || !room_for_request(d))
+        return false;
+    write_request *request = joinable(d, place);
+    if (!request) {
+        if (is_plenty(d))
+            issue(d, costs);
+        if (!d->plugged)
+            d->first_plugged = d->first_request + d->count_requests;
+        request = request_at(d, d->count_requests++);
+        *request = (write_request){PLUGGED, place, 0, 0};
+    }
+    uint32_t ticket = take_tickets(d, count);
+    for (uint32_t i = 0; i < count; i++)
+        d->ticket[f + i] = ticket + i;
+    *run_at(d, d->count_runs++) = (write_run){f, ticket, count};
+    request->count += count;
+    d->count_pages += count;
+    d->plugged += count;
     return true;
 }
 
@@ -192,24 +215,48 @@ void device_read(device *d, const pa_costs *costs, uint64_t place, uint64_t coun
     device_until(d, device_fetch(d, costs, place, count));
 }
 
-uint32_t device_take_written(device *d, const pa_costs *costs)
+/* The first frames of the oldest run that are alike: wanted still, or not. */
+static uint32_t alike(const device *d, const write_run *r, bool *wanted)
+{
+    uint32_t n = 0;
+    *wanted = d->ticket[r->frame] == r->ticket;
+    while (n < r->count && (d->ticket[r->frame + n] == r->ticket + n) == *wanted)
+        n++;
+    return n;
+}
+
+/* The first n pages of the oldest run are done. */
+static void end_pages(device *d, uint32_t n)
+{
+    write_run *r = run_at(d, 0);
+    *r = (write_run){r->frame + n, r->ticket + n, r->count - n};
+    if (!r->count) {
+        d->first_run++;
+        d->count_runs--;
+    }
+    d->count_pages -= n;
+    request_at(d, 0)->count -= n;
+    if (!request_at(d, 0)->count) {
+        d->first_request++;
+        d->count_requests--;
+        d->begun--;
+    }
+}
+
+uint32_t device_take_written(device *d, const pa_costs *costs, uint32_t *first)
 {
     begin_writes(d, costs, d->now, UINT64_MAX);
     while (d->begun && request_at(d, 0)->end <= d->now) {
-        write_page page = *page_at(d, 0);
-        d->first_page++;
-        d->count_pages--;
-        if (!--request_at(d, 0)->count) {
-            d->first_request++;
-            d->count_requests--;
-            d->begun--;
-        }
-        if (d->ticket[page.frame] == page.ticket) {
-            d->ticket[page.frame] = 0;
-            return page.frame;
+        bool wanted;
+        uint32_t n = alike(d, run_at(d, 0), &wanted);
+        *first = run_at(d, 0)->frame;
+        end_pages(d, n);
+        if (wanted) {
+            device_forget(d, *first, n);
+            return n;
         }
     }
-    return UINT32_MAX;
+    return 0;
 }
 
 bool device_wait(device *d, const pa_costs *costs)

@@ -9,16 +9,19 @@
  * have not begun.
  *
  *     now <= end of every request that is not settled
- *     ticket[f] != 0  <=>  frame f has a write under way; the ring holds (f, ticket[f])
+ *     ticket[f] != 0  <=>  frame f has a write under way; a run of the ring holds (f, ticket[f])
  */
 #ifndef PA_DEVICE_H
 #define PA_DEVICE_H
 
 #include "pyalloc/pyalloc.h"
 
-typedef struct write_page {
-    uint32_t frame, ticket;
-} write_page;
+#include <string.h>
+
+/* Frames side by side, with tickets in a row. */
+typedef struct write_run {
+    uint32_t frame, ticket, count;
+} write_run;
 
 typedef struct write_request {
     uint64_t issued, place, end; /* end is known once it has begun */
@@ -28,10 +31,11 @@ typedef struct write_request {
 typedef struct device {
     uint64_t now, cpu; /* ns: time of day, and how much of it some processor worked */
     uint64_t idle_at, head; /* when the request in service has passed; the place after it */
-    write_page *page; /* ring, oldest first; the last `plugged` have not been issued */
+    write_run *run; /* ring, oldest first; the last `plugged` pages have not been issued */
     write_request *request;
     uint32_t *ticket;
-    uint64_t first_page, count_pages, room_pages;
+    uint64_t first_run, count_runs, room_runs;
+    uint64_t count_pages; /* of all runs */
     uint64_t first_request, count_requests, room_requests;
     uint64_t begun; /* of the requests, from the oldest on */
     uint64_t plugged, first_plugged;
@@ -58,10 +62,10 @@ static inline bool device_is_writing(const device *d, uint32_t f)
     return d->ticket[f] != 0;
 }
 
-/* The frame's contents are no longer wanted on the disk, or the frame is given up. */
-static inline void device_forget(device *d, uint32_t f)
+/* The frames' contents are no longer wanted on the disk, or the frames are given up. */
+static inline void device_forget(device *d, uint32_t f, uint64_t count)
 {
-    d->ticket[f] = 0;
+    memset(&d->ticket[f], 0, count * sizeof *d->ticket);
 }
 
 static inline bool device_is_busy(const device *d)
@@ -69,8 +73,11 @@ static inline bool device_is_busy(const device *d)
     return d->count_pages > 0;
 }
 
-/* A frame's write to `place` is asked for; false: no memory on the host. */
-bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place);
+/* The write of `count` frames from f on to `place` is asked for, device_room() at most; false: no
+ * memory on the host. */
+bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place, uint32_t count);
+/* How many pages from `place` on can be one request. */
+uint64_t device_room(const device *d, uint64_t place);
 /* What was plugged is issued, neighbours merged, unless somebody further out holds it back. */
 void device_unplug(device *d, const pa_costs *costs);
 /* Read `count` pages from `place` on; returns when they will be there. */
@@ -78,8 +85,8 @@ uint64_t device_fetch(device *d, const pa_costs *costs, uint64_t place, uint64_t
 void device_until(device *d, uint64_t when);
 /* The same, and wait for them. */
 void device_read(device *d, const pa_costs *costs, uint64_t place, uint64_t count);
-/* A frame whose write has ended by now, or UINT32_MAX. */
-uint32_t device_take_written(device *d, const pa_costs *costs);
+/* Frames side by side whose write has ended by now: how many (0: none), and which is the first. */
+uint32_t device_take_written(device *d, const pa_costs *costs, uint32_t *first);
 /* Wait until the next write ends; false: there is none. */
 bool device_wait(device *d, const pa_costs *costs);
 

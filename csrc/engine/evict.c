@@ -88,9 +88,11 @@ static bool join_slot(pa_ram *ram, uint32_t f)
 {
     if (ram->slot_of[f])
         return true;
-    uint64_t slot = swap_take(ram, owner_group(ram->frame[f].owner));
-    if (slot == NO_SLOT)
+    uint32_t group_id = owner_group(ram->frame[f].owner);
+    uint64_t slot;
+    if (!swap_find(ram, group_id, 1, &slot))
         return false;
+    swap_use(ram, group_id, slot, 1);
     ram->slot_of[f] = (uint32_t)slot + 1;
     ram->slot_frame[slot] = f + 1;
     return true;
@@ -114,7 +116,7 @@ static fate leave_to_swap(pa_ram *ram, uint32_t f, bool write)
     if (write && !ram_is_zero_page(ram, f)) {
         ram->events.swapped_out++;
         ram->state[f] |= STATE_RECLAIM;
-        if (device_plug(&ram->disk, &ram->settings.costs, f, swap_place(slot)))
+        if (device_plug(&ram->disk, &ram->settings.costs, f, swap_place(slot), 1))
             return FATE_WRITING;
     }
     leave_slot(ram, f);
@@ -146,20 +148,6 @@ static fate evict_anon(pa_ram *ram, uint32_t f)
         return FATE_STAYS;
     e.entry = (uint64_t)(ram->slot_of[f] - 1) << PTE_SHIFT | PTE_SWAP;
     rmap_each(ram, f, evict_one, &e);
-    return leave_to_swap(ram, f, dirty || !has_slot);
-}
-
-fate evict_sole(pa_ram *ram, uint32_t f, const sole *at)
-{
-    bool dirty = *at->pte & PTE_DIRTY || ram->frame[f].owner & OWNER_DIRTY;
-    if (ram->state[f] & STATE_LAZY)
-        return evict_lazy(ram, f, dirty);
-    bool has_slot = ram->slot_of[f] != 0;
-    if (!join_slot(ram, f))
-        return FATE_STAYS;
-    eviction e = {.ram = ram, .anon = true};
-    e.entry = (uint64_t)(ram->slot_of[f] - 1) << PTE_SHIFT | PTE_SWAP;
-    evict_one(at->mm, at->vpn, at->pte, &e);
     return leave_to_swap(ram, f, dirty || !has_slot);
 }
 
@@ -202,7 +190,7 @@ static bool write_dirty(pa_ram *ram, uint32_t f)
     ram_mark(ram, f, 0, OWNER_DIRTY);
     ram->state[f] |= STATE_RECLAIM;
     return device_plug(&ram->disk, &ram->settings.costs, f,
-                       file_place(ram, owner_id(owner), owner_place(owner)));
+                       file_place(ram, owner_id(owner), owner_place(owner)), 1);
 }
 
 static fate evict_file(pa_ram *ram, const folio *all)

@@ -70,7 +70,7 @@ static pa_status copy_on_write(pa_mm *mm, uint64_t vpn, uint64_t *pte)
     if (!ram_take(mm->ram, mm->group, 1, &f))
         return PA_EXHAUSTED;
     if (*pte != was) { /* reclaim took the page away: start again */
-        ram_give(mm->ram, (uint32_t)f, mm->group);
+        ram_give(mm->ram, (uint32_t)f, 1, mm->group);
         return PA_OK;
     }
     uint64_t locked = was & PTE_LOCKED;
@@ -159,6 +159,14 @@ static uint64_t empty_run(const uint64_t *pte, uint64_t count)
     return n;
 }
 
+/* Of `count` pages, how many there may be frames for at once: no need to look at more entries. */
+static uint64_t likely(const pa_mm *mm, uint64_t count)
+{
+    uint64_t room = ram_room(mm->ram, mm->group);
+    room = room > RECLAIM_BATCH ? room : RECLAIM_BATCH;
+    return count < room ? count : room;
+}
+
 /* One fault, or one run of first writes; *n pages are done. */
 pa_status fault_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t count, bool write,
                      uint64_t *n)
@@ -167,7 +175,7 @@ pa_status fault_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t count, boo
     if (*pte & PTE_GUARD)
         return PA_GUARDED;
     if (!*pte && write) {
-        *n = fill_anon(mm, vpn, pte, empty_run(pte, count));
+        *n = fill_anon(mm, vpn, pte, empty_run(pte, likely(mm, count)));
         return *n ? PA_OK : PA_EXHAUSTED;
     }
     if (!*pte)

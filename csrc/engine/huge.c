@@ -256,7 +256,7 @@ static bool take_huge(pa_mm *mm, uint64_t frames[HUGE_PAGES])
         if (got)
             continue;
         while (n)
-            ram_give(mm->ram, (uint32_t)frames[--n], mm->group);
+            ram_give(mm->ram, (uint32_t)frames[--n], 1, mm->group);
         return false;
     }
     return true;

@@ -247,6 +247,36 @@ void mm_drop_entry(pa_mm *mm, uint64_t *pte)
     }
 }
 
+/* How many entries from pte on go on as the first one: the same bits, and the next place. */
+static uint64_t in_a_row(const uint64_t *pte, uint64_t most)
+{
+    uint64_t n = 1;
+    while (n < most && pte[n] == *pte + (n << PTE_SHIFT))
+        n++;
+    return n;
+}
+
+/* Drop up to `most` entries, all but empty, as many as go in one step; returns how many did. */
+static uint64_t drop_entries(pa_mm *mm, uint64_t *pte, uint64_t most)
+{
+    bool alone = *pte & PTE_LOCKED || mm->ram->one_by_one;
+    uint64_t was = *pte, count = alone ? 1 : in_a_row(pte, most);
+    if (was & PTE_SWAP && count > 1)
+        count = swap_drop_refs(mm->ram, was >> PTE_SHIFT, count);
+    else if (count > 1 && pte_is_frame(was))
+        count = ram_release_sole(mm->ram, pte_frame(was), count);
+    else
+        count = 0;
+    if (!count) {
+        mm_drop_entry(mm, pte);
+        return 1;
+    }
+    mm_note_peak(mm);
+    *(was & PTE_SWAP ? &mm->swap : &mm->anon) -= count;
+    memset(pte, 0, count * sizeof *pte);
+    return count;
+}
+
 /* Empty a range; guards stay where `but` says so. */
 static void drop_range(pa_mm *mm, uint64_t vpn, uint64_t end, uint64_t but)
 {
@@ -257,10 +287,10 @@ static void drop_range(pa_mm *mm, uint64_t vpn, uint64_t end, uint64_t but)
             huge_drop(mm, s.vpn);
             continue;
         }
-        for (uint64_t i = 0; huge_small(mm, &s) && i < s.count; i++) {
-            if (s.pte[i] && !(s.pte[i] & but))
-                mm_drop_entry(mm, &s.pte[i]);
-        }
+        if (!huge_small(mm, &s))
+            continue;
+        for (uint64_t i = 0; i < s.count;)
+            i += s.pte[i] && !(s.pte[i] & but) ? drop_entries(mm, &s.pte[i], s.count - i) : 1;
         mm_publish(mm);
     }
 }

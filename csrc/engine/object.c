@@ -472,7 +472,7 @@ static void drop_page(pa_ram *ram, uint32_t id, uint64_t *entry, uint64_t index)
 
 static void drop_pages(pa_ram *ram, uint32_t id, uint64_t first, uint64_t end)
 {
-    const object *o = &ram->objects[id];
+    object *o = &ram->objects[id];
     uint64_t size = pt_table_leaf_size(&o->pages);
     for (uint64_t i = pt_table_next(&o->pages, first, end); i < end; i++) {
         if (i % size == 0)

@@ -67,7 +67,6 @@ enum {
 
 #define NO_FRAME UINT32_MAX
 #define NO_GROUP UINT32_MAX
-#define NO_SLOT UINT64_MAX
 
 typedef struct frame {
     uint32_t newer, older; /* neighbours in the list; NO_FRAME at its ends */
@@ -194,6 +193,7 @@ struct pa_ram {
     bool reclaiming;
     bool has_huge; /* 2 MB were mapped at once some time */
     bool has_zeros; /* a page of zeros was written some time */
+    bool one_by_one; /* runs have one page: what the tests compare longer ones with */
 };
 
 /* ---- frame records ---------------------------------------------------------------------------- */
@@ -242,41 +242,26 @@ static inline bool pte_is_frame(uint64_t pte)
     return (pte & (PTE_PRESENT | PTE_ZERO)) == PTE_PRESENT;
 }
 
-/* ---- taking and giving (ram.c) ---------------------------------------------------------------- */
+/* ---- taking and giving (charge.c) ------------------------------------------------------------- */
 
 /* Take up to `want` frames in one run for a group, reclaiming if need be; 0: exhausted.  They are
  * charged, and on no list yet. */
 uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first);
 /* Take `count` frames for a folio, charged at once; false: reclaim tried, and there is no room. */
 bool ram_take_folio(pa_ram *ram, uint32_t group_id, uint64_t count, uint32_t *frames);
-/* A frame that belongs to nobody's list: uncharge it and give it back. */
-void ram_give(pa_ram *ram, uint32_t f, uint32_t group_id);
-/* Give the frame its owner and put it at the newest end of the owner's list. */
-void ram_put(pa_ram *ram, uint32_t f, uint64_t owner);
-/* Take it off its list; whoever does puts it somewhere else, or gives it back. */
-void ram_unput(pa_ram *ram, uint32_t f);
-/* Give it another owner of the same group, and the newest place in that one's list. */
-void ram_renew(pa_ram *ram, uint32_t f, uint64_t owner);
-/* Give it another owner of the same group; it keeps its place unless its list is another. */
-void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner);
+/* `count` frames from f on that are on nobody's list: uncharge them and give them back. */
+void ram_give(pa_ram *ram, uint32_t f, uint64_t count, uint32_t group_id);
 /* Take it off its list, uncharge it, give it back. */
 void ram_release(pa_ram *ram, uint32_t f);
-/* Take `count` frames starting at `first` into use as anonymous pages vpn, vpn + 1 ... */
-void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owner);
-/* Change list-deciding bits of a frame's owner, and its list with them. */
-void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
-
-/* MADV_FREE gave the page up, or it was written since: on to the newest end of the other list. */
-void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy);
-/* It is dirty from now on, and keeps its place in its list. */
-void ram_set_dirty(pa_ram *ram, uint32_t f);
-
 /* Whether it holds only zeros and is kept in swap without a place there (from 6.12). */
 static inline bool ram_is_zero_page(const pa_ram *ram, uint32_t f)
 {
     return ram->state[f] & STATE_ZEROS && ram->settings.rules & PA_ZERO_MAP;
 }
 
+/* The same for anonymous frames from f on that one entry each maps and no slot knows, up to `most`
+ * in one step; returns how many went. */
+uint64_t ram_release_sole(pa_ram *ram, uint32_t f, uint64_t most);
 /* Page tables: charge `count` to a group; false: exhausted. */
 bool ram_charge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
 void ram_uncharge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
@@ -293,21 +278,47 @@ uint64_t throttle_room(const pa_ram *ram, uint32_t group_id);
 /* `count` pages were charged to the group: if it is over its limit, pay. */
 void throttle(pa_ram *ram, uint32_t group_id, uint64_t count);
 
-/* ---- lists (ram.c) ---------------------------------------------------------------------------- */
+/* ---- lists (lru.c) ---------------------------------------------------------------------------- */
 
-void lru_add(pa_ram *ram, lru *list, uint32_t f);
-void lru_remove(pa_ram *ram, lru *list, uint32_t f);
+/* Neighbours of one list, from `oldest` to `newest`, leave it as a chain; or become its newest. */
+void lru_cut(pa_ram *ram, lru *list, uint32_t oldest, uint32_t newest, uint64_t count);
+void lru_join(pa_ram *ram, lru *list, uint32_t oldest, uint32_t newest, uint64_t count);
+/* How many frames from f on are neighbours in their list, each `step` further and newer, and go on
+ * as its owner; `most` at most. */
+uint64_t lru_chain(const pa_ram *ram, uint32_t f, int32_t step, uint64_t most);
+/* Give the frame its owner and put it at the newest end of the owner's list. */
+void ram_put(pa_ram *ram, uint32_t f, uint64_t owner);
+/* Take it off its list; whoever does puts it somewhere else, or gives it back. */
+void ram_unput(pa_ram *ram, uint32_t f);
+/* Give it another owner of the same group, and the newest place in that one's list. */
+void ram_renew(pa_ram *ram, uint32_t f, uint64_t owner);
+/* Give it another owner of the same group; it keeps its place unless its list is another. */
+void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner);
+/* Take `count` frames starting at `first` into use as anonymous pages vpn, vpn + 1 ... */
+void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owner);
+/* Take them off the one list they are all on. */
+void ram_unput_anon_run(pa_ram *ram, uint32_t first, uint64_t count);
+/* Change list-deciding bits of a frame's owner, and its list with them. */
+void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
 
-/* ---- time (ram.c) ----------------------------------------------------------------------------- */
+/* MADV_FREE gave the page up, or it was written since: on to the newest end of the other list. */
+void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy);
+/* It is dirty from now on, and keeps its place in its list. */
+void ram_set_dirty(pa_ram *ram, uint32_t f);
+/* Pages whose write has ended by now go where reclaim finds them first. */
+void ram_settle(pa_ram *ram);
+
+/* ---- groups (group.c) ------------------------------------------------------------------------- */
+
+void group_init(group *g, uint32_t parent, uint64_t pages, uint64_t pages_swap);
+
+/* ---- time -------------------------------------------------------------------------------------- */
 
 /* A processor works on something `count` times. */
 static inline void ram_work(pa_ram *ram, uint64_t ns, uint64_t count)
 {
     device_work(&ram->disk, ns * count);
 }
-
-/* Pages whose write has ended by now go where reclaim finds them first. */
-void ram_settle(pa_ram *ram);
 
 /* ---- pages that are one (folio.c) ------------------------------------------------------------- */
 
@@ -346,24 +357,6 @@ typedef enum fate {
 
 fate evict(pa_ram *ram, const struct folio *all);
 
-/* The one entry that maps an anonymous page, where the page was made for: nearly all are so. */
-typedef struct sole {
-    pa_mm *mm;
-    uint64_t vpn, *pte;
-} sole;
-
-static inline bool sole_find(pa_ram *ram, uint32_t f, sole *out)
-{
-    uint64_t owner = ram->frame[f].owner;
-    if (owner_kind(owner) != KIND_ANON || ram->maps[f])
-        return false;
-    *out = (sole){.mm = ram->mms[owner_id(owner)], .vpn = owner_place(owner)};
-    out->pte = out->mm ? pt_table_find(&out->mm->table, out->vpn) : NULL;
-    return out->pte && (*out->pte & (PTE_PRESENT | PTE_ZERO | PTE_HUGE)) == PTE_PRESENT &&
-           pte_frame(*out->pte) == f;
-}
-
-fate evict_sole(pa_ram *ram, uint32_t f, const sole *at);
 /* The same for MADV_PAGEOUT: a page of an object that must stay in memory is at least unmapped. */
 void evict_now(pa_ram *ram, uint32_t f);
 /* Mappings through which the page or folio was used since it was last looked at. */
@@ -375,6 +368,9 @@ uint64_t take_references(pa_ram *ram, const struct folio *all);
 void workingset_age(pa_ram *ram, uint32_t group_id, uint64_t count);
 /* What is kept in place of `count` pages that leave as one; state: their frame_state. */
 uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state, uint64_t count);
+/* `count` pages leave one after the other; their shadows go to shadow[0], shadow[step] ... */
+void workingset_leave(pa_ram *ram, uint32_t group_id, uint8_t state, uint32_t *shadow, int32_t step,
+                      uint32_t count);
 /* `count` pages with this shadow came back as one, the first of them into frame f; true: they are
  * active at once. */
 bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t shadow, bool file,
@@ -397,11 +393,15 @@ uint64_t reclaim(pa_ram *ram, uint32_t group_id, uint64_t target);
 uint64_t swap_room(const pa_ram *ram, uint32_t group_id);
 /* Slots that are given out together. */
 uint64_t swap_run(const pa_ram *ram);
-/* A slot with no reference yet, or NO_SLOT. */
-uint64_t swap_take(pa_ram *ram, uint32_t group_id);
+/* How many slots in a row, `want` at most, the group would get next, and which is the first. */
+uint64_t swap_find(const pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first);
+/* They are the group's from now on, with no reference yet. */
+void swap_use(pa_ram *ram, uint32_t group_id, uint64_t first, uint64_t count);
 void swap_add_ref(pa_ram *ram, uint64_t slot);
 /* Drop one reference; the slot is freed with the last, its cached frame too if nobody maps it. */
 void swap_drop_ref(pa_ram *ram, uint64_t slot);
+/* The same for up to `most` slots in a row, as many as go in one step; returns how many did. */
+uint64_t swap_drop_refs(pa_ram *ram, uint64_t first, uint64_t most);
 /* Frame and slot no longer hold the same page; a slot without references is freed. */
 void swap_detach(pa_ram *ram, uint32_t f);
 /* The frame that holds the slot's page, read in with its neighbours if need be; NO_FRAME: no

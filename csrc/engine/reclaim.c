@@ -9,6 +9,7 @@
  * more than was asked for: the bursts of a working set about as large as its limit.
  */
 #include "reclaim.h"
+#include "run.h"
 
 enum { FRUITLESS_SWEEPS = 16 };
 
@@ -58,42 +59,71 @@ static void count_scanned(sweep *s, uint64_t n)
     ram_work(ram, ram->settings.costs.scan, n);
 }
 
-static uint64_t take_reference_at(const sole *at)
-{
-    uint64_t references = (*at->pte & PTE_ACCESSED) != 0;
-    *at->pte &= ~(uint64_t)PTE_ACCESSED;
-    mm_cool(at->mm, at->vpn);
-    return references;
-}
+/* Which bits of the owners of pages that stay change, and their list with them. */
+typedef struct mark {
+    uint64_t set, clear;
+} mark;
 
-/* One page or folio; what reclaiming it cost (lru_note_cost). */
-static uint64_t shrink_folio(sweep *s, const folio *all)
+/* What was found and done is counted; what it cost (lru_note_cost). */
+static uint64_t conclude(sweep *s, verdict v, fate what, uint64_t count, mark *m)
 {
-    pa_ram *ram = s->ram;
-    sole at;
-    bool is_sole = sole_find(ram, all->frame, &at);
-    verdict v = judge(ram, all, is_sole ? take_reference_at(&at) : take_references(ram, all));
-    fate what = FATE_STAYS;
-    if (v == EVICT) {
-        ram_work(ram, ram->settings.costs.unmap, all->count);
-        what = is_sole ? evict_sole(ram, all->frame, &at) : evict(ram, all);
-    }
+    *m = (mark){0, 0};
     if (what == FATE_FREED) {
-        count_freed(s, all->count);
+        count_freed(s, count);
         return 0;
     }
     if (what == FATE_WRITING) {
-        s->issued += all->count;
-        return (RECLAIM_BATCH + 1) * all->count;
+        s->issued += count;
+        return (RECLAIM_BATCH + 1) * count;
     }
     if (v == KEEP) {
-        folio_mark(ram, all, OWNER_REFERENCED, 0);
-        return all->count;
+        *m = (mark){OWNER_REFERENCED, 0};
+        return count;
     }
-    ram->events.activated += all->count;
-    workingset_age(ram, s->group_id, all->count);
-    folio_mark(ram, all, OWNER_ACTIVE, OWNER_REFERENCED);
-    return all->count;
+    s->ram->events.activated += count;
+    workingset_age(s->ram, s->group_id, count);
+    *m = (mark){OWNER_ACTIVE, OWNER_REFERENCED};
+    return count;
+}
+
+static uint64_t shrink_folio(sweep *s, const folio *all)
+{
+    pa_ram *ram = s->ram;
+    fate what = FATE_STAYS;
+    mark m;
+    verdict v = judge(ram, all, take_references(ram, all));
+    if (v == EVICT) {
+        ram_work(ram, ram->settings.costs.unmap, all->count);
+        what = evict(ram, all);
+    }
+    uint64_t cost = conclude(s, v, what, all->count, &m);
+    if (m.set)
+        folio_mark(ram, all, m.set, m.clear);
+    return cost;
+}
+
+/* Pages side by side, as the first of them; a write may shorten the run.  The first page's time
+ * passes before its write begins, that of the others after it. */
+static uint64_t shrink_run(sweep *s, run *r)
+{
+    pa_ram *ram = s->ram;
+    folio first = {NULL, r->first, 1};
+    fate what = FATE_STAYS;
+    mark m;
+    verdict v = judge(ram, &first, run_is_accessed(r));
+    count_scanned(s, 1);
+    if (v == EVICT) {
+        ram_work(ram, ram->settings.costs.unmap, 1);
+        what = run_evict(ram, r);
+        ram_work(ram, ram->settings.costs.unmap, r->count - 1);
+    }
+    count_scanned(s, r->count - 1);
+    uint64_t cost = conclude(s, v, what, r->count, &m);
+    if (m.set) {
+        run_forget_access(r);
+        run_mark(ram, r, m.set, m.clear);
+    }
+    return cost;
 }
 
 void shrink_inactive(sweep *s, lru_list which, uint64_t count)
@@ -101,8 +131,14 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
     uint64_t cost = 0;
+    run r;
     ram_settle(ram);
     for (uint64_t seen = 0; seen < count && list->oldest != NO_FRAME;) {
+        if (run_find(ram, list->oldest, count - seen, &r)) {
+            cost += shrink_run(s, &r);
+            seen += r.count;
+            continue;
+        }
         folio all = folio_of(ram, list->oldest);
         seen += all.count;
         count_scanned(s, all.count);

@@ -66,14 +66,23 @@ typedef struct search {
     uint64_t found;
 } search;
 
+/* The only mapper of an anonymous page is where one looks first the next time. */
+static void remember(const search *s, const pa_mm *mm, uint64_t vpn)
+{
+    uint64_t *owner = &s->ram->frame[s->frame].owner;
+    if (owner_kind(*owner) == KIND_ANON && !s->ram->maps[s->frame])
+        *owner = owner_moved(*owner, mm->number, vpn);
+}
+
 static bool try_at(search *s, pa_mm *mm, uint64_t vpn)
 {
     if (!mm || vpn >= pt_table_end(&mm->table))
         return false;
     uint64_t *pte = pt_table_find(&mm->table, vpn);
-    if (!pte || !(*pte & PTE_PRESENT) || *pte & PTE_ZERO || pte_frame(*pte) != s->frame)
+    if (!pte || !pte_is_frame(*pte) || pte_frame(*pte) != s->frame)
         return false;
     s->found++;
+    remember(s, mm, vpn);
     s->visit(mm, vpn, pte, s->context);
     return true;
 }

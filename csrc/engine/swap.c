@@ -50,7 +50,7 @@ uint64_t swap_run(const pa_ram *ram)
 }
 
 /* The next free slot of the run at hand, else of a free run, else the lowest there is. */
-static uint64_t next_slot(pa_ram *ram)
+static uint64_t next_slot(const pa_ram *ram)
 {
     uint64_t run = swap_run(ram), slot = bitmap_next_free(&ram->slots, ram->slot_next);
     if (ram->slot_next % run && slot != BITMAP_NONE && slot / run == ram->slot_next / run)
@@ -59,7 +59,8 @@ static uint64_t next_slot(pa_ram *ram)
     return free_run != BITMAP_NONE ? free_run * run : bitmap_next_free(&ram->slots, 0);
 }
 
-static void use_slot(pa_ram *ram, uint64_t slot, int64_t n)
+/* n more slots, or less, of one run are taken, `slot` among them. */
+static void count_used(pa_ram *ram, uint64_t slot, int64_t n)
 {
     uint64_t run = slot / swap_run(ram);
     uint16_t *used = &ram->cluster_used[run];
@@ -71,27 +72,45 @@ static void use_slot(pa_ram *ram, uint64_t slot, int64_t n)
         bitmap_clear(&ram->clusters, run, 1);
 }
 
-uint64_t swap_take(pa_ram *ram, uint32_t group_id)
+static uint64_t least(uint64_t a, uint64_t b)
 {
-    if (!swap_room(ram, group_id))
-        return NO_SLOT;
-    uint64_t slot = next_slot(ram);
-    bitmap_set(&ram->slots, slot, 1);
-    use_slot(ram, slot, 1);
-    ram->slot_next = slot + 1;
-    ram->slot_group[slot] = (uint16_t)group_id;
-    ram->slot_shadow[slot] = 0;
-    for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
-        ram->groups[g].usage_swap++;
-    return slot;
+    return a < b ? a : b;
 }
 
-static void free_slot(pa_ram *ram, uint64_t slot)
+static uint64_t left_in_run(const pa_ram *ram, uint64_t slot)
 {
-    bitmap_clear(&ram->slots, slot, 1);
-    use_slot(ram, slot, -1);
-    for (uint32_t g = ram->slot_group[slot]; g != NO_GROUP; g = ram->groups[g].parent)
-        ram->groups[g].usage_swap--;
+    return swap_run(ram) - slot % swap_run(ram);
+}
+
+uint64_t swap_find(const pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first)
+{
+    want = least(want, swap_room(ram, group_id));
+    if (!want)
+        return 0;
+    *first = next_slot(ram);
+    return bitmap_free_run(&ram->slots, *first, least(want, left_in_run(ram, *first)));
+}
+
+void swap_use(pa_ram *ram, uint32_t group_id, uint64_t first, uint64_t count)
+{
+    bitmap_set(&ram->slots, first, count);
+    count_used(ram, first, (int64_t)count);
+    ram->slot_next = first + count;
+    for (uint64_t slot = first; slot < first + count; slot++) {
+        ram->slot_group[slot] = (uint16_t)group_id;
+        ram->slot_shadow[slot] = 0;
+    }
+    for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
+        ram->groups[g].usage_swap += count;
+}
+
+/* `count` slots of one run and one group are free again. */
+static void free_slots(pa_ram *ram, uint64_t first, uint64_t count)
+{
+    bitmap_clear(&ram->slots, first, count);
+    count_used(ram, first, -(int64_t)count);
+    for (uint32_t g = ram->slot_group[first]; g != NO_GROUP; g = ram->groups[g].parent)
+        ram->groups[g].usage_swap -= count;
 }
 
 void swap_add_ref(pa_ram *ram, uint64_t slot)
@@ -106,7 +125,7 @@ void swap_detach(pa_ram *ram, uint32_t f)
         return;
     ram->slot_of[f] = ram->slot_frame[slot] = 0;
     if (!ram->slot_refs[slot])
-        free_slot(ram, slot);
+        free_slots(ram, slot, 1);
 }
 
 void swap_drop_ref(pa_ram *ram, uint64_t slot)
@@ -115,11 +134,32 @@ void swap_drop_ref(pa_ram *ram, uint64_t slot)
     if (--ram->slot_refs[slot])
         return;
     if (!cached) {
-        free_slot(ram, slot);
+        free_slots(ram, slot, 1);
     } else if (owner_kind(ram->frame[cached - 1].owner) == KIND_SLOT) {
         swap_detach(ram, cached - 1);
         ram_release(ram, cached - 1);
     }
+}
+
+/* May the slot go with one before it, and does it go with its only reference? */
+static bool goes_along(const pa_ram *ram, uint64_t first, uint64_t slot)
+{
+    return ram->slot_refs[slot] == 1 && !ram->slot_frame[slot] &&
+           ram->slot_group[slot] == ram->slot_group[first];
+}
+
+uint64_t swap_drop_refs(pa_ram *ram, uint64_t first, uint64_t most)
+{
+    uint64_t count = 0;
+    most = least(most, left_in_run(ram, first));
+    while (count < most && goes_along(ram, first, first + count))
+        ram->slot_refs[first + count++] = 0;
+    if (count) {
+        free_slots(ram, first, count);
+        return count;
+    }
+    swap_drop_ref(ram, first);
+    return 1;
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */

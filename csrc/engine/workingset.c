@@ -22,12 +22,26 @@ void workingset_age(pa_ram *ram, uint32_t group_id, uint64_t count)
         ram->groups[g].age += count;
 }
 
+static uint32_t flags_of(uint8_t state)
+{
+    return (state & STATE_WORKINGSET ? SHADOW_WORKINGSET : 0) |
+           (state & STATE_ZEROS ? SHADOW_ZEROS : 0);
+}
+
 uint32_t workingset_shadow(pa_ram *ram, uint32_t group_id, uint8_t state, uint64_t count)
 {
-    uint32_t age = (uint32_t)(ram->groups[group_id].age % AGE_MASK) + 1;
+    uint32_t age = (uint32_t)(ram->groups[group_id].age % AGE_MASK);
     workingset_age(ram, group_id, count);
-    return age | (state & STATE_WORKINGSET ? SHADOW_WORKINGSET : 0) |
-           (state & STATE_ZEROS ? SHADOW_ZEROS : 0);
+    return (age + 1) | flags_of(state);
+}
+
+void workingset_leave(pa_ram *ram, uint32_t group_id, uint8_t state, uint32_t *shadow, int32_t step,
+                      uint32_t count)
+{
+    uint32_t age = (uint32_t)(ram->groups[group_id].age % AGE_MASK), flags = flags_of(state);
+    for (uint32_t i = 0; i < count; i++, shadow += step)
+        *shadow = ((age + i) % AGE_MASK + 1) | flags;
+    workingset_age(ram, group_id, count);
 }
 
 /* How many pages may have gone by in the meantime. */

@@ -13,10 +13,11 @@ static const pa_costs costs = {
 
 static uint64_t count_written(device *d)
 {
-    uint64_t n = 0;
-    while (device_take_written(d, &costs) != UINT32_MAX)
-        n++;
-    return n;
+    uint64_t written = 0, n;
+    uint32_t first;
+    while ((n = device_take_written(d, &costs, &first)))
+        written += n;
+    return written;
 }
 
 /* Plugged pages leave together, and are written when their time has come, not before. */
@@ -25,7 +26,7 @@ static void writes_take_their_time(void)
     device d;
     CHECK(device_init(&d, FRAMES));
     for (uint32_t f = 0; f < 20; f++)
-        CHECK(device_plug(&d, &costs, f, f));
+        CHECK(device_plug(&d, &costs, f, f, 1));
     CHECK(d.count_requests == 1 && d.begun == 0 && count_written(&d) == 0);
     device_unplug(&d, &costs);
     CHECK(count_written(&d) == 0 && device_is_writing(&d, 7));
@@ -42,10 +43,32 @@ static void waiting_and_forgetting(void)
     device d;
     CHECK(device_init(&d, FRAMES));
     CHECK(!device_wait(&d, &costs));
-    CHECK(device_plug(&d, &costs, 1, 100) && device_plug(&d, &costs, 2, 101));
-    device_forget(&d, 1);
+    CHECK(device_plug(&d, &costs, 1, 100, 1) && device_plug(&d, &costs, 2, 101, 1));
+    device_forget(&d, 1, 1);
     CHECK(device_wait(&d, &costs) && d.now == 5000 + 20 + 1000);
-    CHECK(device_take_written(&d, &costs) == 2 && device_take_written(&d, &costs) == UINT32_MAX);
+    uint32_t first;
+    CHECK(device_take_written(&d, &costs, &first) == 1 && first == 2);
+    CHECK(device_take_written(&d, &costs, &first) == 0);
+    device_drop(&d, FRAMES);
+}
+
+/* Frames side by side are one run, and come back as one but for those that were given up. */
+static void runs(void)
+{
+    device d;
+    uint32_t first;
+    CHECK(device_init(&d, FRAMES));
+    d.last_ticket = UINT32_MAX - 5; /* tickets of one run follow each other even here */
+    CHECK(device_room(&d, 500) == 254 && device_plug(&d, &costs, 100, 500, 20));
+    CHECK(device_room(&d, 520) == 234 && device_room(&d, 521) == 254);
+    CHECK(device_plug(&d, &costs, 300, 520, 10) && d.count_requests == 1 && d.count_pages == 30);
+    device_forget(&d, 105, 2);
+    device_forget(&d, 300, 1);
+    CHECK(device_wait(&d, &costs));
+    CHECK(device_take_written(&d, &costs, &first) == 5 && first == 100);
+    CHECK(device_take_written(&d, &costs, &first) == 13 && first == 107);
+    CHECK(device_take_written(&d, &costs, &first) == 9 && first == 301);
+    CHECK(device_take_written(&d, &costs, &first) == 0 && !device_is_busy(&d));
     device_drop(&d, FRAMES);
 }
 
@@ -55,7 +78,7 @@ static void reads_come_first(void)
     device d;
     CHECK(device_init(&d, FRAMES));
     for (uint32_t f = 0; f < 600; f++) /* three requests: two are full */
-        CHECK(device_plug(&d, &costs, f, f));
+        CHECK(device_plug(&d, &costs, f, f, 1));
     device_unplug(&d, &costs);
     CHECK(d.begun == 1);
     device_read(&d, &costs, 9000, 1);
@@ -72,8 +95,8 @@ static void holding_the_plug(void)
         CHECK(device_init(&d, FRAMES));
         d.held = held;
         for (uint32_t f = 0; f < 40; f++)
-            CHECK(device_plug(&d, &costs, f, f));
-        CHECK(device_plug(&d, &costs, 40, 1000)); /* elsewhere: the first forty leave */
+            CHECK(device_plug(&d, &costs, f, f, 1));
+        CHECK(device_plug(&d, &costs, 40, 1000, 1)); /* elsewhere: the first forty leave */
         CHECK(d.plugged == (held ? 41u : 1u));
         device_unplug(&d, &costs);
         CHECK(d.plugged == (held ? 41u : 0u));
@@ -88,7 +111,7 @@ static void copies(void)
     device d, copy;
     CHECK(device_init(&d, FRAMES) && device_init(&copy, FRAMES));
     for (uint32_t f = 0; f < 2000; f++) {
-        CHECK(device_plug(&d, &costs, f % FRAMES, f));
+        CHECK(device_plug(&d, &costs, f % FRAMES, f, 1));
         if (f % 100 == 99) {
             device_unplug(&d, &costs);
             device_work(&d, 1000);
@@ -110,6 +133,7 @@ int main(void)
 {
     writes_take_their_time();
     waiting_and_forgetting();
+    runs();
     reads_come_first();
     holding_the_plug();
     copies();

@@ -6,6 +6,8 @@
 
 #include "check.h"
 
+#include <string.h>
+
 static const pa_ram_settings small = {.count_frames = 2000,
                                       .count_slots = 3000,
                                       .watermark_min = 10,
@@ -202,7 +204,7 @@ static void random_step(world *w)
     }
 }
 
-static void anything_goes(uint32_t rules, bool slow)
+static world new_world(uint32_t rules, bool slow)
 {
     pa_ram_settings settings = small;
     settings.rules = rules;
@@ -217,6 +219,70 @@ static void anything_goes(uint32_t rules, bool slow)
     w.stream = pa_ram_add_stream(w.ram, 32);
     w.shmem = (uint32_t)pa_ram_add_object(w.ram, 256, true);
     pa_ram_promise_object(w.ram, w.shmem);
+    return w;
+}
+
+static bool same_counters(const world *one, const world *other)
+{
+    pa_ram_counters a, b;
+    pa_ram_read(one->ram, &a);
+    pa_ram_read(other->ram, &b);
+    bool same = !memcmp(&a, &b, sizeof a) && pa_ram_time(one->ram) == pa_ram_time(other->ram) &&
+                one->ram->groups[0].anon_cost == other->ram->groups[0].anon_cost &&
+                one->ram->groups[0].age == other->ram->groups[0].age;
+    for (int i = 0; i < MMS; i++) {
+        pa_mm_counters c = counters(one->mm[i]), d = counters(other->mm[i]);
+        same &= !memcmp(&c, &d, sizeof c);
+    }
+    return same;
+}
+
+/* The same frames on the same lists in the same order, with the same owners. */
+static bool same_lists(const pa_ram *one, const pa_ram *other)
+{
+    for (unsigned l = 0; l < LRU_LISTS; l++) {
+        uint32_t f = one->groups[0].lists[l].oldest, g = other->groups[0].lists[l].oldest;
+        for (; f == g && f != NO_FRAME; f = one->frame[f].newer, g = other->frame[g].newer) {
+            if (one->frame[f].owner != other->frame[g].owner ||
+                one->slot_of[f] != other->slot_of[g] || one->state[f] != other->state[g])
+                return false;
+        }
+        if (f != g)
+            return false;
+    }
+    return true;
+}
+
+/* A long area is written from one end to the other, so that all that reclaim meets are runs. */
+static void write_along(world *w)
+{
+    uint64_t vpn = 20000 + next_random(&w->seed) % 300, count = next_random(&w->seed) % 700 + 1;
+    uint64_t done;
+    pa_mm *mm = w->mm[next_random(&w->seed) % MMS];
+    pa_mm_touch_anon(mm, vpn, count, true, &done);
+    if (next_random(&w->seed) % 5 == 0)
+        pa_mm_unmap(mm, vpn, count / 2, vpn, vpn + count / 2);
+}
+
+/* What is done to runs is what would be done to their pages one by one. */
+static void runs_are_nothing_new(uint32_t rules, bool slow)
+{
+    world w = new_world(rules, slow), single = new_world(rules, slow);
+    single.ram->one_by_one = true;
+    for (int i = 0; i < STEPS / 4; i++) {
+        (i % 3 ? random_step : write_along)(&w);
+        (i % 3 ? random_step : write_along)(&single);
+        CHECK(same_counters(&w, &single));
+        if (i % 50 == 0)
+            CHECK(same_lists(w.ram, single.ram) && pa_ram_check(w.ram) == PA_OK);
+    }
+    pa_ram_drop(w.ram);
+    pa_ram_drop(single.ram);
+}
+
+static void anything_goes(uint32_t rules, bool slow)
+{
+    world w = new_world(rules, slow);
     for (int i = 0; i < STEPS; i++) {
         random_step(&w);
         if (i % 20 == 0)
@@ -337,6 +403,8 @@ int main(void)
         anything_goes(modern, slow);
         anything_goes(modern | PA_LARGE_FOLIOS, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
+        runs_are_nothing_new(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
+        runs_are_nothing_new(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED | PA_ZERO_IS_FILE, slow);
     }
     return 0;
