@@ -8,9 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { HUGE_BYTES = 2 << 20 };
+
 void heap_init(pa_heap *heap, const pa_allocator *vt, uint64_t brk_start)
 {
     heap->vt = vt;
+    heap->map_low = heap->map_high = heap->map_told = 0;
     heap->brk_start = heap->brk = heap->brk_highest = heap->lease = brk_start;
     heap->ceiling_vpn = UINT64_MAX >> 12;
     heap->places_from = brk_start & ~(uint64_t)4095;
@@ -214,6 +217,22 @@ bool heap_move_break(pa_heap *heap, uint64_t brk)
     return true;
 }
 
+uint64_t heap_map(pa_heap *heap, uint64_t length)
+{
+    bool huge = heap->map_aligns_huge && !(length & (HUGE_BYTES - 1));
+    /* had the break come down, policy would not know which of the two was first */
+    if (huge || length < heap->map_least || length > heap->map_high - heap->map_low ||
+        heap->brk_highest > heap->brk)
+        return 0;
+    bool above_break = heap->ceiling_vpn == heap->map_high >> 12;
+    heap->map_high -= length;
+    heap->moved = true;
+    if (above_break)
+        heap->ceiling_vpn = heap->map_high >> 12;
+    heap->count_moves++;
+    return heap->map_high;
+}
+
 /* ---- public entry points ---------------------------------------------------------------------- */
 
 uint64_t pa_heap_call(pa_heap *heap, const pa_call *call)
@@ -311,6 +330,25 @@ void pa_heap_lease(pa_heap *heap, uint64_t highest, uint64_t floor_vpn, uint64_t
     heap->lease = highest;
     heap->floor_vpn = floor_vpn;
     heap->ceiling_vpn = ceiling_vpn;
+}
+
+void pa_heap_lease_below(pa_heap *heap, uint64_t low, uint64_t high, uint64_t least,
+                         bool aligns_huge)
+{
+    heap->map_low = low;
+    heap->map_high = heap->map_told = high;
+    heap->map_least = least;
+    heap->map_aligns_huge = aligns_huge;
+}
+
+bool pa_heap_has_mapped(const pa_heap *heap, uint64_t address)
+{
+    return heap->map_high <= address && heap->map_low < heap->map_high;
+}
+
+uint64_t pa_heap_mapped_to(pa_heap *heap)
+{
+    return heap->map_told = heap->map_high;
 }
 
 uint64_t pa_heap_break(const pa_heap *heap)

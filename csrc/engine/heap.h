@@ -7,13 +7,15 @@
  *
  *   Questions   What it needs of the kernel it asks with heap_ask(): the call then returns PENDING
  *               up to its caller, policy answers, and the allocator's resume() goes on.  The break
- *               moves without a question up to `lease`, and always moves down freely.  Effects
+ *               moves without a question up to `lease`, and always moves down freely; mappings go
+ *               without one right below the last, from `map_high` down to `map_low`.  Effects
  *               logged before a question are applied before it is put.
  *   Effects     What it does to its pages it writes down, in order: heap_touch(), heap_discard(),
  *               heap_unmap().  The log is applied when the call ends, so a page fault never stops
  *               an allocator half-way.
  *
  *     brk_start <= brk <= lease, or brk == what policy answered last
+ *     map_low <= map_high <= map_told
  *     mm == NULL: touches are not modelled and only unmappings are written down
  */
 #ifndef PA_HEAP_H
@@ -105,9 +107,12 @@ struct pa_heap {
     pa_heap_state state;
     uint32_t thread;
     uint64_t brk_start, brk, brk_highest, lease;
+    uint64_t map_low, map_high, map_told; /* map_told: map_high as policy knows it              */
+    uint64_t map_least; /* bytes; smaller mappings may have a place elsewhere               */
+    bool map_aligns_huge; /* whole 2 MB go elsewhere                                          */
     uint64_t places_from; /* for the table of a replay's blocks: see blocks.h */
     uint32_t places_shift;
-    bool moved; /* the break, and nobody has asked since */
+    bool moved; /* the break, or a mapping was made, and nobody has asked since */
     uint64_t floor_vpn, ceiling_vpn; /* neighbours of the break's area, for its page tables */
     uint64_t count_brk_calls, count_mmap_calls, count_madvise_calls;
     uint64_t count_arena_calls, count_steps; /* past the tcache; chunks looked at then */
@@ -133,6 +138,9 @@ void heap_log(pa_heap *heap, uint64_t kind, uint64_t at, uint64_t count);
 
 /* Finish a call: apply its effects; returns result, or PENDING if policy must act first. */
 uint64_t heap_finish(pa_heap *heap, uint64_t result);
+
+/* A mapping of `length` bytes that needs no question: its address, or 0. */
+uint64_t heap_map(pa_heap *heap, uint64_t length);
 
 /* Ask policy; always returns PENDING, to be returned by every caller up to the seam. */
 uint64_t heap_ask(pa_heap *heap, pa_reason reason, uint64_t address, uint64_t length,

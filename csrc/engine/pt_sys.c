@@ -92,6 +92,9 @@ static pa_unit begin_mmap(pt *h)
     h->sys.size = pt_mapped_total(h, h->sys.nb);
     if (h->sys.size <= (bytes_of(h, h->sys.nb) & size_mask(h)))
         return without_mapping(h);
+    uint64_t base = heap_map(&h->base, h->sys.size);
+    if (base)
+        return pt_add_mapped(h, base, h->sys.size);
     return ask(h, SYS_MMAP, PA_STOP_MMAP, 0, h->sys.size);
 }
 

@@ -48,6 +48,6 @@ class Mortal:
     _end = ""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - asked only for what is missing
-        if name not in {"handle", "moved", "protect", "set_brk", "unmap"}:
+        if name not in {"handle", "has_mapped", "moved", "protect", "set_brk", "unmap"}:
             raise AttributeError(name)
         raise ArgumentError(self._end)

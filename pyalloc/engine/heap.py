@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def _given_up(heap: Heap) -> CData:
     """Return the handle of a heap that is dead from now on."""
     handle = heap.handle
-    del heap.handle, heap.moved
+    del heap.handle, heap.moved, heap.has_mapped
     ffi.gc(handle, None)
     return handle
 
@@ -46,7 +46,10 @@ class Heap(Mortal):
 
     _end = "this heap is gone: its process has ended, or another heap has its memory"
     moved: memoryview
-    """One byte, not 0 if the break has moved since its peak was last asked for, or it was set."""
+    """One byte, not 0 if the break has moved since its peak was last asked for, or it was set, or
+    if anything was mapped without a question since."""
+    has_mapped: Callable[[int], bool]
+    """Whether an address lies above the lowest mapping that was made without a question."""
     set_brk: Callable[[int], None]
     """Tell the heap that somebody else moved the break."""
 
@@ -68,12 +71,13 @@ class Heap(Mortal):
     def _take(self, handle: CData) -> None:
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
         self.moved = memoryview(ffi.buffer(lib.pa_heap_moved(self.handle)))
+        self.has_mapped = functools.partial(lib.pa_heap_has_mapped, self.handle)
         self.set_brk = functools.partial(lib.pa_heap_set_break, self.handle)
 
     def release(self) -> None:
         """Give the host's memory back; no call may follow but :meth:`copy`."""
         ffi.release(self.handle)
-        del self.handle, self.moved, self.set_brk
+        del self.handle, self.moved, self.has_mapped, self.set_brk
 
     def copy(self, pages: Pages | None = None) -> Heap:
         """Return an identical heap on ``pages``, or on none."""
@@ -157,6 +161,18 @@ class Heap(Mortal):
     def brk(self) -> int:
         """The program break as the heap has moved it."""
         return int(lib.pa_heap_break(self.handle))
+
+    def lease_below(self, low: int, high: int, least: int, *, aligns_huge: bool) -> None:
+        """Let mappings go right below ``high`` and each other without a question, down to ``low``.
+
+        Those smaller than ``least`` bytes are asked for, and with ``aligns_huge`` whole 2 MB.
+        """
+        lib.pa_heap_lease_below(self.handle, low, high, least, aligns_huge)
+
+    @property
+    def mapped_to(self) -> int:
+        """How far down mappings have come without a question; to ask is to know."""
+        return int(lib.pa_heap_mapped_to(self.handle))
 
     def take_peak(self) -> int:
         """Return the highest break since this was last asked."""

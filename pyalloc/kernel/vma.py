@@ -235,6 +235,18 @@ class AddressSpace:
         """
         return mapping.mmap(self, addr, length, int(prot), int(flags), file, offset, name)
 
+    def mapped_below(self, vma: Vma, start: int) -> bool:
+        """Take note that all from ``start`` to the private area ``vma`` was mapped as a part of it.
+
+        Whoever did so knows that nothing could refuse it.  Returns whether it was anything.
+        """
+        pages = (vma.start - start) // PAGE
+        if pages:
+            self.commit.uncharge(-pages)  # a promise that needs no question
+            self.areas.move_start(vma, start)
+            self.count(vma.flags, None, pages)
+        return pages > 0
+
     def populate(self, start: int, end: int, *, stop: bool = False, own: bool = False) -> bool:
         """Fault in a range, for write where that is private; False if a page cannot be had.
 

@@ -1,7 +1,8 @@
 """One process's heap at work: the engine asks, the address space answers.
 
-The heap moves the break by itself inside a *lease*, the range that no policy could refuse; the
-areas are brought up to date (:meth:`ProcessHeap.sync`) before anybody looks at them.
+The heap moves the break by itself inside a *lease*, the range that no policy could refuse; it maps
+large blocks by itself right below the area of the last one, where that is the only place they could
+go.  The areas are brought up to date (:meth:`ProcessHeap.sync`) before anybody looks at them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _MOST_LEASED: Final = 1 << 34
 _TABLES: Final = 1 << 39  # bytes that share page tables but for the root, at most
 FARTHEST: Final = 1 << 64
 """Above every address."""
+_Terms = tuple[Limits, OvercommitSettings, int]
 
 
 class ProcessHeap(HeapView):
@@ -40,8 +42,10 @@ class ProcessHeap(HeapView):
     _area: Vma | None = None  # the one below the break, unless it is in no list any more
     _lease: tuple[int, int, int] | None = None  # as the heap has it
     far = FARTHEST  # what changes from here on does not touch the lease
-    _terms: tuple[Limits, OvercommitSettings, int] | None = None  # under these the room is steady
+    ground: Vma | None = None  # mappings go below it without a question
+    _terms: _Terms | None = None  # under these the room is steady
     _steady_room = 0
+    _ground_low = 0
     _waits = False  # a call is under way whose fault could not be served
 
     def __init__(
@@ -60,6 +64,7 @@ class ProcessHeap(HeapView):
         """Return the heap of a child: the same blocks at the same addresses."""
         twin = ProcessHeap.__new__(ProcessHeap)
         HeapView.__init__(twin, process, self.heap.copy(process.pages.table), None)
+        twin.give_ground_back()
         twin.lease()
         return twin
 
@@ -76,10 +81,13 @@ class ProcessHeap(HeapView):
     def serve(self, stop: engine.Stop, answer: Callable[[int], None]) -> None:
         """Do what one stop asks and renew the lease; a refusal leaves all as it was."""
         self.sync()
-        refusals = self.refusals
-        answer(_SERVICES[stop.reason](self, stop))
+        refusals, ground = self.refusals, None
+        result = _SERVICES[stop.reason](self, stop)
+        answer(result)
+        if stop.reason == engine.STOP_MMAP and stop.prot:
+            ground = self.process.space.at(result)
         if self.refusals == refusals:
-            self.lease()
+            self.lease(ground)
 
     def _brk(self, stop: engine.Stop) -> int:
         space = self.process.space
@@ -158,6 +166,8 @@ class ProcessHeap(HeapView):
     def sync(self) -> None:
         """Let the address space catch up with the break, which the allocator writes to."""
         space, heap = self.process.space, self.heap
+        if self.ground is not None and space.mapped_below(self.ground, heap.mapped_to):
+            self._lease = None  # the ground may have been its ceiling
         if space.brk_value == self.written_at and not heap.moved[0]:
             return
         for brk in (heap.take_peak(), heap.brk):
@@ -171,8 +181,20 @@ class ProcessHeap(HeapView):
         self.heap.set_brk(brk)
         self.written_at = brk
 
-    def lease(self) -> None:
-        """Let the break move as far as nothing could refuse it.
+    def lease(self, ground: Vma | None = None) -> None:
+        """Let the break move as far as nothing could refuse it, and mappings come below ``ground``.
+
+        Whoever has changed the areas calls it; ``ground`` is the one that the heap's last mapping
+        went to.
+        """
+        if ground is not None:
+            self._lease_below(ground)
+        elif self.ground is not None:
+            self.give_ground_back()
+        self._lease_break()
+
+    def _lease_break(self) -> None:
+        """Lease the break its pages.
 
         The end of what promises allow is rounded down, so that it seldom changes with the break.
         """
@@ -191,6 +213,8 @@ class ProcessHeap(HeapView):
         ceiling = limit = space.task_size
         if above is not None:
             ceiling = limit = above.start
+            if above is self.ground:
+                limit = self._ground_low
             if above.flags & VM_GROWSDOWN:
                 limit = guarded_start(above, space.profile.stack_guard_gap)
         terms = (space.limits, self.process.machine.overcommit, space.lock_future)
@@ -212,6 +236,50 @@ class ProcessHeap(HeapView):
         terms = (space.limits, self.process.machine.overcommit, space.lock_future)
         steady = terms == self._terms
         self.far = far if steady and far <= min(limit, ceiling * PAGE) else FARTHEST
+
+    # --- large blocks -------------------------------------------------------------------
+
+    def _lease_below(self, ground: Vma) -> None:
+        """Let mappings come right below the area, if the kernel would put them there.
+
+        They go to the end of the highest hole they fit into, and become a part of ``ground`` as
+        the one before them did, which was of the same kind.
+        """
+        space = self.process.space
+        placement, below = space.placement, ground.prev
+        if not space.profile.modern or not placement.top_down or below is None:
+            return self.give_ground_back()
+        if space.areas.count > space.profile.max_map_count or not self._has_steady_room():
+            return self.give_ground_back()
+        classes = (k for k, high in enumerate(placement.full) if high <= ground.end)
+        least = PAGE << next(classes, len(placement.full))
+        low = max(below.end, ground.start - self._steady_room * PAGE)
+        if below.start < space.brk_value <= below.end:  # the break comes up from there
+            low = max(low, (below.end + ground.start) // (2 * PAGE) * PAGE)
+        self.ground, self._ground_low = ground, low
+        self.heap.lease_below(low, ground.start, least, aligns_huge=space.profile.thp_align)
+        return None
+
+    def has_mapped(self, address: int, length: int) -> bool:
+        """Whether the bytes lie in ``ground`` as it will be: small pages that may be written."""
+        ground = self.ground
+        return (
+            ground is not None and address + length <= ground.end and self.heap.has_mapped(address)
+        )
+
+    def give_ground_back(self) -> None:
+        """Let the next mapping be asked for."""
+        self.ground = None
+        self.heap.lease_below(0, 0, 0, aligns_huge=False)
+
+    # --- room ---------------------------------------------------------------------------
+
+    def _has_steady_room(self) -> bool:
+        """Return whether ``_steady_room`` is what there is, until the terms change."""
+        terms = (self.process.space.limits, self.process.machine.overcommit, 0)
+        if terms != self._terms:
+            self._room()
+        return terms == self._terms
 
     def _room(self) -> int:
         """Pages that neither limits nor promises keep from the break."""

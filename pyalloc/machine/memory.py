@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pyalloc import engine
 from pyalloc.errors import MemoryFault
 from pyalloc.kernel.abi import (
+    VM_DONTEXPAND,
     VM_EXEC,
     VM_HUGEPAGE,
     VM_LOCKED,
@@ -36,6 +37,8 @@ _READ_ONLY: Final = engine.PROTECTIONS["read_only"]
 _PRIVATE: Final = engine.PROTECTIONS["private"]
 _COUNTED: Final = engine.PROTECTIONS["counted"]
 _MEMORY: Final = engine.PROTECTIONS["shared"]
+_NOT_ITS_OWN: Final = VM_PFNMAP | VM_LOCKED | VM_HUGEPAGE | VM_DONTEXPAND
+"""Flags of areas without a file whose pages need more than a page table."""
 
 
 class Account:
@@ -183,8 +186,15 @@ class ProcessPages:
 
     def write(self, vpn: int, count: int) -> None:
         """Write to each of ``count`` pages that the heap has given out."""
+        self.access_own(vpn, count, write=True)
+
+    def access_own(self, vpn: int, count: int, *, write: bool) -> None:
+        """Access small private pages that show no object."""
         while count:
-            done, dry = self.table.touch_anon(vpn, count, write=True)
+            try:
+                done, dry = self.table.touch_anon(vpn, count, write=write)
+            except engine.GuardedPage as guard:
+                raise MemoryFault(SIGSEGV, (vpn + guard.done) * PAGE) from None
             vpn, count = vpn + done, count - done
             if dry:
                 self.process.out_of_memory()
@@ -199,6 +209,9 @@ class ProcessPages:
         ProcessKilled
             The OOM killer chose this process.
         """
+        if vma.file is None and not vma.flags & _NOT_ITS_OWN:
+            self.access_own(vpn, count, write=write)
+            return
         if vma.flags & VM_PFNMAP:
             return  # the kernel's data are no pages of anybody's
         view = self._view(vma)

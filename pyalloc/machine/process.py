@@ -432,7 +432,8 @@ class Process(SystemCalls):
         ProcessKilled
             The OOM killer chose this process on the way.
         """
-        addr, length = registers(-1, addr=addr, length=length)
+        if type(addr) is not int or type(length) is not int:
+            addr, length = registers(-1, addr=addr, length=length)
         if length < 0:
             message = f"length must not be negative (got {length})"
             raise ArgumentError(message)
@@ -440,7 +441,11 @@ class Process(SystemCalls):
         if (type(write), type(zeros)) != _FLAGS:
             write, zeros = truth(write, "write"), truth(zeros, "zeros")
         if not zeros:
-            self._touch(addr, length, write=write)
+            if self.alive and length and self.heap.has_mapped(addr, length):
+                first = addr // PAGE
+                self.pages.access_own(first, -(-(addr + length) // PAGE) - first, write=write)
+            else:
+                self._touch(addr, length, write=write)
             return
         with self._writing(zeros=True):
             self._touch(addr, length, write=write)

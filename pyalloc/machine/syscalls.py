@@ -51,7 +51,7 @@ class SystemCalls(FileCalls):
         """
         machine, heap = self.machine, self.heap
         machine.ram.system_call()
-        if changed < heap.far:
+        if changed < heap.far or heap.ground is not None:
             heap.lease()
         if machine.objects_changed:
             machine.drop_dead_objects()

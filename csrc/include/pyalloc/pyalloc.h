@@ -454,6 +454,14 @@ void pa_heap_attach(pa_heap *heap, pa_mm *mm);
 /* The break may move up to `highest` without a question; its page tables are its own inside
  * [floor, ceiling). */
 void pa_heap_lease(pa_heap *heap, uint64_t highest, uint64_t floor_vpn, uint64_t ceiling_vpn);
+/* Mappings of `least` bytes or more, but for whole 2 MB if `aligns_huge`, go right below `high` and
+ * each other without a question, down to `low`. */
+void pa_heap_lease_below(pa_heap *heap, uint64_t low, uint64_t high, uint64_t least,
+                         bool aligns_huge);
+/* Is the address above the lowest of them, and may there be more? */
+bool pa_heap_has_mapped(const pa_heap *heap, uint64_t address);
+/* How far down they have come. */
+uint64_t pa_heap_mapped_to(pa_heap *heap);
 uint64_t pa_heap_break(const pa_heap *heap);
 uint64_t pa_heap_break_peak(pa_heap *heap);
 /* Where to read, as long as the heap lives, whether the break has moved since its peak was last
