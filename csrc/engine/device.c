@@ -36,6 +36,15 @@ void device_drop(device *d, uint64_t frames)
     *d = (device){0};
 }
 
+void device_reset(device *d, uint64_t frames)
+{
+    uint32_t *ticket = d->ticket;
+    memset(ticket, 0, frames * sizeof *ticket);
+    free(d->run);
+    free(d->request);
+    *d = (device){.ticket = ticket};
+}
+
 /* ---- rings ------------------------------------------------------------------------------------ */
 
 static write_run *run_at(const device *d, uint64_t i)

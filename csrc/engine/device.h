@@ -46,6 +46,8 @@ typedef struct device {
 
 bool device_init(device *d, uint64_t frames);
 void device_drop(device *d, uint64_t frames);
+/* As it was made; of the tickets `frames` were used. */
+void device_reset(device *d, uint64_t frames);
 bool device_copy(device *to, const device *from, uint64_t frames);
 
 /* A processor works for so long. */

@@ -4,6 +4,8 @@
  */
 #include "ram.h"
 
+#include <string.h>
+
 /* ---- lists ------------------------------------------------------------------------------------ */
 
 void lru_join(pa_ram *ram, lru *list, uint32_t oldest, uint32_t newest, uint64_t count)
@@ -45,11 +47,12 @@ static void lru_remove(pa_ram *ram, lru *list, uint32_t f)
 uint64_t lru_chain(const pa_ram *ram, uint32_t f, int32_t step, uint64_t most)
 {
     const frame *at = &ram->frame[f];
-    uint64_t owner = at->owner, n = 1;
-    uint32_t next = f + (uint32_t)step;
-    for (; n < most && at->newer == next && next != NO_FRAME; n++, next += (uint32_t)step) {
+    uint64_t n = 1;
+    most = step < 0 && most > f ? (uint64_t)f + 1 : most; /* there is none below frame 0 */
+    for (; n < most && at->newer == f + (uint32_t)step; n++) {
+        uint64_t owner = at->owner + (uint64_t)(int64_t)step;
         at += step;
-        owner += (uint64_t)(int64_t)step;
+        f += (uint32_t)step;
         if (at->owner != owner)
             break;
     }
@@ -209,8 +212,9 @@ static uint64_t settle(pa_ram *ram, uint32_t f, uint64_t most)
     uint64_t n = 0, count = lru_chain(ram, f, 1, most);
     if (!(first & STATE_RECLAIM))
         return 1;
-    for (; n < count && state[n] == first; n++)
-        state[n] &= (uint8_t)~STATE_RECLAIM;
+    while (n < count && state[n] == first)
+        n++;
+    memset(state, first & ~STATE_RECLAIM, n);
     lru_cut(ram, home_of(ram, f), f, f + (uint32_t)n - 1, n);
     for (uint64_t i = 0; i < n && ram->frame[f + i].owner & OWNER_ACTIVE; i++)
         ram->frame[f + i].owner &= ~OWNER_ACTIVE;

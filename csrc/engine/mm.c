@@ -256,24 +256,31 @@ static uint64_t in_a_row(const uint64_t *pte, uint64_t most)
     return n;
 }
 
-/* Drop up to `most` entries, all but empty, as many as go in one step; returns how many did. */
-static uint64_t drop_entries(pa_mm *mm, uint64_t *pte, uint64_t most)
+/* Drop entries that lie in a row, as many as go in one step; returns how many did. */
+static uint64_t drop_some(pa_mm *mm, uint64_t *pte, uint64_t count)
 {
-    bool alone = *pte & PTE_LOCKED || mm->ram->one_by_one;
-    uint64_t was = *pte, count = alone ? 1 : in_a_row(pte, most);
+    uint64_t was = *pte, gone = 0;
     if (was & PTE_SWAP && count > 1)
-        count = swap_drop_refs(mm->ram, was >> PTE_SHIFT, count);
-    else if (count > 1 && pte_is_frame(was))
-        count = ram_release_sole(mm->ram, pte_frame(was), count);
-    else
-        count = 0;
-    if (!count) {
+        gone = swap_drop_refs(mm->ram, was >> PTE_SHIFT, count);
+    else if (pte_is_frame(was) && count > 1)
+        gone = ram_release_sole(mm->ram, pte_frame(was), count);
+    if (!gone) {
         mm_drop_entry(mm, pte);
         return 1;
     }
     mm_note_peak(mm);
-    *(was & PTE_SWAP ? &mm->swap : &mm->anon) -= count;
-    memset(pte, 0, count * sizeof *pte);
+    *(was & PTE_SWAP ? &mm->swap : &mm->anon) -= gone;
+    memset(pte, 0, gone * sizeof *pte);
+    return gone;
+}
+
+/* Drop up to `most` entries, the first of which is not empty; returns how many. */
+static uint64_t drop_entries(pa_mm *mm, uint64_t *pte, uint64_t most)
+{
+    bool alone = *pte & PTE_LOCKED || mm->ram->one_by_one;
+    uint64_t count = alone ? 1 : in_a_row(pte, most);
+    for (uint64_t done = 0; done < count;)
+        done += drop_some(mm, pte + done, count - done);
     return count;
 }
 

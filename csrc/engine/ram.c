@@ -59,11 +59,94 @@ static pa_ram *new_ram(const pa_ram_settings *settings)
     return NULL;
 }
 
-pa_ram *pa_ram_new(const pa_ram_settings *settings)
+/* Give back all but the arrays. */
+static void drop_contents(pa_ram *ram)
 {
+    for (uint32_t i = 0; i < ram->count_mms; i++)
+        mm_free(ram->mms[i]);
+    object_drop_all(ram);
+    free(ram->moves.hint);
+    free(ram->streams);
+    free(ram->fetches);
+    free(ram->mms);
+    free(ram->groups);
+    bitmap_drop(&ram->frames);
+    bitmap_drop(&ram->slots);
+    bitmap_drop(&ram->clusters);
+}
+
+static void drop_arrays(pa_ram *ram)
+{
+    uint64_t frames = ram->settings.count_frames, slots = ram->settings.count_slots;
+    unreserve(ram->frame, frames, sizeof *ram->frame);
+    unreserve(ram->maps, frames, sizeof *ram->maps);
+    unreserve(ram->slot_of, frames, sizeof *ram->slot_of);
+    unreserve(ram->slot_frame, slots, sizeof *ram->slot_frame);
+    unreserve(ram->slot_refs, slots, sizeof *ram->slot_refs);
+    unreserve(ram->slot_group, slots, sizeof *ram->slot_group);
+    unreserve(ram->slot_shadow, slots, sizeof *ram->slot_shadow);
+    unreserve(ram->cluster_used, slots / SHORTEST_RUN + 1, sizeof *ram->cluster_used);
+    unreserve(ram->state, frames, sizeof *ram->state);
+    device_drop(&ram->disk, frames);
+}
+
+/* What was used of the arrays is zero again. */
+static void clear_arrays(pa_ram *ram)
+{
+    uint64_t frames = ram->frames.high, slots = ram->slots.high;
+    memset(ram->frame, 0, frames * sizeof *ram->frame);
+    memset(ram->maps, 0, frames * sizeof *ram->maps);
+    memset(ram->slot_of, 0, frames * sizeof *ram->slot_of);
+    memset(ram->state, 0, frames * sizeof *ram->state);
+    memset(ram->slot_frame, 0, slots * sizeof *ram->slot_frame);
+    memset(ram->slot_refs, 0, slots * sizeof *ram->slot_refs);
+    memset(ram->slot_group, 0, slots * sizeof *ram->slot_group);
+    memset(ram->slot_shadow, 0, slots * sizeof *ram->slot_shadow);
+    memset(ram->cluster_used, 0, (slots / SHORTEST_RUN + 1) * sizeof *ram->cluster_used);
+    device_reset(&ram->disk, frames);
+}
+
+/* A new machine in the arrays of one that is not needed any more. */
+static pa_ram *emptied(pa_ram *ram, const pa_ram_settings *settings)
+{
+    clear_arrays(ram);
+    drop_contents(ram);
+    *ram = (pa_ram){.settings = *settings,
+                    .most_promised = UINT64_MAX,
+                    .frame = ram->frame,
+                    .maps = ram->maps,
+                    .slot_of = ram->slot_of,
+                    .slot_frame = ram->slot_frame,
+                    .slot_refs = ram->slot_refs,
+                    .slot_group = ram->slot_group,
+                    .slot_shadow = ram->slot_shadow,
+                    .cluster_used = ram->cluster_used,
+                    .state = ram->state,
+                    .disk = ram->disk};
+    return ram;
+}
+
+static bool fits(const pa_ram *ram, const pa_ram_settings *settings)
+{
+    return ram && ram->settings.count_frames == settings->count_frames &&
+           ram->settings.count_slots == settings->count_slots;
+}
+
+bool pa_ram_is_small(const pa_ram *ram)
+{
+    enum { BYTES_FRAME = 27, BYTES_SLOT = 12, MOST = 32 << 20 };
+    return ram->frames.high * BYTES_FRAME + ram->slots.high * BYTES_SLOT <= MOST;
+}
+
+pa_ram *pa_ram_renew(pa_ram *spent, const pa_ram_settings *settings)
+{
+    if (!is_valid(settings) || !fits(spent, settings)) {
+        pa_ram_drop(spent);
+        spent = NULL;
+    }
     if (!is_valid(settings))
         return NULL;
-    pa_ram *ram = new_ram(settings);
+    pa_ram *ram = spent ? emptied(spent, settings) : new_ram(settings);
     if (!ram)
         return NULL;
     bool fine = bitmap_init(&ram->frames, settings->count_frames) &&
@@ -79,32 +162,17 @@ pa_ram *pa_ram_new(const pa_ram_settings *settings)
     return ram;
 }
 
+pa_ram *pa_ram_new(const pa_ram_settings *settings)
+{
+    return pa_ram_renew(NULL, settings);
+}
+
 void pa_ram_drop(pa_ram *ram)
 {
     if (!ram)
         return;
-    for (uint32_t i = 0; i < ram->count_mms; i++)
-        mm_free(ram->mms[i]);
-    object_drop_all(ram);
-    free(ram->moves.hint);
-    free(ram->streams);
-    free(ram->fetches);
-    free(ram->mms);
-    free(ram->groups);
-    bitmap_drop(&ram->frames);
-    bitmap_drop(&ram->slots);
-    uint64_t frames = ram->settings.count_frames, slots = ram->settings.count_slots;
-    unreserve(ram->frame, frames, sizeof *ram->frame);
-    unreserve(ram->maps, frames, sizeof *ram->maps);
-    unreserve(ram->slot_of, frames, sizeof *ram->slot_of);
-    unreserve(ram->slot_frame, slots, sizeof *ram->slot_frame);
-    unreserve(ram->slot_refs, slots, sizeof *ram->slot_refs);
-    unreserve(ram->slot_group, slots, sizeof *ram->slot_group);
-    unreserve(ram->slot_shadow, slots, sizeof *ram->slot_shadow);
-    unreserve(ram->cluster_used, slots / SHORTEST_RUN + 1, sizeof *ram->cluster_used);
-    unreserve(ram->state, frames, sizeof *ram->state);
-    device_drop(&ram->disk, frames);
-    bitmap_drop(&ram->clusters);
+    drop_contents(ram);
+    drop_arrays(ram);
     free(ram);
 }
 

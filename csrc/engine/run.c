@@ -170,21 +170,24 @@ static fate drop_copies(pa_ram *ram, const run *r)
 
 static void join_slots(pa_ram *ram, const run *r, uint64_t slot)
 {
+    uint32_t *slot_of = &ram->slot_of[r->first], *slot_frame = &ram->slot_frame[slot];
     swap_use(ram, owner_group(ram->frame[r->first].owner), slot, r->count);
     for (uint32_t i = 0; i < r->count; i++) {
-        ram->slot_of[r->first + i] = (uint32_t)(slot + i) + 1;
-        ram->slot_frame[slot + i] = r->first + i + 1;
+        slot_of[i] = (uint32_t)slot + i + 1;
+        slot_frame[i] = r->first + i + 1;
     }
 }
 
 static void map_out(pa_ram *ram, run *r, uint64_t slot)
 {
     pa_mm *mm = r->mm;
+    uint64_t *pte = r->pte;
+    uint16_t *refs = &ram->slot_refs[slot];
     mm_cool_range(mm, r->vpn, r->count);
     mm_note_peak(mm);
     for (uint32_t i = 0; i < r->count; i++) {
-        r->pte[i] = (slot + i) << PTE_SHIFT | PTE_SWAP;
-        ram->slot_refs[slot + i]++;
+        pte[i] = (slot + i) << PTE_SHIFT | PTE_SWAP;
+        refs[i]++;
     }
     mm->anon -= r->count;
     mm->swap += r->count;
@@ -207,8 +210,7 @@ static void become_copies(pa_ram *ram, const run *r, uint64_t slot)
 static bool write_out(pa_ram *ram, const run *r, uint64_t slot)
 {
     ram->events.swapped_out += r->count;
-    for (uint32_t i = 0; i < r->count; i++)
-        ram->state[r->first + i] |= STATE_RECLAIM;
+    memset(&ram->state[r->first], ram->state[r->first] | STATE_RECLAIM, r->count);
     return device_plug(&ram->disk, &ram->settings.costs, r->first, swap_place(slot), r->count);
 }
 

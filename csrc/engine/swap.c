@@ -10,6 +10,8 @@
  */
 #include "ram.h"
 
+#include <string.h>
+
 enum { RUN = 512 }; /* SWAPFILE_CLUSTER since 4.14: a huge page */
 
 uint64_t swap_place(uint64_t slot)
@@ -96,10 +98,10 @@ void swap_use(pa_ram *ram, uint32_t group_id, uint64_t first, uint64_t count)
     bitmap_set(&ram->slots, first, count);
     count_used(ram, first, (int64_t)count);
     ram->slot_next = first + count;
-    for (uint64_t slot = first; slot < first + count; slot++) {
-        ram->slot_group[slot] = (uint16_t)group_id;
-        ram->slot_shadow[slot] = 0;
-    }
+    uint16_t *slot_group = &ram->slot_group[first];
+    for (uint64_t i = 0; i < count; i++)
+        slot_group[i] = (uint16_t)group_id;
+    memset(&ram->slot_shadow[first], 0, count * sizeof *ram->slot_shadow);
     for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
         ram->groups[g].usage_swap += count;
 }

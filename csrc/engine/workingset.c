@@ -39,8 +39,10 @@ void workingset_leave(pa_ram *ram, uint32_t group_id, uint8_t state, uint32_t *s
                       uint32_t count)
 {
     uint32_t age = (uint32_t)(ram->groups[group_id].age % AGE_MASK), flags = flags_of(state);
-    for (uint32_t i = 0; i < count; i++, shadow += step)
-        *shadow = ((age + i) % AGE_MASK + 1) | flags;
+    for (uint32_t i = 0; i < count; i++, shadow += step) {
+        *shadow = (age + 1) | flags;
+        age = age + 1 == AGE_MASK ? 0 : age + 1;
+    }
     workingset_age(ram, group_id, count);
 }
 

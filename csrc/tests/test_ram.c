@@ -204,7 +204,8 @@ static void random_step(world *w)
     }
 }
 
-static world new_world(uint32_t rules, bool slow)
+/* In the memory of `spent`, if there is one. */
+static world next_world(pa_ram *spent, uint32_t rules, bool slow)
 {
     pa_ram_settings settings = small;
     settings.rules = rules;
@@ -212,7 +213,7 @@ static world new_world(uint32_t rules, bool slow)
         settings.costs = disk;
     settings.count_frames = 900;
     settings.count_slots = 1200;
-    world w = {.ram = pa_ram_new(&settings), .seed = rules + 1};
+    world w = {.ram = pa_ram_renew(spent, &settings), .seed = rules + 1};
     for (int i = 0; i < MMS; i++)
         w.mm[i] = pa_mm_new(w.ram, 0);
     w.file = (uint32_t)pa_ram_add_object(w.ram, SPAN / 2, false);
@@ -220,6 +221,11 @@ static world new_world(uint32_t rules, bool slow)
     w.shmem = (uint32_t)pa_ram_add_object(w.ram, 256, true);
     pa_ram_promise_object(w.ram, w.shmem);
     return w;
+}
+
+static world new_world(uint32_t rules, bool slow)
+{
+    return next_world(NULL, rules, slow);
 }
 
 static bool same_counters(const world *one, const world *other)
@@ -278,6 +284,23 @@ static void runs_are_nothing_new(uint32_t rules, bool slow)
     }
     pa_ram_drop(w.ram);
     pa_ram_drop(single.ram);
+}
+
+/* What a machine did is not to be seen in the next one that has its memory. */
+static void renewed_is_new(uint32_t rules, bool slow)
+{
+    world w = new_world(PA_SECOND_LOOK | PA_FREES_DISCARDED, true), fresh = new_world(rules, slow);
+    for (int i = 0; i < STEPS / 10; i++)
+        (i % 3 ? random_step : write_along)(&w);
+    w = next_world(w.ram, rules, slow);
+    for (int i = 0; i < STEPS / 10; i++) {
+        (i % 3 ? random_step : write_along)(&w);
+        (i % 3 ? random_step : write_along)(&fresh);
+        CHECK(same_counters(&w, &fresh));
+    }
+    CHECK(same_lists(w.ram, fresh.ram) && pa_ram_check(w.ram) == PA_OK);
+    pa_ram_drop(w.ram);
+    pa_ram_drop(fresh.ram);
 }
 
 static void anything_goes(uint32_t rules, bool slow)
@@ -405,6 +428,7 @@ int main(void)
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
         runs_are_nothing_new(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
         runs_are_nothing_new(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
+        renewed_is_new(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED | PA_ZERO_IS_FILE, slow);
     }
     return 0;

@@ -86,6 +86,18 @@ _GROUP_WORDS: Final = word_names("pa_group_counters")
 _GROUP_PAGES: Final = word_names("pa_group_pages")
 
 
+_spent: Final[list[CData]] = []
+"""The memory of the machine that ended last, for the next one: one at most."""
+
+
+def _retire(handle: CData) -> None:
+    """Keep a machine's memory, or give it back."""
+    if _spent or not lib.pa_ram_is_small(handle):
+        lib.pa_ram_drop(handle)
+    else:
+        _spent.append(handle)
+
+
 class Ram:
     """Physical memory and swap of one machine; counts in pages, places in page numbers.
 
@@ -102,13 +114,14 @@ class Ram:
 
     def __init__(self, settings: RamSettings) -> None:
         self.settings = settings
-        self._take(lib.pa_ram_new(_settings_struct(settings)))
+        struct = _settings_struct(settings)
+        self._take(lib.pa_ram_renew(_spent.pop() if _spent else ffi.NULL, struct))
 
     def _take(self, handle: CData) -> None:
         if handle == ffi.NULL:
             message = f"settings outside their domain, or no memory for them: {self.settings}"
             raise ArgumentError(message)
-        self.handle = ffi.gc(handle, lib.pa_ram_drop)
+        self.handle = ffi.gc(handle, _retire)
         self.pass_time = functools.partial(lib.pa_ram_pass, self.handle)
         self.system_call = functools.partial(lib.pa_ram_system_call, self.handle)
 

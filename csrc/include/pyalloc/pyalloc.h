@@ -148,6 +148,11 @@ typedef struct pa_group_counters {
 
 /* NULL: settings outside their domain, or no memory on the host. */
 pa_ram *pa_ram_new(const pa_ram_settings *settings);
+/* The same in the memory of a machine that is not needed any more, which is gone afterwards; NULL is
+ * none.  Page faults of the host are what a small machine spends most of its time on. */
+pa_ram *pa_ram_renew(pa_ram *spent, const pa_ram_settings *settings);
+/* Is its memory worth keeping for the next one? */
+bool pa_ram_is_small(const pa_ram *ram);
 pa_ram *pa_ram_copy(const pa_ram *ram);
 void pa_ram_drop(pa_ram *ram);
 void pa_ram_read_settings(const pa_ram *ram, pa_ram_settings *out);
