@@ -93,6 +93,18 @@ def test_what_does_not_come_again_is_counted_apart(monkeypatch: pytest.MonkeyPat
     assert any("differed once" in line for line in kernel_lines(verdict))
 
 
+def test_what_differs_with_other_swap_than_at_the_start_is_counted_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever gives this host swap meanwhile, as tests of others do, makes pages go out."""
+    seen = iter([(0, 0)])
+    monkeypatch.setattr(kernel, "disturbances", lambda: next(seen, (0, 64)))
+    host = replace(host_kernel(), ram=1 << 20, swap=0)
+    verdict = verify_kernel(random_specs(2, calls=30, profiles=["mixed"], seed=3), host=host)
+    assert verdict.agrees
+    assert verdict.unsteady > 0
+
+
 def test_the_command_offers_every_profile() -> None:
     assert get_args(Profile) == tuple(PROFILES)
 
