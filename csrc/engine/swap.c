@@ -12,7 +12,10 @@
 
 #include <string.h>
 
-enum { RUN = 512 }; /* SWAPFILE_CLUSTER since 4.14: a huge page */
+enum {
+    RUN = 512,       /* SWAPFILE_CLUSTER since 4.14: a huge page */
+    MOST_BY_AREA = 5 /* SWAP_RA_ORDER_CEILING of 64 bits         */
+};
 
 uint64_t swap_place(uint64_t slot)
 {
@@ -283,7 +286,9 @@ static uint32_t read_cluster(reading *r, uint64_t slot)
 static uint32_t read_area(reading *r, pa_mm *mm, uint64_t vpn, uint64_t slot)
 {
     pa_ram *ram = r->ram;
-    uint64_t most = UINT64_C(1) << ram->settings.page_cluster, last = mm->ahead_vpn;
+    unsigned order =
+        ram->settings.page_cluster < MOST_BY_AREA ? ram->settings.page_cluster : MOST_BY_AREA;
+    uint64_t most = UINT64_C(1) << order, last = mm->ahead_vpn;
     uint64_t window = window_for(last, vpn, mm->ahead_hits, most, mm->ahead_size);
     uint64_t leaf = pt_table_leaf_size(&mm->table), low = vpn & ~(leaf - 1), high = low + leaf;
     mm->ahead_vpn = vpn;
