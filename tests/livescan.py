@@ -41,12 +41,15 @@ def written_file(folder: Path, pages: int) -> Path:
     return path
 
 
-def counts(pid: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the counters that a :class:`Pass` is made of."""
+def counts(pid: int, group: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the counters that a :class:`Pass` is made of, as far as others do not count with it.
+
+    What was swapped in are the pages that came back to the cgroup.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
     events = dict(line.split() for line in lines)
-    numbers = fields[7], fields[9], events["pswpin"], events["pswpout"], 0
+    numbers = fields[7], fields[9], events["workingset_refault_anon"], 0, 0
     return np.array(numbers, dtype=np.float64)
 
 
@@ -73,12 +76,14 @@ def live_passes(run: dict[str, Any], folder: Path) -> list[Pass]:
                 bufsize=0,
                 pass_fds=[order],
             ) as child:
-                return _passes(run, child, order)
+                return _passes(run, child, order, procs.parent)
     finally:
         os.close(order)
 
 
-def _passes(run: dict[str, Any], child: subprocess.Popen[bytes], order: int) -> list[Pass]:
+def _passes(
+    run: dict[str, Any], child: subprocess.Popen[bytes], order: int, group: Path
+) -> list[Pass]:
     assert child.stdin is not None
     assert child.stdout is not None
     chance, rows = np.random.default_rng(1), []
@@ -87,10 +92,10 @@ def _passes(run: dict[str, Any], child: subprocess.Popen[bytes], order: int) -> 
         pages = order_of(run, number, chance)
         fills = not number and not run["mode"].startswith("f")
         os.pwrite(order, pages.astype(np.uint32).tobytes(), 0)
-        before = counts(child.pid)
+        before = counts(child.pid, group)
         child.stdin.write(struct.pack("<II", len(pages), bool(run["write"]) or fills))
         _await(child)
-        rows.append(Pass(*((counts(child.pid) - before) / len(pages)).tolist()))
+        rows.append(Pass(*((counts(child.pid, group) - before) / len(pages)).tolist()))
     child.stdin.close()
     return rows
 
