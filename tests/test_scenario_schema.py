@@ -95,3 +95,9 @@ def test_the_table_of_keys_in_the_docs_is_the_definition_s() -> None:
     if os.environ.get("PYALLOC_WRITE_DOCS"):
         DOCS.write_text(wanted)
     assert DOCS.read_text() == wanted
+
+
+def test_every_parameter_of_a_program_is_explained() -> None:
+    """Those that share a line of the docstring, too."""
+    text = DOCS.read_text(encoding="utf-8").partition("### Programs")[2].partition(END)[0]
+    assert [line for line in text.splitlines() if line.endswith("|  |")] == []

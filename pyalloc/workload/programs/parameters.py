@@ -78,13 +78,13 @@ def _described(run: Run) -> dict[str, str]:
     """Return what a docstring's section of parameters says of each."""
     found: dict[str, str] = {}
     _, _, section = inspect.cleandoc(run.__doc__ or "").partition("Parameters\n----------\n")
-    name = ""
+    names: list[str] = []
     for line in section.splitlines():
         if line[:1].strip():
             if line.startswith("---"):
                 break
-            name = line.strip()
-        elif name:
+            names = [name.strip() for name in line.split(",")]
+        for name in names if line[:1].isspace() else ():
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
     return found
 
