@@ -105,6 +105,8 @@ def test_files_that_are_no_traces(
     ("order t.parquet --best t.parquet", "t.parquet is there already"),
     ("fit t.parquet --ram 0", "ram must be more"),
     ("fit t.parquet --ram x", "'256M'"),
+    ("fit t.parquet --ram 99999T", "ram must be less than 16.0 TiB"),
+    ("fit t.parquet --swap 99999T", "swap must be less than 16.0 TiB"),
     ("fit t.parquet --limit cgrup", "did you mean cgroup"),
     ("fit fork-bom", "did you mean fork-bomb"),
     ("report t.parquet -o folder", "it is a folder"),

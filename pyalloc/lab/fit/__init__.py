@@ -14,6 +14,7 @@ from pyalloc.errors import ArgumentError
 from pyalloc.lab.fit.search import Found, NeverEnough, Tell, Verdict, smallest
 from pyalloc.lab.fit.staged import try_scenario
 from pyalloc.lab.fit.traced import Program, Traced
+from pyalloc.machine import Machine
 from pyalloc.nearest import nearest
 from pyalloc.trace import Trace, require_trace
 from pyalloc.units import PAGE, format_size, parse_size
@@ -223,6 +224,7 @@ def _fixed(of: str, ram: int | str | None, swap: int | str, reserved: int | str)
         if fixed["ram"] <= fixed["reserved"]:
             message = f"ram must be more than what is reserved of it (got {ram}, {reserved})"
             raise ArgumentError(message)
+    Machine(fixed.get("ram", "16G"), fixed.get("swap", 0), "6.18", "x86_64")  # or it says why not
     return fixed
 
 
