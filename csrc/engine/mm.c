@@ -93,6 +93,7 @@ pa_mm *pa_mm_new(pa_ram *ram, uint32_t group_id)
     mm->ram = ram;
     mm->number = number;
     mm->group = group_id;
+    mm->ahead_hits = FIRST_HITS;
     ram->mms[number] = mm;
     return mm;
 }

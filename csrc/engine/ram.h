@@ -62,7 +62,8 @@ enum {
     MAX_IDS = (1 << ID_BITS) - 1,
     MAX_GROUPS = 1 << GROUP_BITS,
     RECLAIM_BATCH = 32,
-    SHORTEST_RUN = 256 /* of slots that are given out together */
+    SHORTEST_RUN = 256, /* of slots that are given out together */
+    FIRST_HITS = 4      /* of swap read ahead, before there was any: the first window is whole */
 };
 
 #define NO_FRAME UINT32_MAX
