@@ -96,6 +96,12 @@ FOUND = {
         ("madvise", AT, 5 * PAGE, 24),
         ("mprotect", AT, 5 * PAGE, 3),
     ],
+    "where huge pages are asked for, 4 MB of a file are read": [
+        mapped(2, 7, PRIVATE, 5, 4),
+        ("madvise", AT, PAGE, 14),
+        ("ftruncate", 7, 6 * PAGE),
+        ("touch", AT, 2, 1),
+    ],
     "a limit is lowered below what is in use": [
         mapped(100, 3, PRIVATE | ANONYMOUS, -1),
         ("setrlimit", 0, 50 * PAGE),

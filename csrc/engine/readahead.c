@@ -242,9 +242,26 @@ static void read_code(stream *s, const pa_view *view, uint64_t index)
     s->async_size = 0;
 }
 
+/* Where huge pages are asked for, they are read: this one and the next (6.x). */
+static void read_huge(pa_ram *ram, const reader *r, stream *s, const pa_view *view, uint64_t index)
+{
+    uint64_t start = s->start;
+    s->start = index & ~(uint64_t)(HUGE_PAGES - 1);
+    s->size = view->random ? HUGE_PAGES : 2 * HUGE_PAGES;
+    s->async_size = HUGE_PAGES;
+    s->order = HUGE_ORDER;
+    read_stream(ram, r, s);
+    s->start = start; /* the window before it is not forgotten */
+    device_until(&ram->disk, s->ready_at);
+}
+
 void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t index)
 {
     stream *s = &ram->streams[r->stream - 1];
+    if (view->huge) {
+        read_huge(ram, r, s, view, index);
+        return;
+    }
     if (view->sequential) {
         readahead_sync(ram, r, index, s->pages);
         return;

@@ -153,7 +153,8 @@ static bool fetch(const access *a, bool *missed)
     uint32_t f = cached(a, a->index);
     reader r = {a->mm->group, a->view->object, a->view->stream};
     *missed = f == NO_FRAME;
-    if (!a->view->stream || a->view->random || a->o->shmem)
+    bool ahead = !a->view->random || (a->view->huge && *missed);
+    if (!a->view->stream || !ahead || a->o->shmem)
         return false;
     if (*missed)
         readahead_fault(ram, &r, a->view, a->index);

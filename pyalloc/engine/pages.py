@@ -61,6 +61,7 @@ class View:
     random: bool = False
     sequential: bool = False
     executable: bool = False
+    huge: bool = False
 
 
 def _as_struct(view: View) -> CData:
@@ -78,6 +79,7 @@ def _as_struct(view: View) -> CData:
             view.random,
             view.sequential,
             view.executable,
+            view.huge,
         ),
     )
 

@@ -310,6 +310,7 @@ class ProcessPages:
             random=bool(vma.flags & VM_RAND_READ),
             sequential=bool(vma.flags & VM_SEQ_READ),
             executable=bool(vma.flags & VM_EXEC),
+            huge=bool(vma.flags & VM_HUGEPAGE),
         )
 
     def object_swap(self, vma: Vma) -> int:

@@ -240,6 +240,7 @@ typedef struct pa_view {
     bool shared, writable;
     bool random, sequential; /* madvise(): no, or more, readahead */
     bool executable;
+    bool huge; /* MADV_HUGEPAGE */
 } pa_view;
 
 /* What writes need after mprotect: a fault, or none where it is safe.  Writes to a shared file are
