@@ -106,23 +106,36 @@ static void clear_arrays(pa_ram *ram)
     device_reset(&ram->disk, frames);
 }
 
+/* The values of one machine with the arrays of another, and nothing yet of what else it has. */
+static pa_ram in_arrays_of(const pa_ram *ram, pa_ram values)
+{
+    values.frame = ram->frame;
+    values.maps = ram->maps;
+    values.slot_of = ram->slot_of;
+    values.slot_frame = ram->slot_frame;
+    values.slot_refs = ram->slot_refs;
+    values.slot_group = ram->slot_group;
+    values.slot_shadow = ram->slot_shadow;
+    values.cluster_used = ram->cluster_used;
+    values.state = ram->state;
+    values.disk = ram->disk;
+    values.frames = values.slots = values.clusters = (pa_bitmap){0};
+    values.moves = (hint_list){0};
+    values.groups = NULL;
+    values.mms = NULL;
+    values.objects = NULL;
+    values.streams = NULL;
+    values.fetches = NULL;
+    values.count_mms = values.count_objects = 0;
+    return values;
+}
+
 /* A new machine in the arrays of one that is not needed any more. */
 static pa_ram *emptied(pa_ram *ram, const pa_ram_settings *settings)
 {
     clear_arrays(ram);
     drop_contents(ram);
-    *ram = (pa_ram){.settings = *settings,
-                    .most_promised = UINT64_MAX,
-                    .frame = ram->frame,
-                    .maps = ram->maps,
-                    .slot_of = ram->slot_of,
-                    .slot_frame = ram->slot_frame,
-                    .slot_refs = ram->slot_refs,
-                    .slot_group = ram->slot_group,
-                    .slot_shadow = ram->slot_shadow,
-                    .cluster_used = ram->cluster_used,
-                    .state = ram->state,
-                    .disk = ram->disk};
+    *ram = in_arrays_of(ram, (pa_ram){.settings = *settings, .most_promised = UINT64_MAX});
     return ram;
 }
 
@@ -238,47 +251,31 @@ static bool copy_objects(pa_ram *to, const pa_ram *from)
     return true;
 }
 
-static bool copy_all(pa_ram *to, const pa_ram *from)
+static bool copy_groups(pa_ram *to, const pa_ram *from)
 {
     void *groups;
-    if (!bitmap_copy(&to->frames, &from->frames) || !bitmap_copy(&to->slots, &from->slots) ||
-        !bitmap_copy(&to->clusters, &from->clusters))
-        return false;
-    if (!copy_array(&groups, from->groups, from->count_groups * sizeof *from->groups))
-        return false;
-    void *streams;
-    if (!copy_array(&streams, from->streams, from->count_streams * sizeof *from->streams)) {
-        free(groups);
-        return false;
-    }
-    to->streams = streams;
-    to->count_streams = from->count_streams;
+    bool fine = copy_array(&groups, from->groups, from->count_groups * sizeof *from->groups);
     to->groups = groups;
-    to->count_groups = from->count_groups;
-    to->tables = from->tables;
-    to->kernel = from->kernel;
-    to->promised = from->promised;
-    to->most_promised = from->most_promised;
-    to->count_anon = from->count_anon;
-    to->count_shmem = from->count_shmem;
-    to->count_file = from->count_file;
-    to->count_dirty = from->count_dirty;
-    to->count_cached = from->count_cached;
-    to->events = from->events;
-    to->has_huge = from->has_huge;
-    to->has_zeros = from->has_zeros;
-    to->one_by_one = from->one_by_one;
-    to->fruitless = from->fruitless;
-    to->flushed = from->flushed;
-    to->slot_next = from->slot_next;
-    to->window_last = from->window_last;
-    to->window_size = from->window_size;
-    to->window_hits = from->window_hits;
-    if (!device_copy(&to->disk, &from->disk, from->frames.high))
-        return false;
+    return fine;
+}
+
+static bool copy_streams(pa_ram *to, const pa_ram *from)
+{
+    void *streams;
+    bool fine = copy_array(&streams, from->streams, from->count_streams * sizeof *from->streams);
+    to->streams = streams;
+    return fine;
+}
+
+static bool copy_all(pa_ram *to, const pa_ram *from)
+{
+    *to = in_arrays_of(to, *from);
     copy_records(to, from);
-    return rmap_copy_hints(&to->moves, &from->moves) && copy_objects(to, from) &&
-           fetch_copy(to, from) && copy_mms(to, from);
+    return bitmap_copy(&to->frames, &from->frames) && bitmap_copy(&to->slots, &from->slots) &&
+           bitmap_copy(&to->clusters, &from->clusters) && copy_groups(to, from) &&
+           copy_streams(to, from) && device_copy(&to->disk, &from->disk, from->frames.high) &&
+           rmap_copy_hints(&to->moves, &from->moves) && fetch_copy(to, from) &&
+           copy_objects(to, from) && copy_mms(to, from);
 }
 
 pa_ram *pa_ram_copy(const pa_ram *ram)
