@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+from fractions import Fraction
 from typing import Final, SupportsFloat, SupportsIndex
 
 from pyalloc.errors import ArgumentError, WrongType
@@ -39,7 +40,8 @@ def parse_size(value: int | str, name: str = "size") -> int:
         match = _SIZE.fullmatch(value)
         if not match:
             raise ArgumentError(wanted)
-        size = int(float(match[1]) * _FACTORS[match[2].upper()])
+        number = Fraction(match[1])  # exact: a float has 53 bits
+        size = int(number * _FACTORS[match[2].upper()])
     else:
         size = operator.index(value)
     if size < 0:

@@ -119,6 +119,8 @@ def test_files_that_are_no_traces(
     ("verify malloc --seed -1", "--seed must be 0 or more"),
     ("verify nothing", "verify takes no 'nothing'"),
     ("workload lifo:cuont=3", "did you mean count"),
+    ("replay lifo:count=-3", "count of workload lifo must be a whole number"),
+    ("replay lifo:count=99999999999999999", "(got 99999999999999999)"),
     ("sweep lifo --by peek_held", "did you mean peak_held"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("here")

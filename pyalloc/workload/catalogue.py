@@ -72,7 +72,9 @@ class Workload:
                 return _TRUE[value.lower()]
             return float(value) if isinstance(default, float) else parse_size(value, name)
         except (KeyError, ValueError):
-            message = f"{name} of workload {self.name} cannot be {value!r}"
+            kinds = {bool: "true or false", float: "a number"}
+            kind = kinds.get(type(default), "a whole number from 0 up, such as 5000 or 64K")
+            message = f"{name} of workload {self.name} must be {kind} (got {value!r})"
             raise ArgumentError(message) from None
 
 
