@@ -183,7 +183,7 @@ static uint32_t load_slot(pa_ram *ram, uint32_t group_id, uint64_t slot)
     ram->slot_frame[slot] = (uint32_t)f + 1;
     ram->slot_of[f] = (uint32_t)slot + 1;
     ram->maps[f] = 0;
-    ram->events.swapped_in += !ram_is_zero_page(ram, f);
+    ram->events.swapped_in += !ram_is_zero_page(ram, (uint32_t)f);
     ram_put(ram, (uint32_t)f, owner_of(KIND_SLOT, group_id, 0, slot) | (active ? OWNER_ACTIVE : 0));
     return (uint32_t)f;
 }
