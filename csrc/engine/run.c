@@ -40,24 +40,15 @@ static uint64_t along_state(const uint8_t *state, int32_t step, uint64_t most)
     return n;
 }
 
-static uint64_t along_zeros16(const uint16_t *value, int32_t step, uint64_t most)
+/* Values of `size` bytes that are 0. */
+static uint64_t along_zeros(const void *first, size_t size, int32_t step, uint64_t most)
 {
-    const uint16_t *low = step > 0 ? value : value - (most - 1);
-    if (!*low && !memcmp(low, low + 1, (most - 1) * sizeof *low))
+    static const char zero[sizeof(uint64_t)];
+    const char *at = first, *low = step > 0 ? at : at - (most - 1) * size;
+    if (!*low && !memcmp(low, low + 1, most * size - 1))
         return most;
     uint64_t n = 0;
-    for (; n < most && !*value; value += step)
-        n++;
-    return n;
-}
-
-static uint64_t along_zeros32(const uint32_t *value, int32_t step, uint64_t most)
-{
-    const uint32_t *low = step > 0 ? value : value - (most - 1);
-    if (!*low && !memcmp(low, low + 1, (most - 1) * sizeof *low))
-        return most;
-    uint64_t n = 0;
-    for (; n < most && !*value; value += step)
+    for (; n < most && !memcmp(at, zero, size); at += step * (ptrdiff_t)size)
         n++;
     return n;
 }
@@ -81,7 +72,7 @@ static uint64_t along_entries(const uint64_t *pte, uint64_t most)
 /* The slots of mapped pages; those of copies are in their owners. */
 static uint64_t along_slots(const uint32_t *slot_of, uint64_t most)
 {
-    return *slot_of ? along_numbers(slot_of, most) : along_zeros32(slot_of, 1, most);
+    return *slot_of ? along_numbers(slot_of, most) : along_zeros(slot_of, sizeof *slot_of, 1, most);
 }
 
 static uint64_t run_length(const pa_ram *ram, const run *r, uint64_t most)
@@ -90,8 +81,10 @@ static uint64_t run_length(const pa_ram *ram, const run *r, uint64_t most)
         return 1;
     most = lru_chain(ram, r->first, r->step, most);
     most = along_state(&ram->state[r->first], r->step, most);
-    most = along_zeros16(&ram->maps[r->first], r->step, most);
-    most = along_zeros32(&ram->disk.ticket[r->first], r->step, most);
+    const uint16_t *maps = &ram->maps[r->first];
+    const uint32_t *ticket = &ram->disk.ticket[r->first];
+    most = along_zeros(maps, sizeof *maps, r->step, most);
+    most = along_zeros(ticket, sizeof *ticket, r->step, most);
     if (!r->mm)
         return most;
     return along_entries(r->pte, along_slots(&ram->slot_of[r->first], most));
