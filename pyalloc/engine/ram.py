@@ -90,6 +90,13 @@ _spent: Final[list[CData]] = []
 """The memory of the machine that ended last, for the next one: one at most."""
 
 
+def _used_memory() -> CData:
+    try:
+        return _spent.pop()  # two threads may both have seen that there is one
+    except IndexError:
+        return ffi.NULL
+
+
 def _retire(handle: CData) -> None:
     """Keep a machine's memory, or give it back."""
     if _spent or not lib.pa_ram_is_small(handle):
@@ -115,7 +122,7 @@ class Ram:
     def __init__(self, settings: RamSettings) -> None:
         self.settings = settings
         struct = _settings_struct(settings)
-        self._take(lib.pa_ram_renew(_spent.pop() if _spent else ffi.NULL, struct))
+        self._take(lib.pa_ram_renew(_used_memory(), struct))
 
     def _take(self, handle: CData) -> None:
         if handle == ffi.NULL:
