@@ -86,7 +86,7 @@ pa_mm *pa_mm_new(pa_ram *ram, uint32_t group_id)
     if (group_id >= ram->count_groups || !room_for_mm(ram, &number))
         return NULL;
     pa_mm *mm = calloc(1, sizeof *mm);
-    if (!mm || !pt_table_init(&mm->table, (int)ram->settings.shape)) {
+    if (!mm || !pt_table_init(&mm->table, (int)ram->settings.shape, &ram->tables_free)) {
         free(mm);
         return NULL;
     }
@@ -113,7 +113,7 @@ pa_mm *mm_copy(const pa_mm *mm, pa_ram *ram)
         return NULL;
     *copy = *mm;
     copy->ram = ram;
-    if (!pt_table_copy(&copy->table, &mm->table)) {
+    if (!pt_table_copy(&copy->table, &mm->table, &ram->tables_free)) {
         free(copy);
         return NULL;
     }

@@ -24,7 +24,7 @@ int pa_ram_add_object(pa_ram *ram, uint64_t pages, bool shmem)
         more[id] = (object){0};
     }
     object *o = &ram->objects[id];
-    if (!pt_table_init(&o->pages, PA_SHAPE_X86_64))
+    if (!pt_table_init(&o->pages, PA_SHAPE_X86_64, &ram->tables_free))
         return -1;
     o->count_pages = pages;
     o->shmem = shmem;

@@ -39,16 +39,55 @@ static void forget_cached(pa_pagetable *pt)
     memset(pt->cached_number, 0xff, sizeof pt->cached_number); /* no leaf has this number */
 }
 
-bool pt_table_init(pa_pagetable *pt, int shape)
+/* ---- tables ----------------------------------------------------------------------------------- */
+
+enum { POOLED_BYTES = 4096, MOST_POOLED = 2048 };
+
+/* A table of zeros for that level; NULL: no memory on the host. */
+static void *take_table(const pa_pagetable *pt, unsigned level)
 {
-    *pt = (pa_pagetable){0};
+    uint64_t n = entries(pt, level);
+    table_pool *pool = pt->pool;
+    if (n * 8 != POOLED_BYTES || !pool->count)
+        return calloc(n, 8);
+    void *table = pool->first;
+    pool->first = *(void **)table;
+    pool->count--;
+    return memset(table, 0, POOLED_BYTES);
+}
+
+static void give_table(pa_pagetable *pt, unsigned level, void *table)
+{
+    table_pool *pool = pt->pool;
+    if (entries(pt, level) * 8 != POOLED_BYTES || pool->count == MOST_POOLED) {
+        free(table);
+        return;
+    }
+    *(void **)table = pool->first;
+    pool->first = table;
+    pool->count++;
+}
+
+void table_pool_drop(table_pool *pool)
+{
+    while (pool->count--) {
+        void *table = pool->first;
+        pool->first = *(void **)table;
+        free(table);
+    }
+    *pool = (table_pool){0};
+}
+
+bool pt_table_init(pa_pagetable *pt, int shape, table_pool *pool)
+{
+    *pt = (pa_pagetable){.pool = pool};
     if (shape < 0 || (size_t)shape >= sizeof shapes / sizeof *shapes)
         return false;
     memcpy(pt->bits, shapes[shape], TABLE_LEVELS);
     while (pt->levels < TABLE_LEVELS && pt->bits[pt->levels])
         pt->levels++;
     forget_cached(pt);
-    pt->root = calloc(entries(pt, pt->levels - 1u), sizeof(void *));
+    pt->root = take_table(pt, pt->levels - 1u);
     return pt->root != NULL;
 }
 
@@ -58,7 +97,7 @@ static void drop_table(pa_pagetable *pt, void *table, unsigned level)
         return;
     for (uint64_t i = 0; level && i < entries(pt, level); i++)
         drop_table(pt, ((void **)table)[i], level - 1);
-    free(table);
+    give_table(pt, level, table);
 }
 
 void pt_table_drop(pa_pagetable *pt)
@@ -71,7 +110,7 @@ void pt_table_drop(pa_pagetable *pt)
 static void *copy_table(const pa_pagetable *pt, const void *table, unsigned level)
 {
     uint64_t n = entries(pt, level);
-    void **copy = calloc(n, 8);
+    void **copy = take_table(pt, level);
     if (!copy)
         return NULL;
     if (!level)
@@ -83,11 +122,12 @@ static void *copy_table(const pa_pagetable *pt, const void *table, unsigned leve
     return copy;
 }
 
-bool pt_table_copy(pa_pagetable *to, const pa_pagetable *from)
+bool pt_table_copy(pa_pagetable *to, const pa_pagetable *from, table_pool *pool)
 {
     *to = *from;
+    to->pool = pool;
     forget_cached(to);
-    to->root = copy_table(from, from->root, from->levels - 1u);
+    to->root = copy_table(to, from->root, from->levels - 1u);
     return to->root != NULL;
 }
 
@@ -148,7 +188,7 @@ static void *make_down_to(pa_pagetable *pt, uint64_t vpn, unsigned lowest)
     for (unsigned level = pt->levels - 1u; level > lowest; level--) {
         void **slot = &((void **)table)[index_of(pt, level, vpn)];
         if (!*slot) {
-            *slot = calloc(entries(pt, level - 1), 8);
+            *slot = take_table(pt, level - 1);
             if (!*slot)
                 return NULL;
             pt->count_tables[level - 1]++;
@@ -189,7 +229,7 @@ void pt_table_drop_leaf(pa_pagetable *pt, uint64_t vpn)
     forget_cached(pt);
     if (!slot || !*slot)
         return;
-    free(*slot);
+    give_table(pt, 0, *slot);
     *slot = NULL;
     pt->count_tables[0]--;
 }
@@ -239,7 +279,7 @@ static uint64_t prune(pa_pagetable *pt, void **table, unsigned level, uint64_t b
             freed += prune(pt, table[i], level - 1, start, r);
         if (start < r->floor || start + span > r->ceiling)
             continue;
-        free(table[i]);
+        give_table(pt, level - 1, table[i]);
         table[i] = NULL;
         pt->count_tables[level - 1]--;
         freed++;

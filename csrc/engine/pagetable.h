@@ -38,8 +38,17 @@ enum {
     CACHED_LEAVES = 32 /* found without a walk: 64 MB of a heap on x86-64 */
 };
 
+/* Tables that nobody uses at present: a host's page that is there already costs nothing. */
+typedef struct table_pool {
+    void *first; /* each begins with the address of the next */
+    uint32_t count;
+} table_pool;
+
+void table_pool_drop(table_pool *pool);
+
 typedef struct pa_pagetable {
     void *root;
+    table_pool *pool; /* where its tables come from and go to */
     uint8_t bits[TABLE_LEVELS]; /* of each level, leaves first */
     uint8_t levels;
     uint64_t cached_number[CACHED_LEAVES]; /* vpn >> bits[0] of the leaf beside it */
@@ -48,9 +57,9 @@ typedef struct pa_pagetable {
 } pa_pagetable;
 
 /* shape: enum pa_shape.  False: unknown shape, or no memory on the host. */
-bool pt_table_init(pa_pagetable *pt, int shape);
+bool pt_table_init(pa_pagetable *pt, int shape, table_pool *pool);
 void pt_table_drop(pa_pagetable *pt);
-bool pt_table_copy(pa_pagetable *to, const pa_pagetable *from);
+bool pt_table_copy(pa_pagetable *to, const pa_pagetable *from, table_pool *pool);
 
 /* Entries in one leaf, and the vpn past the last that the shape can hold. */
 uint64_t pt_table_leaf_size(const pa_pagetable *pt);

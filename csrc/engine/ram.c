@@ -119,6 +119,7 @@ static pa_ram in_arrays_of(const pa_ram *ram, pa_ram values)
     values.cluster_used = ram->cluster_used;
     values.state = ram->state;
     values.disk = ram->disk;
+    values.tables_free = ram->tables_free;
     values.frames = values.slots = values.clusters = (pa_bitmap){0};
     values.moves = (hint_list){0};
     values.groups = NULL;
@@ -187,6 +188,7 @@ void pa_ram_drop(pa_ram *ram)
         return;
     drop_contents(ram);
     drop_arrays(ram);
+    table_pool_drop(&ram->tables_free);
     free(ram);
 }
 
@@ -239,7 +241,7 @@ static bool copy_objects(pa_ram *to, const pa_ram *from)
             continue;
         pa_pagetable pages;
         hint_list hints;
-        if (!pt_table_copy(&pages, &o->pages))
+        if (!pt_table_copy(&pages, &o->pages, &to->tables_free))
             return false;
         *copy = *o;
         copy->pages = pages;

@@ -177,6 +177,7 @@ struct pa_ram {
     uint64_t slot_next; /* in the run that is being filled                                 */
     uint64_t window_last, window_size, window_hits; /* swap read around a slot (cluster)   */
     group *groups;
+    table_pool tables_free;
     pa_mm **mms; /* NULL where a number is not in use */
     object *objects;
     stream *streams; /* number n is at n - 1 */
