@@ -31,6 +31,8 @@ STEADY = [
     ("shm", "rand", 32, 1.5, 1),
     ("fmapr", "rand", 32, 1.5, 0),
     ("fmapr", "seq", 24, 1.3, 0),
+    ("fmapr", "rand", 32, 1.5, 1),
+    ("fmapr", "seq", 32, 1.5, 1),
 ]
 
 

@@ -20,6 +20,8 @@ typedef struct look {
 static void take_reference(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
 {
     look *l = context;
+    if (*pte & PTE_PASSING)
+        return;
     uint64_t start = vpn - l->place;
     if (*pte & PTE_ACCESSED && (!l->count || mm != l->mm || start != l->start)) {
         l->count++;
@@ -196,15 +198,18 @@ static bool write_dirty(pa_ram *ram, uint32_t f)
 static fate evict_file(pa_ram *ram, const folio *all)
 {
     eviction e = {.ram = ram};
-    bool writes = false;
+    bool writes = false, left = folio_is_dirty(ram, all) && ram->settings.rules & PA_FLUSHER;
     for (uint32_t i = 0; i < all->count; i++) {
         uint32_t f = folio_frame(all, i);
         rmap_each(ram, f, evict_one, &e);
         ram->maps[f] = 0;
-        writes |= write_dirty(ram, f);
+        if (left)
+            ram->state[f] |= STATE_RECLAIM;
+        else
+            writes |= write_dirty(ram, f);
     }
-    if (writes)
-        return FATE_WRITING;
+    if (writes || left)
+        return left ? FATE_STAYS : FATE_WRITING;
     uint64_t shadow = workingset_shadow(ram, owner_group(ram->frame[all->frame].owner),
                                         ram->state[all->frame], all->count);
     for (uint32_t i = 0; i < all->count; i++) {

@@ -46,3 +46,12 @@ bool folio_is_writing(const pa_ram *ram, const folio *all)
     }
     return false;
 }
+
+bool folio_is_dirty(const pa_ram *ram, const folio *all)
+{
+    for (uint32_t i = 0; i < all->count; i++) {
+        if (ram->frame[folio_frame(all, i)].owner & OWNER_DIRTY)
+            return true;
+    }
+    return false;
+}

@@ -172,6 +172,12 @@ void ram_set_dirty(pa_ram *ram, uint32_t f)
     ram->count_dirty += is_file(ram, ram->frame[f].owner);
 }
 
+void ram_set_clean(pa_ram *ram, uint32_t f)
+{
+    ram->frame[f].owner &= ~OWNER_DIRTY;
+    ram->count_dirty -= is_file(ram, ram->frame[f].owner);
+}
+
 void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owner)
 {
     lru *list = &ram->groups[owner_group(owner)].lists[list_of(owner, false)];
@@ -212,6 +218,10 @@ static uint64_t settle(pa_ram *ram, uint32_t f, uint64_t most)
     uint64_t n = 0, count = lru_chain(ram, f, 1, most);
     if (!(first & STATE_RECLAIM))
         return 1;
+    if (ram->frame[f].owner & OWNER_DIRTY && is_file(ram, ram->frame[f].owner)) {
+        *state &= (uint8_t)~STATE_RECLAIM; /* it was written to again and stays where it is */
+        return 1;
+    }
     while (n < count && state[n] == first)
         n++;
     memset(state, first & ~STATE_RECLAIM, n);

@@ -214,7 +214,7 @@ static void unmap_frame(pa_mm *mm, uint32_t f, uint64_t pte)
         ram->maps[f]--;
         if (pte & PTE_DIRTY)
             object_mark_dirty(ram, f);
-        if (pte & PTE_ACCESSED && ends_batch(ram, f))
+        if (pte & PTE_ACCESSED && !(pte & PTE_PASSING) && ends_batch(ram, f))
             object_mark_accessed(ram, f);
         return;
     }

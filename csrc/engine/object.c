@@ -144,7 +144,7 @@ void object_mark_accessed(pa_ram *ram, uint32_t f)
 
 void object_mark_dirty(pa_ram *ram, uint32_t f)
 {
-    ram->state[f] &= (uint8_t)~STATE_AHEAD;
+    ram->state[f] &= (uint8_t)~(STATE_AHEAD | STATE_RECLAIM); /* folio_mark_dirty */
     if (!(ram->frame[f].owner & OWNER_DIRTY))
         ram_set_dirty(ram, f);
 }
@@ -378,13 +378,6 @@ int pa_ram_load_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t fir
     return PA_OK;
 }
 
-static void write_protect(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
-{
-    (void)context;
-    *pte &= ~(uint64_t)(PTE_WRITE | PTE_DIRTY);
-    mm_cool(mm, vpn);
-}
-
 void pa_ram_clean_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t count)
 {
     if (!is_object(ram, id) || ram->objects[id].shmem)
@@ -398,10 +391,8 @@ void pa_ram_clean_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t coun
         uint32_t f = pte_frame(*entry);
         if (!(ram->frame[f].owner & OWNER_DIRTY))
             continue;
-        rmap_each(ram, f, write_protect, NULL);
-        ram_mark(ram, f, 0, OWNER_DIRTY);
+        flusher_clean(ram, f);
         ram->state[f] &= (uint8_t)~STATE_AHEAD;
-        ram->events.file_written++;
     }
 }
 

@@ -33,6 +33,7 @@ enum {
     PTE_HUGE = 256,
     PTE_FORKED = 512,
     PTE_GUARD = 1024,
+    PTE_PASSING = 2048, /* through an area whose use tells nothing of the next (vma_has_recency) */
     PTE_SHIFT = 12,
     TABLE_LEVELS = 4,
     CACHED_LEAVES = 32 /* found without a walk: 64 MB of a heap on x86-64 */

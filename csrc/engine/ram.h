@@ -307,6 +307,8 @@ void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
 void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy);
 /* It is dirty from now on, and keeps its place in its list. */
 void ram_set_dirty(pa_ram *ram, uint32_t f);
+/* It is clean from now on, and keeps its place, too. */
+void ram_set_clean(pa_ram *ram, uint32_t f);
 /* Pages whose write has ended by now go where reclaim finds them first. */
 void ram_settle(pa_ram *ram);
 
@@ -346,6 +348,7 @@ static inline uint32_t folio_frame(const folio *all, uint32_t i)
 void folio_mark(pa_ram *ram, const folio *all, uint64_t set, uint64_t clear);
 void folio_set_state(pa_ram *ram, const folio *all, uint8_t bits);
 bool folio_is_writing(const pa_ram *ram, const folio *all);
+bool folio_is_dirty(const pa_ram *ram, const folio *all);
 /* A part of it must stay, so all of it does. */
 bool folio_is_locked(const pa_ram *ram, const folio *all);
 
@@ -389,6 +392,15 @@ const known *stats_of(pa_ram *ram, uint32_t group_id);
 void lru_note_cost(pa_ram *ram, uint32_t group_id, bool file, uint64_t cost);
 /* Free about `target` frames of the group and those below it (0: of all); how many were freed. */
 uint64_t reclaim(pa_ram *ram, uint32_t group_id, uint64_t target);
+
+/* ---- dirty pages of files (flusher.c) ----------------------------------------------------------- */
+
+/* The page's mappings fault before they write again, and it is about to be written. */
+void flusher_clean(pa_ram *ram, uint32_t f);
+/* The dirty pages of all files are to be written. */
+void flusher_wake(pa_ram *ram);
+/* Wait until some of what is under way is written. */
+void flusher_await(pa_ram *ram);
 
 /* ---- swap (swap.c) ---------------------------------------------------------------------------- */
 

@@ -35,6 +35,28 @@ static void await_write(pa_ram *ram, const folio *all)
         ram_settle(ram);
 }
 
+/* A page of a file that the flusher writes goes when that has ended.  Nobody waits for it the first
+ * time, and kswapd never does. */
+static bool leave_writing(const sweep *s, lru_list which, const folio *all)
+{
+    pa_ram *ram = s->ram;
+    if (!(ram->settings.rules & PA_FLUSHER) || !is_file_list(which) ||
+        (ram->state[all->frame] & STATE_RECLAIM && !ram->disk.background))
+        return false;
+    folio_set_state(ram, all, STATE_RECLAIM);
+    return true;
+}
+
+/* Nothing but dirty pages of files that nobody writes yet: whoever waits, waits for some of them. */
+static void wake_flusher(sweep *s, uint64_t dirty)
+{
+    flusher_wake(s->ram);
+    if (s->ram->disk.background)
+        s->issued += dirty;
+    else
+        flusher_await(s->ram);
+}
+
 bool sweep_is_done(const sweep *s)
 {
     /* kswapd does not wait for what it has asked to be written: that will be free soon */
@@ -86,6 +108,14 @@ static uint64_t conclude(sweep *s, verdict v, fate what, uint64_t count, mark *m
     return count;
 }
 
+static uint64_t activate(sweep *s, const folio *all)
+{
+    mark m;
+    uint64_t cost = conclude(s, ACTIVATE, FATE_STAYS, all->count, &m);
+    folio_mark(s->ram, all, m.set, m.clear);
+    return cost;
+}
+
 static uint64_t shrink_folio(sweep *s, const folio *all)
 {
     pa_ram *ram = s->ram;
@@ -126,14 +156,38 @@ static uint64_t shrink_run(sweep *s, run *r)
     return cost;
 }
 
+/* One page or folio of an inactive list; false: nothing more is done with this list now. */
+static bool shrink_next(sweep *s, lru_list which, const folio *all, uint64_t *cost)
+{
+    pa_ram *ram = s->ram;
+    count_scanned(s, all->count);
+    if (ram->state[all->frame] & STATE_READING) {
+        folio_mark(ram, all, 0, 0);
+        *cost += all->count;
+        return true;
+    }
+    if (folio_is_writing(ram, all)) {
+        if (leave_writing(s, which, all)) {
+            *cost += activate(s, all);
+            return true;
+        }
+        if (ram->disk.background)
+            return false;
+        await_write(ram, all);
+    }
+    *cost += shrink_folio(s, all);
+    return true;
+}
+
 void shrink_inactive(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
-    uint64_t cost = 0;
+    bool flusher = is_file_list(which) && ram->settings.rules & PA_FLUSHER, more = true;
+    uint64_t cost = 0, seen = 0, dirty = 0;
     run r;
     ram_settle(ram);
-    for (uint64_t seen = 0; seen < count && list->oldest != NO_FRAME;) {
+    while (more && seen < count && list->oldest != NO_FRAME) {
         if (run_find(ram, list->oldest, count - seen, &r)) {
             cost += shrink_run(s, &r);
             seen += r.count;
@@ -141,19 +195,12 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
         }
         folio all = folio_of(ram, list->oldest);
         seen += all.count;
-        count_scanned(s, all.count);
-        if (ram->state[all.frame] & STATE_READING) {
-            folio_mark(ram, &all, 0, 0);
-            cost += all.count;
-            continue;
-        }
-        if (folio_is_writing(ram, &all)) {
-            if (ram->disk.background)
-                break;
-            await_write(ram, &all);
-        }
-        cost += shrink_folio(s, &all);
+        if (flusher && folio_is_dirty(ram, &all) && !folio_is_writing(ram, &all))
+            dirty += all.count;
+        more = shrink_next(s, which, &all, &cost);
     }
+    if (dirty && dirty == seen)
+        wake_flusher(s, dirty);
     lru_note_cost(ram, s->group_id, is_file_list(which), cost);
 }
 

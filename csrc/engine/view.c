@@ -25,8 +25,10 @@ static uint64_t *entry_at(const access *a, uint64_t vpn)
 static uint64_t bits_for(const access *a, bool write)
 {
     bool free_writes = a->view->shared && a->view->writable && a->o->shmem;
+    bool passing =
+        (a->view->random || a->view->sequential) && a->mm->ram->settings.rules & PA_RECENCY;
     return PTE_PRESENT | PTE_FILE | PTE_ACCESSED | (write || free_writes ? PTE_WRITE : 0) |
-           (write ? PTE_DIRTY : 0);
+           (write ? PTE_DIRTY : 0) | (passing ? PTE_PASSING : 0);
 }
 
 static void map_frame(const access *a, uint64_t vpn, uint32_t f, bool write)

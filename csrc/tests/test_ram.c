@@ -425,6 +425,8 @@ int main(void)
         anything_goes(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
         anything_goes(modern, slow);
         anything_goes(modern | PA_LARGE_FOLIOS, slow);
+        anything_goes(modern | PA_LARGE_FOLIOS | PA_FLUSHER | PA_RECENCY, slow);
+        runs_are_nothing_new(modern | PA_ZERO_MAP | PA_FLUSHER | PA_RECENCY, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
         runs_are_nothing_new(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
         runs_are_nothing_new(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);

@@ -36,6 +36,8 @@ RULES: Final[dict[str, int]] = {
     "accounts_nodes": lib.PA_ACCOUNTS_NODES,
     "workingset": lib.PA_WORKINGSET,
     "zero_map": lib.PA_ZERO_MAP,
+    "flusher": lib.PA_FLUSHER,
+    "recency": lib.PA_RECENCY,
     "swap_ahead": lib.PA_SWAP_AHEAD,
     "swap_by_area": lib.PA_SWAP_BY_AREA,
     "moves_used": lib.PA_MOVES_USED,

@@ -56,6 +56,8 @@ _MODERN: Final = frozenset(
         "moves_tables",
         "workingset",
         "zero_map",
+        "flusher",
+        "recency",
         "swap_ahead",
         "accounts_nodes",
     }
