@@ -36,16 +36,16 @@ def real_run(procs: str) -> tuple[float, int]:
 
 def model_run() -> int:
     """Do the same on a simulated machine; return the megabytes."""
-    machine = pa.Machine(ram="24G", swap=SWAP, kernel="6.18", arch="i386", cpus=2)
-    group = machine.cgroup("b", memory_max=RAM, swap_max=SWAP)
-    program = machine.spawn("b", cgroup=group, allocator="glibc-2.36")
     count = 0
-    try:
-        while block := program.malloc(MB):
-            program.touch(block, MB)
-            count += 1
-    except pa.ProcessKilled:
-        pass
+    with pa.Machine(ram="24G", swap=SWAP, kernel="6.18", arch="i386", cpus=2) as machine:
+        group = machine.cgroup("b", memory_max=RAM, swap_max=SWAP)
+        program = machine.spawn("b", cgroup=group, allocator="glibc-2.36")
+        try:
+            while block := program.malloc(MB):
+                program.touch(block, MB)
+                count += 1
+        except pa.ProcessKilled:
+            pass
     return count
 
 

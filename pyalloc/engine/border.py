@@ -41,6 +41,12 @@ def check(status: int, doing: str) -> None:
         raise _EXCEPTIONS[status](message)
 
 
+_BOUND: Final = frozenset(
+    ("handle", "has_mapped", "moved", "pass_time", "protect", "set_brk", "system_call", "unmap")
+)
+"""What engine objects lose when they end."""
+
+
 class Mortal:
     """What has a ``handle`` only while it lives: a call on it afterwards is an error, no crash."""
 
@@ -48,6 +54,6 @@ class Mortal:
     _end = ""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - asked only for what is missing
-        if name not in {"handle", "has_mapped", "moved", "protect", "set_brk", "unmap"}:
+        if name not in _BOUND:
             raise AttributeError(name)
         raise ArgumentError(self._end)

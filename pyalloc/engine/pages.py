@@ -116,6 +116,10 @@ class Pages(Mortal):
     def drop(self) -> None:
         """Give everything back; the object is dead afterwards."""
         lib.pa_mm_drop(self.handle)
+        self.forget()
+
+    def forget(self) -> None:
+        """Be dead: the memory that held it is gone."""
         del self.handle, self.unmap, self.protect
 
     def counters(self) -> dict[str, int]:

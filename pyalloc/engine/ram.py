@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from pyalloc.engine.border import UNLIMITED, CData, check, ffi, lib
+from pyalloc.engine.border import UNLIMITED, CData, Mortal, check, ffi, lib
 from pyalloc.engine.pages import Pages
 from pyalloc.engine.structs import word_names, words
 from pyalloc.errors import ArgumentError, EngineLimit
@@ -107,7 +107,7 @@ def _retire(handle: CData) -> None:
         _spent.append(handle)
 
 
-class Ram:
+class Ram(Mortal):
     """Physical memory and swap of one machine; counts in pages, places in page numbers.
 
     Calls that may run out of frames return ``(pages done, exhausted)``: policy makes room and
@@ -115,6 +115,7 @@ class Ram:
     """
 
     __slots__ = ("handle", "pass_time", "settings", "system_call")
+    _end = "this machine is closed"
 
     pass_time: Callable[[int, int], None]
     """Let time pass, the second number of nanoseconds with a processor at work."""
@@ -133,6 +134,11 @@ class Ram:
         self.handle = ffi.gc(handle, _retire)
         self.pass_time = functools.partial(lib.pa_ram_pass, self.handle)
         self.system_call = functools.partial(lib.pa_ram_system_call, self.handle)
+
+    def release(self) -> None:
+        """Give the host's memory back; no call may follow, nor one on its processes' pages."""
+        ffi.release(self.handle)
+        del self.handle, self.pass_time, self.system_call
 
     def copy(self) -> Ram:
         """Return an identical memory; processes keep their numbers (:meth:`pages`)."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from pyalloc import engine
 from pyalloc.arguments import instance, mapping, truth, whole, words
@@ -183,6 +183,7 @@ user_reserve_kbytes
         self.grace = Grace(self)
         self.processes: dict[int, Process] = {}
         self.ended: list[Process] = []
+        self.closed = False
         self.cgroups: dict[str, Cgroup] = {}
         self.oom_events: list[OomEvent] = []
         self.objects_changed = False
@@ -641,6 +642,32 @@ user_reserve_kbytes
                 " give each thread a machine of its own (Machine.copy)"
             )
             raise EngineBusy(message)
+
+    # --- the end ------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the machine and all processes, and give the host's memory back at once.
+
+        Otherwise Python does so when it comes across a machine that nobody holds.  A loop that
+        makes many is faster with it: the next machine gets the memory.  What has been read stays;
+        calls on a closed machine or its processes are errors.  In a ``with`` statement a machine
+        closes itself.
+        """
+        self.require_mine()
+        for process in self.processes.values():
+            if process.alive:
+                process.forget()
+        while self.ended:
+            self.ended.pop().heap.heap.release()
+        if not self.closed:
+            self.ram.release()
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # --- copying ------------------------------------------------------------------------
 

@@ -98,15 +98,16 @@ def _on_machine(
         "cpus": how.get("cpus") or trace.info.cpus or 1,
         **machine,
     }
-    result = replay(
-        trace,
-        allocator,
-        machine=Machine(**given),
-        tunables=_settings(settings),
-        touch=touch,
-        record=(),
-        samples=0,
-    )
+    with Machine(**given) as box:
+        result = replay(
+            trace,
+            allocator,
+            machine=box,
+            tunables=_settings(settings),
+            touch=touch,
+            record=(),
+            samples=0,
+        )
     return result.summary, result.errors[0] if result.errors else None
 
 
