@@ -55,6 +55,23 @@ def test_only_clean_pages_that_nobody_maps_are_forgotten(machine: pa.Machine) ->
     machine.check()
 
 
+def test_nothing_is_read_from_the_disk_for_a_hole(machine: pa.Machine) -> None:
+    """Neither of what a file grew by, nor where it was punched, nor in a copy of the machine."""
+    file, writer = machine.file("/data", 8 * PAGE), machine.spawn()
+    file.truncate(24 * PAGE)
+    fd = writer.open(file)
+    writer.write(fd, 2 * PAGE, offset=20 * PAGE)
+    at = writer.mmap(0, 24 * PAGE, RW, SHARED, fd, 0)
+    writer.madvise(at + 2 * PAGE, 2 * PAGE, 9)
+    writer.munmap(at, 24 * PAGE)
+    file.sync()
+    for one in (machine, machine.copy()):
+        one.drop_caches()
+        before = one.ram.counters()["file_read"]
+        one.processes[writer.pid].read(fd, 24 * PAGE)
+        assert one.ram.counters()["file_read"] - before == 6 + 2
+
+
 def test_what_a_cgroup_has_in_swap_is_told(machine: pa.Machine) -> None:
     group = machine.cgroup("small", memory_max="2M")
     assert group.swap_current == 0

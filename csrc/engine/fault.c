@@ -57,9 +57,9 @@ void fault_count(pa_mm *mm, bool major)
     count(mm, major, major);
 }
 
-void fault_count_waited(pa_mm *mm, bool major)
+void fault_count_waited(pa_mm *mm, bool major, bool again)
 {
-    count(mm, major, major && !mm->populates);
+    count(mm, major, (major && !mm->populates) || (again && mm->tries));
 }
 
 /* A frame of its own instead of what the entry has (zero page, or a page shared with others); the
@@ -139,7 +139,10 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
         swap_detach(ram, f);
         *pte |= PTE_DIRTY; /* the frame is the only copy now */
     }
-    (ram_is_zero_page(ram, f) ? fault_count : fault_count_waited)(mm, major);
+    if (ram_is_zero_page(ram, f))
+        fault_count(mm, major);
+    else
+        fault_count_waited(mm, major, false);
     return write && !alone ? copy_on_write(mm, vpn, pte) : PA_OK;
 }
 

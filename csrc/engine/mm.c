@@ -44,9 +44,10 @@ void pa_mm_write_zeros(pa_mm *mm, bool zeros)
     memset(mm->hot, 0, sizeof mm->hot); /* a write of the other kind means something */
 }
 
-void pa_mm_populate(pa_mm *mm, bool populates)
+void pa_mm_populate(pa_mm *mm, bool populates, bool tries)
 {
     mm->populates = populates;
+    mm->tries = tries;
 }
 
 bool mm_is_settled(pa_mm *mm, uint64_t vpn)

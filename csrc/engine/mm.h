@@ -33,6 +33,7 @@ struct pa_mm {
     uint32_t number, group;
     bool zeros;     /* it writes nothing else at present */
     bool populates; /* its faults are those of mmap, mlock and the like at present */
+    bool tries;     /* they are those of advice, which makes a fault that waited once more */
     bool guards;    /* some entry is, or was, a guard */
     bool disturbed; /* a page that was written may have to be touched again */
     uint64_t anon, file, shmem, swap, locked;

@@ -27,6 +27,8 @@ int pa_ram_add_object(pa_ram *ram, uint64_t pages, bool shmem)
     if (!pt_table_init(&o->pages, PA_SHAPE_X86_64, &ram->tables_free))
         return -1;
     o->count_pages = pages;
+    o->bytes = pages << 12;
+    o->extents = (extents){.whole = pages, .pool = &ram->tables_free};
     o->shmem = shmem;
     o->used = true;
     ram->count_objects += id == ram->count_objects;
@@ -147,6 +149,9 @@ void object_mark_dirty(pa_ram *ram, uint32_t f)
     ram->state[f] &= (uint8_t)~(STATE_AHEAD | STATE_RECLAIM); /* folio_mark_dirty */
     if (!(ram->frame[f].owner & OWNER_DIRTY))
         ram_set_dirty(ram, f);
+    object *o = &ram->objects[owner_id(ram->frame[f].owner)];
+    if (!o->shmem)
+        extents_add(&o->extents, owner_place(ram->frame[f].owner));
 }
 
 /* A swapped page of shared memory comes back: its cached frame becomes the object's. */
@@ -230,15 +235,18 @@ uint32_t object_new_folio(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t 
 uint32_t object_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t index, bool *major)
 {
     *major = false;
-    const uint64_t *entry = object_entry(ram, id, index);
-    if (entry && *entry & PTE_PRESENT)
+    uint64_t *entry = object_entry(ram, id, index);
+    if (entry && *entry & PTE_PRESENT) {
+        *entry &= ~(uint64_t)(ram->objects[id].shmem ? 0 : PTE_BLANK);
         return pte_frame(*entry);
+    }
     if (entry && *entry & PTE_SWAP)
         return swap_page_in(ram, group_id, id, index, *entry >> PTE_SHIFT, major);
     uint32_t f = object_new_page(ram, group_id, id, index);
     *major = f != NO_FRAME && !ram->objects[id].shmem;
-    ram->events.file_read += *major;
-    if (*major)
+    bool reads = *major && extents_has(&ram->objects[id].extents, index);
+    ram->events.file_read += reads;
+    if (reads)
         device_read(&ram->disk, &ram->settings.costs, file_place(ram, id, index), 1);
     return f;
 }
@@ -316,6 +324,12 @@ static uint32_t written_page(pa_ram *ram, const reader *r, uint64_t index, uint6
     return object_page(ram, r->group, r->object, index, &major);
 }
 
+/* The last page of what was read through a stream before; none: UNREAD. */
+static uint64_t page_before(const stream *s)
+{
+    return s && s->prev != UNREAD ? (s->prev - 1) >> 12 : UNREAD;
+}
+
 int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t at, uint64_t end,
                          bool write, uint32_t stream_id, uint64_t *done)
 {
@@ -324,26 +338,28 @@ int pa_ram_access_object(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t a
     if (!is_object(ram, id) || group_id >= ram->count_groups || stream_id > ram->count_streams)
         return PA_ERR_INVALID;
     stream *s = stream_id ? &ram->streams[stream_id - 1] : NULL;
+    uint64_t last = page_before(s), size = ram->objects[id].bytes;
     reader r = {group_id, id, write || ram->objects[id].shmem ? 0 : stream_id};
     for (; *done < count; ++*done) {
         uint64_t index = first + *done;
         if (!write && is_shmem_hole(ram, id, index))
             continue;
         if (index >= ram->objects[id].count_pages || object_refuses(ram, id, index))
-            return PA_OK;
+            break;
         uint64_t bytes = end - (*done ? index << 12 : at);
         uint32_t f =
             write ? written_page(ram, &r, index, bytes) : read_page(ram, &r, index, count - *done);
         if (f == NO_FRAME)
             return PA_EXHAUSTED;
-        if (!s || !is_same_folio(ram, id, s->last, index))
+        if (!s || !is_same_folio(ram, id, last, index))
             object_mark_accessed(ram, f);
         ram_work(ram, ram->settings.costs.copy, 1);
         if (write)
             object_mark_dirty(ram, f);
-        if (s)
-            s->last = index;
+        last = index;
     }
+    if (s && !write && *done) /* read-ahead looks at whole reads, and at no writes */
+        s->prev = end < size ? end : size;
     return PA_OK;
 }
 
@@ -482,9 +498,12 @@ void pa_ram_resize_object(pa_ram *ram, uint32_t id, uint64_t bytes)
     uint64_t pages = (bytes >> 12) + (bytes & 4095 ? 1 : 0), kept = 0;
     if (bytes >> 12 < o->count_pages)
         kept = unmap_cut(ram, id, bytes);
-    if (pages < o->count_pages)
+    if (pages < o->count_pages) {
         drop_pages(ram, id, kept > pages ? kept : pages, pt_table_end(&o->pages));
+        extents_cut(&o->extents, pages, o->count_pages);
+    }
     o->count_pages = pages;
+    o->bytes = bytes;
 }
 
 void pa_ram_forget_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t count)
@@ -515,10 +534,33 @@ void pa_ram_punch_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t coun
     if (end < o->count_pages)
         unmap_cut(ram, id, end << 12);
     drop_pages(ram, id, first, end);
+    extents_cut(&o->extents, first, end);
+}
+
+void pa_ram_zero_edge(pa_ram *ram, uint32_t id, uint64_t byte)
+{
+    uint64_t index = byte >> 12;
+    if (!is_object(ram, id) || ram->objects[id].shmem || index >= ram->objects[id].count_pages)
+        return;
+    const uint64_t *entry = object_entry(ram, id, index);
+    bool was = entry && *entry & PTE_PRESENT, has = extents_has(&ram->objects[id].extents, index);
+    uint32_t f = was ? pte_frame(*entry) : object_new_page(ram, 0, id, index);
+    if (f == NO_FRAME)
+        return;
+    if (!was)
+        *object_entry(ram, id, index) |= PTE_BLANK;
+    if (!was && has) {
+        ram->events.file_read++;
+        device_read(&ram->disk, &ram->settings.costs, file_place(ram, id, index), 1);
+    }
+    object_mark_accessed(ram, f);
+    if (has)
+        object_mark_dirty(ram, f);
 }
 
 static void free_object(object *o)
 {
+    pt_table_drop(&o->extents.rest);
     pt_table_drop(&o->pages);
     free(o->hints.hint);
     *o = (object){0};

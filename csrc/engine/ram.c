@@ -246,9 +246,12 @@ static bool copy_objects(pa_ram *to, const pa_ram *from)
         *copy = *o;
         copy->pages = pages;
         copy->hints = (hint_list){0};
+        copy->extents = (extents){0};
         if (!rmap_copy_hints(&hints, &o->hints))
             return false;
         copy->hints = hints;
+        if (!extents_copy(&copy->extents, &o->extents, &to->tables_free))
+            return false;
     }
     return true;
 }

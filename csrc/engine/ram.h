@@ -118,13 +118,22 @@ typedef struct hint_list {
     uint32_t count, room;
 } hint_list;
 
+/* Which pages of a file have a place on its disk (extents.c): the first `whole`, and those of `rest`. */
+typedef struct extents {
+    uint64_t whole;
+    pa_pagetable rest; /* no levels: none */
+    table_pool *pool;
+} extents;
+
 typedef struct object {
     pa_pagetable pages; /* index -> frame, or slot */
     uint64_t count_pages, resident;
+    uint64_t bytes;         /* its size                                                  */
     uint64_t nodes;         /* of the kernel's tree of these pages,                      */
     uint64_t kernel_pages;  /* what they take up, charged to                             */
     uint32_t kernel_group;  /* whoever made the first                                    */
     hint_list hints;
+    extents extents;
     uint8_t order; /* of the largest folio it ever had */
     bool used, shmem;
     bool promised; /* its pages count as promised one by one */
@@ -133,14 +142,14 @@ typedef struct object {
 /* One open file: what was read of it last (file_ra_state). */
 typedef struct stream {
     uint64_t start, size, async_size; /* the window; its last async_size pages are read ahead */
-    uint64_t last;                    /* the page that was read last; none: UNREAD            */
+    uint64_t prev; /* where the last read() ended (prev_pos); none: UNREAD            */
     uint64_t ready_at;                /* when the disk has done with the window               */
     uint32_t pages;                   /* of the largest window                                */
     uint32_t misses;                  /* of mapped reads, less the hits                       */
     uint32_t order;                   /* of the folios the next window is read in             */
 } stream;
 
-#define UNREAD (UINT64_MAX - 1)
+#define UNREAD UINT64_MAX
 
 /* Pages of a file, or slots, that the disk reads until `end`; UNKNOWN: until all that are asked for
  * with them are there. */
@@ -161,6 +170,8 @@ typedef struct reader {
 enum { ORDER_SHIFT = 8, ORDER_MASK = 15 };
 /* An entry of a page of a file that was there once: its shadow instead of a frame. */
 enum { PTE_SHADOW = 512 };
+/* An entry of a present page of a file whose data is still to be filled in (not PG_uptodate). */
+enum { PTE_BLANK = 128 };
 
 struct pa_ram {
     pa_ram_settings settings;
@@ -463,6 +474,15 @@ void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);
 void object_drop_all(pa_ram *ram);
 
+/* ---- places on a file's disk (extents.c) ------------------------------------------------------ */
+
+bool extents_has(extents *e, uint64_t index);
+bool extents_has_any(extents *e, uint64_t first, uint64_t count);
+void extents_add(extents *e, uint64_t index);
+/* [first, end) become holes. */
+void extents_cut(extents *e, uint64_t first, uint64_t end);
+bool extents_copy(extents *to, const extents *from, table_pool *pool);
+
 /* ---- what is cached next to a page (cachewalk.c) ---------------------------------------------- */
 
 /* The first page from `index` on, or back from it, that the kernel takes for one that is not cached;
@@ -531,8 +551,9 @@ enum { PTE_WRITTEN = PTE_PRESENT | PTE_WRITE | PTE_ACCESSED | PTE_DIRTY };
 
 void fault_count(pa_mm *mm, bool major);
 /* The same of one that lets go of the areas while it waits for the disk, and is made again then:
- * populating makes it as a new one, which finds the page (no FAULT_FLAG_TRIED). */
-void fault_count_waited(pa_mm *mm, bool major);
+ * populating makes it as a new one, which finds the page (no FAULT_FLAG_TRIED); for advice one that
+ * is made `again` is major, whatever it waited for. */
+void fault_count_waited(pa_mm *mm, bool major, bool again);
 /* The owner of a new anonymous page. */
 uint64_t fault_new_owner(const pa_mm *mm, uint64_t vpn);
 /* One fault of a private page, or one run of first writes; *n pages are done. */

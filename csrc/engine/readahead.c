@@ -19,7 +19,7 @@ uint32_t pa_ram_add_stream(pa_ram *ram, uint32_t pages)
     if (!more)
         return 0;
     ram->streams = more;
-    more[ram->count_streams] = (stream){.pages = pages, .last = UNREAD};
+    more[ram->count_streams] = (stream){.pages = pages, .prev = UNREAD};
     return ++ram->count_streams;
 }
 
@@ -81,13 +81,16 @@ static bool read_folio(reading *w, uint64_t index, unsigned order)
     uint32_t f = object_new_folio(w->ram, w->r->group, w->r->object, index, order);
     if (f == NO_FRAME)
         return false;
-    folio all = folio_of(w->ram, f);
-    folio_set_state(w->ram, &all, STATE_READING);
+    bool hole = !extents_has_any(&w->ram->objects[w->r->object].extents, index, pages);
     if ((w->mark & ~(pages - 1)) == index)
         w->ram->state[f] |= STATE_AHEAD;
-    if (w->at != index)
+    if (w->at != index || hole)
         end_request(w);
     w->at = index + pages;
+    if (hole)
+        return true; /* zeros: there at once */
+    folio all = folio_of(w->ram, f);
+    folio_set_state(w->ram, &all, STATE_READING);
     w->run += pages;
     w->ram->events.file_read += pages;
     return true;
@@ -150,7 +153,7 @@ static void read_stream(pa_ram *ram, const reader *r, stream *s)
 void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
 {
     stream *s = &ram->streams[r->stream - 1];
-    uint64_t most = most_of(s, want), from_last = index - (s->last + 1);
+    uint64_t most = most_of(s, want), from_last = index - (s->prev >> 12);
     if (!index || want > most || from_last <= 1) {
         s->start = index;
         s->size = first_size(want, most);

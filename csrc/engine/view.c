@@ -13,7 +13,8 @@ typedef struct access {
     const pa_view *view;
     object *o;
     uint64_t vpn, index;
-    bool write, fresh; /* fresh: there was no leaf */
+    bool write, fresh; /* fresh: there was no leaf                              */
+    bool again;        /* it waited without the areas' lock, and was made again */
 } access;
 
 static uint64_t *entry_at(const access *a, uint64_t vpn)
@@ -55,13 +56,25 @@ static uint64_t index_of(const access *a, uint64_t vpn)
     return a->view->index + (vpn - a->view->vpn);
 }
 
-/* The frame of a page that is in the cache, else NO_FRAME. */
-static uint32_t cached(const access *a, uint64_t index)
+/* The entry of a page that is in the cache, else 0. */
+static uint64_t cached_entry(const access *a, uint64_t index)
 {
     if (index >= a->o->count_pages)
-        return NO_FRAME;
+        return 0;
     const uint64_t *entry = object_entry(a->mm->ram, a->view->object, index);
-    return entry && *entry & PTE_PRESENT ? pte_frame(*entry) : NO_FRAME;
+    return entry && *entry & PTE_PRESENT ? *entry : 0;
+}
+
+static bool is_blank(const access *a, uint64_t entry)
+{
+    return entry & PTE_BLANK && !a->o->shmem;
+}
+
+/* The frame of a page that is in the cache with its data, else NO_FRAME. */
+static uint32_t cached(const access *a, uint64_t index)
+{
+    uint64_t entry = cached_entry(a, index);
+    return entry && !is_blank(a, entry) ? pte_frame(entry) : NO_FRAME;
 }
 
 static bool holds_cached(const access *a, uint64_t low, uint64_t high)
@@ -148,19 +161,20 @@ static pa_status fault_around(const access *a)
 }
 
 /* Read ahead for a fault of a page of a file; *missed: it was not in the cache.  True: that took
- * so long that the fault begins again. */
+ * so long that the fault begins again, as it does where the data is to be filled in. */
 static bool fetch(const access *a, bool *missed)
 {
     pa_ram *ram = a->mm->ram;
-    uint32_t f = cached(a, a->index);
+    uint64_t entry = cached_entry(a, a->index);
+    bool blank = is_blank(a, entry);
     reader r = {a->mm->group, a->view->object, a->view->stream};
-    *missed = f == NO_FRAME;
+    *missed = !entry;
     bool ahead = !a->view->random || (a->view->huge && *missed);
     if (!a->view->stream || !ahead || a->o->shmem)
-        return false;
+        return blank;
     if (*missed)
         readahead_fault(ram, &r, a->view, a->index);
-    return *missed || readahead_hit(ram, &r, f, a->index);
+    return *missed || readahead_hit(ram, &r, pte_frame(entry), a->index) || blank;
 }
 
 /* Whether nothing is mapped where the folio of the access would be. */
@@ -189,7 +203,10 @@ static void finish(const access *a, uint32_t f)
 /* A read of a file waits without the areas' lock; shared memory comes from swap under it. */
 static void count(const access *a, bool major)
 {
-    (a->o->shmem ? fault_count : fault_count_waited)(a->mm, major);
+    if (a->o->shmem)
+        fault_count(a->mm, major);
+    else
+        fault_count_waited(a->mm, major, a->again);
 }
 
 /* A private area's first write: its own copy at once; the object's page is only read. */
@@ -216,10 +233,10 @@ static pa_status copy(const access *a, uint32_t source, bool major)
 
 /* A fault of a page whose entry is empty, or that has no leaf yet; past the object's end, where
  * there is a signal instead, none is made. */
-static pa_status fault_entry(const access *a, bool major)
+static pa_status fault_entry(access *a, bool major)
 {
     pa_mm *mm = a->mm;
-    bool more, missed, around = !a->write && a->view->around > 1;
+    bool missed, more, around = !a->write && a->view->around > 1;
     pa_status status = PA_OK;
     if (around) {
         status = fault_around(a);
@@ -235,14 +252,14 @@ static pa_status fault_entry(const access *a, bool major)
         return PA_ERR_INVALID;
     if (!mm_leaf_for(mm, a->vpn, &status))
         return status;
-    bool again = fetch(a, &missed);
+    a->again = fetch(a, &missed);
     major |= missed && !a->o->shmem;
     uint32_t f = object_page(mm->ram, mm->group, a->view->object, a->index, &more);
     if (f == NO_FRAME)
         return PA_EXHAUSTED;
     if (a->write && !a->view->shared)
         return copy(a, f, major || more);
-    if (again && around)
+    if (a->again && around)
         status = fault_around(a);
     if (!*entry_at(a, a->vpn))
         finish(a, f);

@@ -161,13 +161,13 @@ class Pages(Mortal):
         """Say whether what is written to private memory from now on is zeros."""
         lib.pa_mm_write_zeros(self.handle, zeros)
 
-    def populate(self, *, populates: bool) -> None:
+    def populate(self, *, populates: bool, tries: bool = False) -> None:
         """Say whether faults from now on are those of a call that populates, as mmap or mlock.
 
         Such a call makes a fault that had to wait for the disk anew, as if it were another one:
-        it counts as minor.
+        it counts as minor.  One that ``tries`` it again, as advice does, counts it as major.
         """
-        lib.pa_mm_populate(self.handle, populates)
+        lib.pa_mm_populate(self.handle, populates, tries)
 
     def touch_anon(self, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
         """Access pages of a private anonymous area."""

@@ -234,6 +234,10 @@ class Ram(Mortal):
         """Let an object end after ``size`` bytes; pages past that are dropped, mapped or not."""
         lib.pa_ram_resize_object(self.handle, number, size)
 
+    def zero_edge(self, number: int, byte: int) -> None:
+        """Make the rest of the page behind ``byte`` zeros, as a file that ends there has it."""
+        lib.pa_ram_zero_edge(self.handle, number, byte)
+
     def drop_object(self, number: int) -> None:
         """Forget an object and its pages."""
         lib.pa_ram_drop_object(self.handle, number)

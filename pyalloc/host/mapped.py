@@ -50,15 +50,18 @@ class Files:
         self.names = [str(big), str(big), str(small), "/memfd:shared (deleted)", str(small)]
         self.modes = ["rw", "r", "rw", "rw", "w"]
         self.sizes = [_BIG, _BIG, _SMALL, _SHARED, _SMALL]
-        opened = [os.O_RDWR, os.O_RDONLY, os.O_RDWR, None, os.O_WRONLY]
+        self._flags = [os.O_RDWR, os.O_RDONLY, os.O_RDWR, None, os.O_WRONLY]
         self.descriptors = [
             memory if mode is None else os.open(name, mode | os.O_CREAT)
-            for name, mode in zip(self.names, opened, strict=True)
+            for name, mode in zip(self.names, self._flags, strict=True)
         ]
         self.settle()
 
     def settle(self) -> None:
-        """Bring the files back to how they are: whole, in the page cache and clean."""
+        """Bring the files back to how they are: whole, in the page cache and clean.
+
+        They are opened anew, or read-ahead would remember what was read of them before.
+        """
         os.ftruncate(self.descriptors[3], _SHARED)
         if self.spoiled:
             for place in (0, 2):
@@ -70,6 +73,11 @@ class Files:
             else:
                 os.pread(descriptor, size, 0)
                 os.fsync(descriptor)
+        for descriptor, name, flags in zip(self.descriptors, self.names, self._flags, strict=True):
+            if flags is not None:
+                opened = os.open(name, flags)
+                os.dup2(opened, descriptor, inheritable=False)
+                os.close(opened)
 
     def drain(self) -> None:
         """Bring every page of this host to the list it belongs to.

@@ -112,7 +112,7 @@ def _populate(space: AddressSpace, start: int, end: int, *, write: bool) -> int:
         stop = min(vma.end, end)
         if write and vma.private:
             space.areas.prepare_anon(vma)
-        whole = space.pages.populate(vma, at, stop, write, own=True)
+        whole = space.pages.populate(vma, at, stop, write, own=True, tries=True)
         if not whole or vma.object_end < stop:
             fail(errno.EFAULT)
         at = stop

@@ -62,11 +62,21 @@ class Pages(Protocol):
     def lock(self, start: int, end: int, locked: bool) -> None:
         """Keep the pages of a range that are in memory there, or no longer."""
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False) -> bool:
+    def populate(
+        self,
+        vma: Vma,
+        start: int,
+        end: int,
+        write: bool,
+        *,
+        own: bool = False,
+        tries: bool = False,
+    ) -> bool:
         """Fault in a range inside ``vma``, as far as memory and its object go; False: not all.
 
         ``own`` (madvise, mprotect) counts faults as the program's own are; else those that waited
         for the disk count as minor (6.x: ``__mm_populate`` tries again without FOLL_TRIED).
+        ``tries`` (madvise) counts whatever it had to wait for as major (FOLL_TRIED).
         """
 
 
@@ -125,6 +135,7 @@ class NoPages:
         write: bool,  # noqa: ARG002
         *,
         own: bool = False,  # noqa: ARG002
+        tries: bool = False,  # noqa: ARG002
     ) -> bool:
         """Return whether the object goes so far."""
         return end <= vma.object_end

@@ -116,9 +116,10 @@ class FileCalls:
         if not file.readable:
             fail(errno.EBADF)
         length, offset = self._extent(length, offset)
-        length = max(min(length, file.inode.bytes_size - offset), 0)
-        self._access_file(file, offset, length, write=False)
-        return length
+        there = max(min(length, file.inode.bytes_size - offset), 0)
+        if there:  # what is asked for past the end widens the window that is read ahead
+            self._access_file(file, offset, length, write=False)
+        return there
 
     def write(self, fd: int, length: int, offset: int = 0) -> int:
         """Write bytes into the page cache, as ``pwrite``; the file grows if need be.

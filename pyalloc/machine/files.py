@@ -67,7 +67,7 @@ def resize(machine: Machine, inode: Inode, size: int) -> None:
     inode.bytes_size = size
     machine.ram.resize_object(number, size)
     if edge % PAGE and not inode.shmem and (machine.profile.modern or not grows):
-        machine.ram.access_object(0, number, edge, edge + 1, write=True)
+        machine.ram.zero_edge(number, edge)
     if inode.areas:
         for process in machine.processes.values():
             if process.alive:

@@ -452,6 +452,7 @@ user_reserve_kbytes
         number = self._objects.get(inode)
         if number is None:
             number = self._objects[inode] = self.ram.add_object(inode.pages, shmem=inode.shmem)
+            self.ram.resize_object(number, inode.bytes_size)
             self.shares |= inode.shmem
             if inode.promised:
                 self.ram.promise_object(number)

@@ -170,9 +170,19 @@ class ProcessPages:
         """Mlock or munlock."""
         self.table.lock(start // PAGE, (end - start) // PAGE, lock=locked)
 
-    def populate(self, vma: Vma, start: int, end: int, write: bool, *, own: bool = False) -> bool:
+    def populate(
+        self,
+        vma: Vma,
+        start: int,
+        end: int,
+        write: bool,
+        *,
+        own: bool = False,
+        tries: bool = False,
+    ) -> bool:
         """Fault a range in, up to the first page that cannot be had."""
-        self.table.populate(populates=not own and self.process.machine.profile.modern)
+        modern = self.process.machine.profile.modern
+        self.table.populate(populates=modern and not own, tries=tries)
         try:
             self.access(vma, start // PAGE, (end - start) // PAGE, write=write)
         except MemoryFault:

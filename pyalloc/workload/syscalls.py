@@ -414,7 +414,7 @@ class _Choice:
 
     def ftruncate(self) -> tuple[int, ...]:
         fd, _, size = self.extent()
-        return fd, size // PAGE * PAGE  # the file system reads a page that it cuts in two
+        return fd, size
 
     def mlock2(self) -> tuple[int, ...]:
         return (*self.range(), self.rng.choice([0, 1, 1, 1, 2]))

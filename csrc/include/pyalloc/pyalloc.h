@@ -206,6 +206,9 @@ int pa_ram_charge_kernel(pa_ram *ram, uint32_t group, int64_t pages);
 int pa_ram_add_object(pa_ram *ram, uint64_t pages, bool shmem);
 /* In bytes: a large folio that is cut is unmapped, be that inside its last page. */
 void pa_ram_resize_object(pa_ram *ram, uint32_t object, uint64_t bytes);
+/* Its file system makes the rest of the page behind `byte` zeros: a file ends there, or has ended.  In
+ * a hole that is a page in the cache and no more. */
+void pa_ram_zero_edge(pa_ram *ram, uint32_t object, uint64_t byte);
 void pa_ram_drop_object(pa_ram *ram, uint32_t object);
 /* Promise shared memory page by page, as pages come to be, instead of all at once: they are counted
  * by pa_ram_promised(), and refused beyond what pa_ram_limit_promised() allows. */
@@ -213,7 +216,8 @@ void pa_ram_promise_object(pa_ram *ram, uint32_t object);
 void pa_ram_limit_promised(pa_ram *ram, uint64_t most);
 uint64_t pa_ram_promised(const pa_ram *ram);
 /* read() or write() of the bytes [at, end) by a process of `group`; *done pages of them were served:
- * fewer at the object's end, or if no more may be promised. */
+ * fewer at the object's end, or if no more may be promised.  What a read asks for past the end makes
+ * the window that is read ahead larger. */
 int pa_ram_access_object(pa_ram *ram, uint32_t group, uint32_t object, uint64_t at, uint64_t end,
                          bool write, uint32_t stream, uint64_t *done);
 /* An open file, whose reads are read ahead in windows of up to `pages`; its number, 0: no memory on
@@ -305,8 +309,9 @@ int pa_mm_touch_huge(pa_mm *mm, uint64_t low, uint64_t high, uint64_t vpn, uint6
 
 /* What the process writes to its private memory from now on is zeros, or (false) data. */
 void pa_mm_write_zeros(pa_mm *mm, bool zeros);
-/* Faults from now on are those of a call that populates (mmap, mlock), or those of the program. */
-void pa_mm_populate(pa_mm *mm, bool populates);
+/* Faults from now on are those of a call that populates (mmap, mlock), of one that tries again each
+ * that had to wait (MADV_POPULATE_READ), or those of the program. */
+void pa_mm_populate(pa_mm *mm, bool populates, bool tries);
 
 /* One access to each page vpn + index[i], in this order: of private memory, or of the object that
  * `view` shows.  Results as above; *done indices were served. */
