@@ -126,6 +126,67 @@ class Scan:
         return rows
 
 
+class Mix:
+    """Two processes under one limit: one uses its memory all the time, the other reads a file."""
+
+    FILE = 96 << 20
+    READ = 90 * 256  # pages
+    PERIOD = 130e-6  # seconds from one walk to the next: as many as were recorded in that time
+
+    def __init__(self, run: dict[str, Any]) -> None:
+        self.machine = Machine(
+            ram="1G",
+            swap="1G",
+            kernel="6.18",
+            arch="x86_64",
+            cpus=2,
+            swappiness=run["swappiness"],
+            page_cluster=run["page_cluster"],
+        )
+        limit = self.machine.cgroup("mix", memory_max=f"{run['limit_mb']}M")
+        self.walker = self.machine.spawn("walker", cgroup=limit)
+        self.reader = self.machine.spawn("reader", cgroup=limit)
+        both, private = PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS
+        for process in self.walker, self.reader:  # what a program has, as Scan._start()
+            process.touch(process.mmap(0, 15 * PAGE, both, private), 15 * PAGE)
+        self.length = run["anon_pages"] * PAGE
+        self.at = self.walker.mmap(0, self.length, both, private)
+        self._walk()
+        self.due = 0.0
+        self.fd = self.reader.open(self.machine.file("data", self.FILE, cached=False))
+
+    def _walk(self) -> None:
+        """Walk once, which waits for what is gone, and go on beside the reader."""
+        pages = self.walker.pages.table
+        pages.keep_busy(0, 0, 0)
+        self.walker.touch(self.at, self.length)
+        pages.keep_busy(self.at // PAGE, self.length // PAGE, round(self.PERIOD * 1e9))
+
+    def passes(self, count: int) -> list[Pass]:
+        """Read the file so often; faults are those of both, all of it per page that was read."""
+        rows = []
+        for _ in range(count):
+            before = self._counts()
+            for page in range(self.READ):
+                self._watch()
+                self.reader.read(self.fd, PAGE, page * PAGE)
+            rows.append(Pass(*((self._counts() - before) / self.READ).tolist()))
+        return rows
+
+    def _watch(self) -> None:
+        """The recorder's walker read memory.stat after each walk."""
+        if self.machine.clock >= self.due:
+            self.machine.ram.flush_stats()
+            self.due = self.machine.clock + self.PERIOD
+        if self.walker.pages.table.stopped:
+            self._walk()
+
+    def _counts(self) -> npt.NDArray[np.float64]:
+        both = counts(self.machine, self.walker)
+        both[:2] += counts(self.machine, self.reader)[:2]  # the others are the machine's
+        return both
+
+
 def counts(machine: Machine, process: Process) -> npt.NDArray[np.float64]:
     """Return the counters that a :class:`Pass` is made of."""
     table, events = process.pages.table.counters(), machine.ram.counters()

@@ -88,8 +88,7 @@ static bool make_room(pa_ram *ram, uint32_t group_id)
     return true;
 }
 
-/* Room for a folio that is not needed at any price (__GFP_NORETRY). */
-static bool make_folio_room(pa_ram *ram, uint32_t group_id, uint64_t pages)
+bool ram_make_folio_room(pa_ram *ram, uint32_t group_id, uint64_t pages)
 {
     for (int tries = 2; ram_room(ram, group_id) < pages; tries--) {
         uint32_t full = tightest(ram, group_id);
@@ -141,7 +140,7 @@ uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first
 
 bool ram_take_folio(pa_ram *ram, uint32_t group_id, uint64_t count, uint32_t *frames)
 {
-    uint64_t taken = 0, first, got = make_folio_room(ram, group_id, count);
+    uint64_t taken = 0, first, got = ram_make_folio_room(ram, group_id, count);
     for (; got && taken < count; taken += got) {
         got = ram_take(ram, group_id, count - taken, &first);
         for (uint64_t i = 0; i < got; i++)

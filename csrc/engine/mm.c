@@ -140,6 +140,7 @@ void pa_mm_drop(pa_mm *mm)
     pa_mm_unmap(mm, 0, end, 0, end);
     rmap_forget_mm(ram, mm->number);
     ram->mms[mm->number] = NULL;
+    ram->count_busy -= mm->busy.count != 0;
     mm_free(mm);
 }
 

@@ -26,6 +26,13 @@ typedef struct mm_seen {
     uint64_t anon, file, shmem, swap;
 } mm_seen;
 
+/* Pages that are used all the time, each once a period, until one of them is gone (busy.c). */
+typedef struct busy_range {
+    uint64_t vpn, count;
+    uint64_t period, due; /* ns; when the next pass has been made */
+    bool stopped;
+} busy_range;
+
 struct pa_mm {
     hot_group hot[HOT_GROUPS];
     pa_ram *ram;
@@ -38,6 +45,7 @@ struct pa_mm {
     bool disturbed; /* a page that was written may have to be touched again */
     uint64_t anon, file, shmem, swap, locked;
     mm_seen seen;
+    busy_range busy;
     uint64_t resident_peak; /* brought up to date before the resident pages get fewer */
     uint64_t recent_peak; /* the same since somebody asked; never above resident_peak   */
     uint64_t minor_faults, major_faults;

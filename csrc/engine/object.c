@@ -270,7 +270,9 @@ static uint32_t read_page(pa_ram *ram, const reader *r, uint64_t index, uint64_t
         return f;
     uint64_t first;
     object_folio(ram, r->object, index, &first);
+    ram->held = pte_frame(*object_entry(ram, r->object, first)) + 1;
     readahead_async(ram, r, first, index + want - first);
+    ram->held = 0;
     return object_page(ram, r->group, r->object, index, &major);
 }
 

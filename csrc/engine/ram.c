@@ -127,7 +127,7 @@ static pa_ram in_arrays_of(const pa_ram *ram, pa_ram values)
     values.objects = NULL;
     values.streams = NULL;
     values.fetches = NULL;
-    values.count_mms = values.count_objects = 0;
+    values.count_mms = values.count_busy = values.count_objects = 0;
     return values;
 }
 
@@ -221,6 +221,7 @@ static bool copy_mms(pa_ram *to, const pa_ram *from)
     if (!to->mms)
         return false;
     to->count_mms = from->count_mms;
+    to->count_busy = from->count_busy;
     for (uint32_t i = 0; i < from->count_mms; i++) {
         if (from->mms[i] && !(to->mms[i] = mm_copy(from->mms[i], to)))
             return false;

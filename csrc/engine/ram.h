@@ -196,12 +196,14 @@ struct pa_ram {
     fetching *fetches; /* under way, in the order they were asked for */
     uint32_t count_fetches, room_fetches;
     hint_list moves; /* of anonymous pages */
-    uint32_t count_groups, count_mms, count_objects;
+    uint32_t count_groups, count_mms, count_busy, count_objects;
     uint64_t tables, kernel;
     uint64_t promised, most_promised; /* pages of shared memory that are promised as they come */
     uint64_t count_anon, count_shmem, count_file, count_dirty, count_cached;
     pa_ram_counters events; /* only the fields that count events */
     uint64_t flushed; /* the two seconds in which groups' counters were added up last         */
+    uint32_t
+        held; /* the first frame, + 1, of the folio that a read() has in hand; 0: none         */
     uint32_t fruitless; /* how often kswapd found nothing, one after another */
     bool reclaiming;
     bool has_huge; /* 2 MB were mapped at once some time */
@@ -260,6 +262,8 @@ static inline bool pte_is_frame(uint64_t pte)
 /* Take up to `want` frames in one run for a group, reclaiming if need be; 0: exhausted.  They are
  * charged, and on no list yet. */
 uint64_t ram_take(pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first);
+/* Room for a folio that is not needed at any price (__GFP_NORETRY); false: there is none. */
+bool ram_make_folio_room(pa_ram *ram, uint32_t group_id, uint64_t pages);
 /* Take `count` frames for a folio, charged at once; false: reclaim tried, and there is no room. */
 bool ram_take_folio(pa_ram *ram, uint32_t group_id, uint64_t count, uint32_t *frames);
 /* `count` frames from f on that are on nobody's list: uncharge them and give them back. */
@@ -396,6 +400,11 @@ bool workingset_refault(pa_ram *ram, uint32_t group_id, uint32_t f, uint32_t sha
 
 /* The group's counters as they were when they were last added up. */
 const known *stats_of(pa_ram *ram, uint32_t group_id);
+
+/* ---- what others use meanwhile (busy.c) -------------------------------------------------------- */
+
+/* Other processors have come as far as the time is by now. */
+void busy_go_on(pa_ram *ram);
 
 /* ---- reclaim (reclaim.c) ---------------------------------------------------------------------- */
 

@@ -138,7 +138,9 @@ static void read_stream(pa_ram *ram, const reader *r, stream *s)
     s->order = s->order < most ? s->order : most;
     while (at < stop) {
         unsigned order = order_at(at, stop, s->order);
-        if (!read_folio(&w, at, order))
+        /* a folio is charged before it is known whether it has a place (filemap_add_folio), and what
+         * is there may go for it */
+        if (!ram_make_folio_room(ram, r->group, UINT64_C(1) << order) || !read_folio(&w, at, order))
             break;
         at += UINT64_C(1) << order;
     }

@@ -122,6 +122,11 @@ static uint64_t shrink_folio(sweep *s, const folio *all)
     fate what = FATE_STAYS;
     mark m;
     verdict v = judge(ram, all, take_references(ram, all));
+    if (v == EVICT &&
+        all->frame + 1 == ram->held) { /* __remove_mapping() finds a reference too many */
+        folio_mark(ram, all, 0, 0);
+        return all->count;
+    }
     if (v == EVICT) {
         ram_work(ram, ram->settings.costs.unmap, all->count);
         what = evict(ram, all);
@@ -187,6 +192,7 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
     uint64_t cost = 0, seen = 0, dirty = 0;
     run r;
     ram_settle(ram);
+    busy_go_on(ram);
     while (more && seen < count && list->oldest != NO_FRAME) {
         if (run_find(ram, list->oldest, count - seen, &r)) {
             cost += shrink_run(s, &r);
@@ -220,6 +226,7 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
+    busy_go_on(ram);
     for (uint64_t seen = 0; seen < count && list->oldest != NO_FRAME;) {
         folio all = folio_of(ram, list->oldest);
         seen += all.count;

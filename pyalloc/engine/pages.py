@@ -204,6 +204,15 @@ class Pages(Mortal):
         )
         return self._object_outcome(status)
 
+    def keep_busy(self, vpn: int, count: int, period: int) -> None:
+        """Let another processor go over pages once in ``period`` ns; ``count`` 0: no longer."""
+        check(lib.pa_mm_keep_busy(self.handle, vpn, count, period), "using pages meanwhile")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether that one came to a page that was gone, and waits to be told to go on."""
+        return bool(lib.pa_mm_is_stopped(self.handle))
+
     def zap(self, vpn: int, count: int) -> None:
         """Drop all pages of a range, as if a file were cut off before them."""
         lib.pa_mm_zap(self.handle, vpn, count)

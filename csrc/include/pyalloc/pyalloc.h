@@ -318,6 +318,12 @@ void pa_mm_populate(pa_mm *mm, bool populates, bool tries);
 int pa_mm_touch_list(pa_mm *mm, const pa_view *view, uint64_t vpn, const uint64_t *index,
                      uint64_t count, bool write, uint64_t *done);
 
+/* Another processor goes over these pages again and again, once in `period` ns, whenever time passes
+ * in the rest of the machine; count 0: no longer. */
+int pa_mm_keep_busy(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t period);
+/* It came to a page that was gone, and does not go on before it is told to. */
+bool pa_mm_is_stopped(const pa_mm *mm);
+
 /* MADV_DONTNEED: drop the pages, keep the area.  [floor, ceiling) is the area itself. */
 /* Drop its own pages and those of objects, but neither tables nor guards: a file was cut. */
 void pa_mm_zap(pa_mm *mm, uint64_t vpn, uint64_t count);
