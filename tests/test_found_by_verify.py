@@ -142,6 +142,15 @@ FOUND = {
         mapped(64, 1, PRIVATE, 5),
         ("madvise", AT, 40 * PAGE, 22),
     ],
+    "a folio that is dirty keeps what is punched out of it": [
+        ("write", 7, 9 * PAGE, PAGE + 0xC0),
+        mapped(7, 7, SHARED, 5, 3),
+        ("touch", AT, 7, 0),
+        ("madvise", AT, PAGE, 9),
+        ("touch", AT, 1, 1),
+        ("madvise", AT + 2 * PAGE, 5 * PAGE, 9),
+        ("touch", AT, 7, 0),
+    ],
     "a hole that is cut stays clean": [
         ("ftruncate", 7, 20 * PAGE),
         mapped(20, 1, SHARED, 5),
@@ -179,6 +188,11 @@ FOUND = {
         ("madvise", AT, PAGE, 14),
         ("ftruncate", 7, 6 * PAGE),
         ("touch", AT, 2, 1),
+    ],
+    "a limit is raised beyond this host's hard one": [
+        ("setrlimit", 3, 1 << 40),
+        ("setrlimit", 3, PAGE),
+        ("mlock", AT, PAGE),
     ],
     "a limit is lowered below what is in use": [
         mapped(100, 3, PRIVATE | ANONYMOUS, -1),

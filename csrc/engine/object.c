@@ -531,11 +531,12 @@ void pa_ram_punch_object(pa_ram *ram, uint32_t id, uint64_t first, uint64_t coun
     uint64_t left = first < o->count_pages ? o->count_pages - first : 0;
     if (!left)
         return;
-    uint64_t end = first + (count < left ? count : left);
-    unmap_cut(ram, id, first << 12);
-    if (end < o->count_pages)
-        unmap_cut(ram, id, end << 12);
-    drop_pages(ram, id, first, end);
+    uint64_t end = first + (count < left ? count : left), stop = end, last;
+    uint64_t kept = unmap_cut(ram, id, first << 12);
+    object_folio(ram, id, end, &last);
+    if (end < o->count_pages && unmap_cut(ram, id, end << 12))
+        stop = last;
+    drop_pages(ram, id, kept > first ? kept : first, stop);
     extents_cut(&o->extents, first, end);
 }
 

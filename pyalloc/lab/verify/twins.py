@@ -185,7 +185,11 @@ class Twins:
         return Outcome(self.model.mlock(addr, length, flags))
 
     def _setrlimit(self, which: int, value: int) -> Outcome:
-        limits = {RLIMITS[which]: value}
+        name = RLIMITS[which]
+        hard = resource.getrlimit(_RLIMITS[name])[1]
+        if name != "stack" and resource.RLIM_INFINITY != hard < value:  # a puppet's stack has none
+            return Outcome(-1, "EINVAL")  # the model has no hard limits
+        limits = {name: value}
         self.model.rlimits = replace(self.model.rlimits, **limits)  # type: ignore[arg-type]
         return Outcome(0)
 
