@@ -223,9 +223,9 @@ def test_a_file_read_beside_memory_in_use_swaps_nothing_where_it_has_room(
 def test_memory_in_use_stays_though_the_file_has_no_room(run: dict[str, Any]) -> None:
     """The passes that were recorded swap out 0 to 71 of 13,312 pages, by chance; none with 0.
 
-    With 200 anonymous pages are scanned alone at first, and only accessed bits that come back within
-    a sweep keep them: 58 major faults a pass, 20,000 if the walker stood still meanwhile.  One
-    recording has no spread, so half as many more or less is a guess; pages swapped out are not
+    With 200 anonymous pages are scanned alone at first, and only accessed bits that come back
+    within a sweep keep them: 58 major faults a pass, 20,000 if the walker stood still meanwhile.
+    One recording has no spread, so half as many more or less is a guess; pages swapped out are not
     compared, of which the model has five times as many.
     """
     mix = Mix(run)
