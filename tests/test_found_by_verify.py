@@ -151,6 +151,12 @@ FOUND = {
         ("madvise", AT + 2 * PAGE, 5 * PAGE, 9),
         ("touch", AT, 7, 0),
     ],
+    "a write over the end of a file needs no zeros there": [
+        ("ftruncate", 5, 0x1269A),
+        ("write", 7, 0x8000, 0xC924),
+        mapped(6, 3, SHARED, 5, 12),
+        ("touch", AT + 5 * PAGE, 1, 1),
+    ],
     "a hole that is cut stays clean": [
         ("ftruncate", 7, 20 * PAGE),
         mapped(20, 1, SHARED, 5),

@@ -141,7 +141,8 @@ class FileCalls:
             fail(errno.EFBIG)
         length = min(length, file.inode.most_bytes - offset)
         if length and offset + length > file.inode.bytes_size:
-            resize(self.machine, file.inode, offset + length)
+            gap = offset > file.inode.bytes_size
+            resize(self.machine, file.inode, offset + length, zeroes=gap)
         written = self._access_file(file, offset, length, write=True)
         if length and not written:
             fail(errno.ENOSPC)

@@ -56,17 +56,18 @@ class File:
         return f"<File {self.name} {self.size} bytes>"
 
 
-def resize(machine: Machine, inode: Inode, size: int) -> None:
+def resize(machine: Machine, inode: Inode, size: int, *, zeroes: bool = True) -> None:
     """Set the size of a file; nobody keeps pages past its end, not even copies of his own.
 
     Where a file is cut inside a page, or grows (6.x) from there, its file system makes the rest of
-    that page zeros (``ext4_block_truncate_page``).
+    that page zeros (``ext4_block_truncate_page``), unless a write that begins before it ``zeroes``
+    nothing.
     """
     number, edge = machine.object_of(inode), min(inode.bytes_size, size)
     grows = size > inode.bytes_size
     inode.bytes_size = size
     machine.ram.resize_object(number, size)
-    if edge % PAGE and not inode.shmem and (machine.profile.modern or not grows):
+    if zeroes and edge % PAGE and not inode.shmem and (machine.profile.modern or not grows):
         machine.ram.zero_edge(number, edge)
     if inode.areas:
         for process in machine.processes.values():
