@@ -346,3 +346,19 @@ def test_vmstat_has_names_of_this_kernel_in_its_order() -> None:
     assert not [
         line for line in shown if line.rstrip("0123456789 ") not in shape and "," not in line
     ]
+
+
+@pytest.mark.parametrize("kernel", ["2.6.11", "2.6.18"])
+@pytest.mark.parametrize("swap", [0, "128M"])
+def test_a_file_larger_than_memory_can_be_written_through_a_mapping(
+    kernel: str, swap: int | str
+) -> None:
+    """Dirty pages of files need no swap to go; while they are written nobody spins."""
+    with pa.Machine(ram="64M", swap=swap, kernel=kernel, arch="i386") as machine:
+        process = machine.spawn("writer")
+        fd = process.open(machine.file("data", size=128 << 20), "rw")
+        at = process.mmap(0, 128 << 20, pa.PROT.READ | pa.PROT.WRITE, pa.MAP.SHARED, fd)
+        process.touch(at, 128 << 20)
+        counters = machine.ram.counters()
+    assert counters["file_written"] > (128 - 64) << 8
+    assert counters["scanned"] < 10 * (128 << 8)

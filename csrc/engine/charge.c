@@ -101,16 +101,27 @@ bool ram_make_folio_room(pa_ram *ram, uint32_t group_id, uint64_t pages)
            (reclaim_some(ram, 0, pages) && ram_available(ram) > free_frames);
 }
 
+/* That of 2.6 found nothing while the disk writes: it sleeps for a tenth of a second
+ * (blk_congestion_wait). */
+static void rest(pa_ram *ram)
+{
+    bool takes_time = ram->settings.costs.transfer > 0;
+    if (ram->settings.rules & PA_RECLAIM_MAPPED && takes_time && device_is_busy(&ram->disk))
+        ram->rests_until = ram->disk.now + 100000000;
+}
+
 /* kswapd: below the low mark it works in the background until the high mark is reached.  After
  * sixteen tries without success it gives up (MAX_RECLAIM_RETRIES). */
 static void balance(pa_ram *ram)
 {
-    if (ram_available(ram) >= (int64_t)ram->settings.watermark_low || ram->fruitless >= 16)
+    if (ram_available(ram) >= (int64_t)ram->settings.watermark_low || ram->fruitless >= 16 ||
+        ram->disk.now < ram->rests_until)
         return;
     ram->disk.background = true;
     while (ram_available(ram) < (int64_t)ram->settings.watermark_high) {
         if (!reclaim(ram, 0, RECLAIM_BATCH)) {
             ram->fruitless += !device_is_busy(&ram->disk);
+            rest(ram);
             break;
         }
         ram->fruitless = 0;

@@ -29,7 +29,9 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
-    bool mapped_too = takes_mapped(s) && swap_room(ram, s->group_id);
+    /* without swap there is nowhere to put anonymous pages; with none left, to look at them again and
+     * again as the kernel does comes to the same */
+    bool mapped_too = takes_mapped(s) && (is_file_list(which) || swap_room(ram, s->group_id));
     for (; count && list->oldest != NO_FRAME; count--) {
         uint32_t f = list->oldest;
         s->g->refilled++;
