@@ -15,7 +15,8 @@ int pa_mm_keep_busy(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t period)
     pa_ram *ram = mm->ram;
     if (!period && count)
         return PA_ERR_INVALID;
-    ram->count_busy += (count != 0) - (mm->busy.count != 0);
+    ram->count_busy += count != 0;
+    ram->count_busy -= mm->busy.count != 0;
     mm->busy = (busy_range){vpn, count, period, ram->disk.now + period, false};
     return PA_OK;
 }
