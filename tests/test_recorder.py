@@ -501,8 +501,9 @@ def test_a_program_that_becomes_another_user_is_recorded_to_its_end(build: Build
         }
         """,
     )
+    main = "import pyalloc.cli; pyalloc.cli.main()"
     shown = subprocess.run(
-        [sys.executable, "-c", "import pyalloc.cli; pyalloc.cli.main()", "run", "--", program],
+        [sys.executable, "-P", "-c", main, "run", "--", program],
         check=True,
         capture_output=True,
         text=True,
