@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyalloc.kernel.abi import MADV, MAP, PROT
-from pyalloc.machine import File, Machine, Process
+from pyalloc.machine import Cgroup, File, Machine, Process
 
 PAGE = 4096
 DATA = Path(__file__).parent / "data" / "kernel" / "reclaim.json.gz"
@@ -57,21 +57,26 @@ def order_of(run: dict[str, Any], number: int, chance: np.random.Generator) -> n
     return np.arange(pages)
 
 
+def small_machine(run: dict[str, Any], name: str) -> tuple[Machine, Cgroup]:
+    """Return a machine set up as the recording's, and a cgroup with the run's limit."""
+    machine = Machine(
+        ram="1G",
+        swap="1G",
+        kernel="6.18",
+        arch="x86_64",
+        cpus=2,
+        swappiness=run["swappiness"],
+        page_cluster=run["page_cluster"],
+    )
+    return machine, machine.cgroup(name, memory_max=f"{run['limit_mb']}M")
+
+
 class Scan:
     """One process under a limit, with its working set."""
 
     def __init__(self, run: dict[str, Any]) -> None:
         self.run = run
-        self.machine = Machine(
-            ram="1G",
-            swap="1G",
-            kernel="6.18",
-            arch="x86_64",
-            cpus=2,
-            swappiness=run["swappiness"],
-            page_cluster=run["page_cluster"],
-        )
-        limit = self.machine.cgroup("scan", memory_max=f"{run['limit_mb']}M")
+        self.machine, limit = small_machine(run, "scan")
         self.process = self.machine.spawn("scan", cgroup=limit)
         self._start()
         self.at = self._map(run["ws_pages"] * PAGE)
@@ -134,16 +139,7 @@ class Mix:
     PERIOD = 130e-6  # seconds from one walk to the next: as many as were recorded in that time
 
     def __init__(self, run: dict[str, Any]) -> None:
-        self.machine = Machine(
-            ram="1G",
-            swap="1G",
-            kernel="6.18",
-            arch="x86_64",
-            cpus=2,
-            swappiness=run["swappiness"],
-            page_cluster=run["page_cluster"],
-        )
-        limit = self.machine.cgroup("mix", memory_max=f"{run['limit_mb']}M")
+        self.machine, limit = small_machine(run, "mix")
         self.walker = self.machine.spawn("walker", cgroup=limit)
         self.reader = self.machine.spawn("reader", cgroup=limit)
         both, private = PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS

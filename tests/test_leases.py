@@ -187,3 +187,25 @@ def test_a_child_maps_for_itself() -> None:
             process.malloc(MB)
     assert texts(one) == texts(other)
     assert texts(children[0]) == texts(children[1])
+
+
+@pytest.mark.parametrize("gap", [1, 700, 1500, 5000])
+def test_above_the_base_nothing_is_leased(gap: int) -> None:
+    """Where all below mmap_base is full, areas above it grow; what is free below one is not theirs."""
+    pairs = [new_process("6.18", "i386", "glibc-2.36") for _ in range(2)]
+    asking(pairs[1])
+    private = pa.MAP.PRIVATE | pa.MAP.ANONYMOUS
+    blocks: list[list[int | None]] = [[], []]
+    chance = random.Random(gap)  # noqa: S311 - no secret
+    sizes = [int(chance.choice((2, 9, 30, 130)) * MB * chance.random()) for _ in range(250)]
+    for process, mine in zip(pairs, blocks, strict=True):
+        process.machine.sysctl["vm.overcommit_memory"] = 1
+        base = process.space.placement.base
+        process.mmap(base + gap * 4096, 4096, 3, private | pa.MAP.FIXED)
+        for i, size in enumerate(sizes):
+            mine.append(process.malloc(size))
+            if i % 25 == 24:
+                process.free(mine[i // 2] or 0)
+                mine[i // 2] = None
+    assert blocks[0] == blocks[1]
+    assert texts(pairs[0]) == texts(pairs[1])

@@ -249,6 +249,10 @@ class ProcessHeap(HeapView):
         placement, below = space.placement, ground.prev
         if not space.profile.modern or not placement.top_down or below is None:
             return self.give_ground_back()
+        if (
+            ground.start > placement.base
+        ):  # that was the lowest hole, as there was none further down
+            return self.give_ground_back()
         if space.areas.count > space.profile.max_map_count or not self._has_steady_room():
             return self.give_ground_back()
         classes = (k for k, high in enumerate(placement.full) if high <= ground.end)

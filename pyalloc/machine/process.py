@@ -441,7 +441,9 @@ class Process(SystemCalls):
         if (type(write), type(zeros)) != _FLAGS:
             write, zeros = truth(write, "write"), truth(zeros, "zeros")
         if not zeros:
-            if self.alive and length and self.heap.has_mapped(addr, length):
+            if not self.alive or self.machine.occupant is not None:
+                self.require_alive()
+            if length and self.heap.has_mapped(addr, length):
                 first = addr // PAGE
                 self.pages.access_own(first, -(-(addr + length) // PAGE) - first, write=write)
             else:
