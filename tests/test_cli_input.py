@@ -182,7 +182,11 @@ def test_nobody_reading_any_more_is_no_answer() -> None:
 
 
 def run_in_shell(command: str) -> tuple[int, str]:
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    """Exit code and stderr of a shell's command, with output buffered as it is by default."""
+    buffered = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=False, env=buffered
+    )
     return done.returncode, done.stderr
 
 

@@ -191,7 +191,7 @@ def test_a_child_maps_for_itself() -> None:
 
 @pytest.mark.parametrize("gap", [1, 700, 1500, 5000])
 def test_above_the_base_nothing_is_leased(gap: int) -> None:
-    """Where all below mmap_base is full, areas above it grow; what is free below one is not theirs."""
+    """Where all below mmap_base is full, areas grow upwards, not down into what is free there."""
     pairs = [new_process("6.18", "i386", "glibc-2.36") for _ in range(2)]
     asking(pairs[1])
     private = pa.MAP.PRIVATE | pa.MAP.ANONYMOUS

@@ -19,7 +19,7 @@ from cyclopts import (
 
 from pyalloc.cli.dashes import note_arguments
 from pyalloc.cli.help import Formatter, page_text, told_default
-from pyalloc.cli.output import console, fail, naming_stdout, prepare_streams
+from pyalloc.cli.output import console, discard_output, fail, naming_stdout, prepare_streams
 from pyalloc.errors import PyallocError
 
 
@@ -128,7 +128,7 @@ def _run(words: Sequence[str]) -> int:
         with naming_stdout():
             sys.stdout.flush()  # where nobody reads any more, it fails here and not at exit
     except BrokenPipeError:
-        _discard_output()
+        discard_output()
         return 0
     return code if isinstance(code, int) else 0
 
@@ -176,8 +176,3 @@ def _option(error: CycloptsError) -> str:
         return ""
     written = [token.keyword for token in argument.tokens if token.keyword]
     return written[-1] if written else str(argument.name)
-
-
-def _discard_output() -> None:
-    """Let nothing more be written where nobody reads (Python's documentation of SIGPIPE)."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,13 @@ def naming_stdout() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
+        discard_output()
         raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def discard_output() -> None:
+    """Let what is kept, and all that follows, go nowhere: else it fails once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Piped:
