@@ -235,14 +235,6 @@ uint64_t heap_map(pa_heap *heap, uint64_t length)
 
 /* ---- public entry points ---------------------------------------------------------------------- */
 
-uint64_t pa_heap_call(pa_heap *heap, const pa_call *call)
-{
-    if (heap->state != HEAP_IDLE)
-        return PENDING;
-    heap->thread = call->thread;
-    return heap->vt->call(heap, call);
-}
-
 static uint64_t simple(pa_heap *heap, uint32_t op, uint64_t pointer, uint64_t size, uint64_t arg)
 {
     pa_call call = {.op = op, .thread = heap->thread, .pointer = pointer, .size = size, .arg = arg};

@@ -294,11 +294,6 @@ pa_ram *pa_ram_copy(const pa_ram *ram)
     return copy;
 }
 
-void pa_ram_read_settings(const pa_ram *ram, pa_ram_settings *out)
-{
-    *out = ram->settings;
-}
-
 int pa_ram_configure(pa_ram *ram, const pa_ram_settings *settings)
 {
     const pa_ram_settings *now = &ram->settings;

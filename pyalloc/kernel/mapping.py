@@ -369,17 +369,6 @@ def _may_have(space: AddressSpace, new: Vma, pages: int, gone: int, promised: in
         new.flags = flags | VM_ACCOUNT
 
 
-def _put(space: AddressSpace, new: Vma, before: Vma | None, after: Vma | None) -> Vma:
-    """Put ``new`` into a hole, joined to what is before and after it where that fits."""
-    if new.flags & _MAKES_OBJECT:
-        _make_object(space, new)
-    vma = space.areas.merge_new(new, before, after)
-    if vma is None:
-        space.areas.insert(new, before)
-        return new
-    return vma
-
-
 def _promise(space: AddressSpace, pages: int, accounted: int) -> None:
     """Promise ``pages``, of which so many are promised already."""
     if pages <= accounted:

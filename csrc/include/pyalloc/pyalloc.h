@@ -157,7 +157,6 @@ pa_ram *pa_ram_renew(pa_ram *spent, const pa_ram_settings *settings);
 bool pa_ram_is_small(const pa_ram *ram);
 pa_ram *pa_ram_copy(const pa_ram *ram);
 void pa_ram_drop(pa_ram *ram);
-void pa_ram_read_settings(const pa_ram *ram, pa_ram_settings *out);
 /* Everything but frames, slots and shape can be changed. */
 int pa_ram_configure(pa_ram *ram, const pa_ram_settings *settings);
 void pa_ram_read(const pa_ram *ram, pa_ram_counters *out);
