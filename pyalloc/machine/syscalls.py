@@ -135,10 +135,14 @@ class SystemCalls(FileCalls):
         OSError
             With the kernel's errno: EINVAL, EFAULT, EAGAIN or ENOMEM.
         """
-        addr, old, new, flags, new_addr = registers(
-            self.mask, addr=addr, old=old, new=new, flags=flags, new_addr=new_addr
-        )
-        space = self._space()
+        mask, space = self.mask, self._space()
+        try:
+            addr, old, new = index(addr) & mask, index(old) & mask, index(new) & mask
+            flags, new_addr = index(flags) & mask, index(new_addr) & mask
+        except TypeError:
+            addr, old, new, flags, new_addr = registers(
+                mask, addr=addr, old=old, new=new, flags=flags, new_addr=new_addr
+            )
         try:
             return space.mremap(addr, old, new, flags, new_addr)
         finally:
@@ -152,8 +156,11 @@ class SystemCalls(FileCalls):
         OSError
             With the kernel's errno: EINVAL, ENOMEM, EFAULT, EACCES, EAGAIN or EBADF.
         """
-        addr, length, advice = registers(self.mask, addr=addr, length=length, advice=advice)
-        space = self._space()
+        mask, space = self.mask, self._space()
+        try:
+            addr, length, advice = index(addr) & mask, index(length) & mask, index(advice) & mask
+        except TypeError:
+            addr, length, advice = registers(mask, addr=addr, length=length, advice=advice)
         self.huge_advice |= advice == _HUGEPAGE
         try:
             return space.madvise(addr, length, advice)
