@@ -1,8 +1,8 @@
 """A small machine inside this one: a memory cgroup with RAM and swap of its own.
 
 Needs root and the memory controller, of either version of cgroups.  Swap is a file made for the
-purpose where the machine has less than is asked for.  All of it is taken back at the end
-(:mod:`pyalloc.host.undo`).
+purpose where the machine has less than is asked for, or what it has is not wanted.  All of it is
+taken back at the end (:mod:`pyalloc.host.undo`).
 """
 
 from __future__ import annotations
@@ -28,28 +28,37 @@ _HEADER: Final = struct.Struct("<III")
 _HEADER_AT: Final = 1024
 _MAGIC: Final = b"SWAPSPACE2"
 _SPARE: Final = 64 << 20
+_FIRST: Final = 0x8000 | 0x7FFF  # SWAP_FLAG_PREFER, and the highest priority there is
 _FOLDERS: Final = ("/var/tmp", tempfile.gettempdir())  # noqa: S108 - a name of its own in it
 
 
 @contextlib.contextmanager
-def box(ram: int, swap: int, inner: Sequence[int | None] = ()) -> Iterator[Path]:
+def box(
+    ram: int, swap: int, inner: Sequence[int | None] = (), *, own_swap: bool = False
+) -> Iterator[Path]:
     """Make a memory cgroup of ``ram`` bytes of memory and ``swap`` bytes of swap.
 
     Yields the ``cgroup.procs`` file by which a process joins it.  Of the cgroups in it, which are
-    called 0, 1 and so on, ``inner`` has the limits in bytes, None for none.
+    called 0, 1 and so on, ``inner`` has the limits in bytes, None for none.  With ``own_swap``
+    there is a swap file even where the machine has swap, and pages go there before anywhere else.
 
     Raises
     ------
     HostError
         It cannot be made here; the text says why.
     """
+    require_root()
+    with Undertaker() as undertaker:
+        if own_swap or sum(area.size - area.used for area in system().swaps) < swap:
+            _add_swap(swap, _FIRST if own_swap else 0, undertaker)
+        yield _make_group(ram, swap, inner, undertaker)
+
+
+def require_root() -> None:
+    """Raise HostError unless this is root, who alone can make a box."""
     if os.geteuid() != 0:
         message = "only root can make a memory cgroup with limits"
         raise HostError(message)
-    with Undertaker() as undertaker:
-        if sum(area.size - area.used for area in system().swaps) < swap:
-            _add_swap(swap, undertaker)
-        yield _make_group(ram, swap, inner, undertaker)
 
 
 # --- the cgroup ------------------------------------------------------------------------------
@@ -98,8 +107,8 @@ def _divide(folder: Path, version: int, inner: Sequence[int | None]) -> None:
 # --- swap ------------------------------------------------------------------------------------
 
 
-def _add_swap(size: int, undertaker: Undertaker) -> None:
-    """Swap to a new file of ``size`` bytes."""
+def _add_swap(size: int, flags: int, undertaker: Undertaker) -> None:
+    """Swap to a new file of ``size`` bytes; ``flags`` are swapon(2)'s."""
     reasons = []
     for folder in dict.fromkeys(_FOLDERS):
         path = Path(folder) / f"pyalloc-swap-{os.getpid()}"
@@ -107,7 +116,7 @@ def _add_swap(size: int, undertaker: Undertaker) -> None:
         undertaker.swapoff(str(path))
         try:
             _make_swap_file(path, size)
-            _swap_on(path)
+            _swap_on(path, flags)
         except OSError as error:
             reasons.append(f"{path}: {error.strerror}")
             path.unlink(missing_ok=True)
@@ -133,8 +142,8 @@ def _make_swap_file(path: Path, size: int) -> None:
         os.fsync(fd)
 
 
-def _swap_on(path: Path) -> None:
+def _swap_on(path: Path, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.swapon(os.fsencode(path), 0) != 0:
+    if libc.swapon(os.fsencode(path), flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -12,13 +12,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
-from pyalloc.host.compile import HostError
+from pyalloc.host.disk import disk_folder, read_ahead_setting
 from pyalloc.units import PAGE
 
 _BIG, _SMALL, _SHARED = 64 * PAGE, 12388, 32 * PAGE
-_ELSEWHERE: Final = ("/var/tmp", ".")  # noqa: S108 - a folder of a random name is made in it
 
 
 class Files:
@@ -35,15 +33,9 @@ class Files:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not os.major(folder.stat().st_dev):
-            message = (
-                f"{folder} is not on a disk's file system, whose way with mapped files the model "
-                "knows; set TMPDIR to one that is"
-            )
-            raise HostError(message)
         big, small = folder / "big", folder / "small"
         self._anchor = _anchor(folder / "anchor")
-        self.read_ahead = _read_ahead(folder)
+        self.read_ahead = int(read_ahead_setting(folder).read_text(encoding="ascii")) << 10
         self.spoiled = True
         memory = os.memfd_create("shared")
         os.write(memory, bytes(_SHARED))
@@ -96,12 +88,6 @@ class Files:
             os.close(descriptor)
 
 
-def _read_ahead(folder: Path) -> int:
-    device = folder.stat().st_dev
-    place = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-    return int(place.read_text(encoding="ascii")) << 10
-
-
 def _write_pages(descriptor: int, size: int) -> None:
     """Write a file anew, page by page: it is cached in single pages then."""
     os.ftruncate(descriptor, 0)
@@ -122,17 +108,9 @@ def _anchor(path: Path) -> tuple[int, mmap.mmap]:
 @contextlib.contextmanager
 def mapped_files() -> Iterator[Files]:
     """Make the files that sequences map, in a folder of their own."""
-    with tempfile.TemporaryDirectory(prefix="pyalloc-verify-", dir=_disk()) as folder:
+    with tempfile.TemporaryDirectory(prefix="pyalloc-verify-", dir=disk_folder()) as folder:
         files = Files(Path(folder))
         try:
             yield files
         finally:
             files.close()
-
-
-def _disk() -> str | None:
-    """Return a folder for temporary files on a disk, None for the usual one."""
-    usual = Path(tempfile.gettempdir())
-    if os.major(usual.stat().st_dev):
-        return None
-    return next((at for at in _ELSEWHERE if os.major(Path(at).stat().st_dev)), None)

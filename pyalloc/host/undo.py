@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -39,10 +40,14 @@ def swapoff(path):
 def unlink(path):
     os.unlink(path)
 
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
 steps = [json.loads(line) for line in sys.stdin]
-for verb, path in reversed(steps):
+for verb, *args in reversed(steps):
     try:
-        globals()[verb](path)
+        globals()[verb](*args)
     except OSError:
         pass
 """
@@ -52,16 +57,18 @@ class Undertaker:
     """Undoes what it is told when the block ends, or the process does.
 
     Steps are undone last one first.  Tell of a step *before* it is taken: what was not done is
-    undone without harm.
+    undone without harm.  ``held`` are descriptors that stay open until all is undone, such as a
+    lock's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: Sequence[int] = ()) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own code
             [sys.executable, "-S", "-E", "-c", _UNDERTAKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=held,
             text=True,
         )
 
@@ -95,8 +102,12 @@ class Undertaker:
         """Remove a file."""
         self._tell("unlink", path)
 
-    def _tell(self, verb: str, path: str) -> None:
+    def write(self, path: str, text: str) -> None:
+        """Write ``text`` to a file that is there, such as a setting's."""
+        self._tell("write", path, text)
+
+    def _tell(self, verb: str, *args: str) -> None:
         if self._process.stdin is None:
             return
-        self._process.stdin.write(json.dumps([verb, path]) + "\n")
+        self._process.stdin.write(json.dumps([verb, *args]) + "\n")
         self._process.stdin.flush()
