@@ -7,6 +7,7 @@
 :mod:`~pyalloc.host.system`      its memory, promises and settings
 :mod:`~pyalloc.host.cgroups`     the memory cgroups of a process, and the nearest limit
 :mod:`~pyalloc.host.outlook`     who would be killed now, and what is left before that
+:mod:`~pyalloc.host.scan`        scans of memory under a limit, and what they miss
 :mod:`~pyalloc.host.compile`     the small C programs that this takes, built on demand
 ===============================  ==================================================
 """
