@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyalloc.kernel.abi import MADV, MAP, PROT
-from pyalloc.machine import Cgroup, File, Machine, Process
+from pyalloc.host.scan import Bed
+from pyalloc.kernel.abi import MAP, PROT
+from pyalloc.lab.verify.scans import ModelScan
+from pyalloc.machine import Cgroup, Machine, Process
+from pyalloc.workload import scans
 
 PAGE = 4096
 DATA = Path(__file__).parent / "data" / "kernel" / "reclaim.json.gz"
@@ -40,21 +43,7 @@ def recorded_runs() -> list[dict[str, Any]]:
 
 def order_of(run: dict[str, Any], number: int, chance: np.random.Generator) -> npt.NDArray[Any]:
     """Return the pages that pass ``number`` accesses, in order; what fills is sequential."""
-    pages = run["ws_pages"]
-    pattern = "seq" if not number and not run["mode"].startswith("f") else run["pattern"]
-    if pattern == "rand":
-        return chance.integers(0, pages, pages)
-    if pattern == "back":
-        return np.arange(pages)[:: -1 if number % 2 else 1]
-    if pattern == "hotcold":  # 90 % of the accesses to 20 % of the pages
-        hot = pages // 5
-        spots = chance.integers(0, hot, pages), chance.integers(hot, pages, pages)
-        return np.where(chance.random(pages) < 0.9, *spots)
-    if pattern == "zipf":
-        weight = 1 / np.arange(1, pages + 1)
-        places = np.random.default_rng(7).permutation(pages)
-        return np.asarray(places[chance.choice(pages, pages, p=weight / weight.sum())])
-    return np.arange(pages)
+    return scans.order_of(run["mode"], run["pattern"], run["ws_pages"], number, chance)
 
 
 def small_machine(run: dict[str, Any], name: str) -> tuple[Machine, Cgroup]:
@@ -71,17 +60,15 @@ def small_machine(run: dict[str, Any], name: str) -> tuple[Machine, Cgroup]:
     return machine, machine.cgroup(name, memory_max=f"{run['limit_mb']}M")
 
 
-class Scan:
+class Scan(ModelScan):
     """One process under a limit, with its working set."""
 
     def __init__(self, run: dict[str, Any]) -> None:
         self.run = run
-        self.machine, limit = small_machine(run, "scan")
-        self.process = self.machine.spawn("scan", cgroup=limit)
-        self._start()
-        self.at = self._map(run["ws_pages"] * PAGE)
+        bed = Bed(run["mode"], run["ws_pages"], run["limit_mb"] << 20)
+        super().__init__(bed, *small_machine(run, "scan"))
 
-    def _start(self) -> None:
+    def start(self, _: Cgroup) -> None:
         """Touch what the recorder had touched before its first pass: 15 pages, one of zeros.
 
         That one matters: it is not written to swap, so the first sweep's first request is short.
@@ -91,31 +78,6 @@ class Scan:
         self.process.touch(at, 11 * PAGE)
         self.process.touch(at + 11 * PAGE, PAGE, zeros=True)
         self.process.touch(at + 12 * PAGE, 3 * PAGE)
-
-    def _map(self, length: int) -> int:
-        mode, both = self.run["mode"], PROT.READ | PROT.WRITE
-        if mode in {"anon", "anon0"}:
-            return self.process.mmap(0, length, both, MAP.PRIVATE | MAP.ANONYMOUS)
-        if mode == "shm":
-            return self.process.mmap(0, length, both, MAP.SHARED | MAP.ANONYMOUS)
-        megabytes = -(-length >> 20) + 1  # the recorder wrote whole ones, and one more
-        file: File = self.machine.file("data", megabytes << 20, cached=False)
-        self.fd = self.process.open(file)
-        if mode == "fread":
-            return 0
-        at = self.process.mmap(0, length, both, MAP.SHARED, self.fd)
-        if mode == "fmapr":
-            self.process.madvise(at, length, MADV.RANDOM)
-        return at
-
-    def access(self, pages: npt.NDArray[Any], *, write: bool) -> None:
-        """Make one access to each page."""
-        if self.run["mode"] == "fread":
-            for page in pages.tolist():
-                self.process.read(self.fd, PAGE, page * PAGE)
-        else:
-            zeros = self.run["mode"] == "anon0"
-            self.process.touch_pages(self.at, pages, write=write, zeros=zeros)
 
     def passes(self) -> list[Pass]:
         """Make all passes."""

@@ -8,7 +8,6 @@ for the whole host, and restored however this process ends.  One process makes s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import struct
@@ -26,6 +25,7 @@ from pyalloc.host.box import box, require_root
 from pyalloc.host.compile import HostError
 from pyalloc.host.disk import disk_folder, read_ahead_setting
 from pyalloc.host.settings import Settings
+from pyalloc.host.turn import turn
 from pyalloc.host.undo import Undertaker
 from pyalloc.units import PAGE
 
@@ -107,7 +107,7 @@ def scanner() -> Iterator[Scanner]:
     require_root()
     _refuse_foreign_reclaim()
     program = _compile.program("scan")
-    with _turn() as turn, Undertaker(held=[turn]) as undertaker:
+    with turn() as lock, Undertaker(held=[lock]) as undertaker:
         yield Scanner(program, undertaker)
 
 
@@ -117,17 +117,6 @@ def _refuse_foreign_reclaim() -> None:
         if path.exists() and path.read_text(encoding="ascii").strip() not in _OFF:
             message = f"{what}, which the model does not know (echo 0 >{path} ends it)"
             raise HostError(message)
-
-
-@contextlib.contextmanager
-def _turn() -> Iterator[int]:
-    """Wait for one's turn: the settings are the whole host's."""
-    descriptor = os.open(_SYSCTLS / "swappiness", os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 # --- scans -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pyalloc.lab.verify.kernel import Finding as KernelFinding
 from pyalloc.lab.verify.kernel import KernelVerdict
 from pyalloc.lab.verify.malloc import Call, Difference, Finding, MallocVerdict
 from pyalloc.lab.verify.oom import OomVerdict
+from pyalloc.lab.verify.reclaim import Comparison, ReclaimVerdict
 from pyalloc.trace import NULL_BLOCK, Op
 from pyalloc.trace.ops import ALIGNS
 from pyalloc.trace.table import SIGNED
@@ -124,3 +125,58 @@ def oom_lines(verdict: OomVerdict) -> Iterator[str]:
     found = verdict.difference
     yield f"  differs: {verdict.case}, at {found.step}"
     yield f"  {found.what}: real {found.real}, model {found.model}"
+
+
+# --- reclaim
+
+_SCAN: Final = "  {:>5} {:<5} {:<7} {:>4} {:>4} {:<6} {:>7} {:>10}  {:<14}  {:>6}  {}"
+_HEAD: Final = (
+    "seed", "mode", "pattern", "MB", "x", "access", "cluster", "swappiness", "misses here", "model",
+    "",
+)  # fmt: skip
+
+
+def reclaim_lines(verdict: ReclaimVerdict) -> Iterator[str]:
+    """Yield a line a scan, and what comes of them."""
+    scans = _counted(len(verdict.comparisons), "scan")
+    often = "once" if verdict.repeats == 1 else f"{verdict.repeats} times"
+    yield (
+        f"Linux {verdict.kernel} of this host, taken for {verdict.model}: {scans}, each made"
+        f" {often}"
+    )
+    yield _SCAN.format(*_HEAD).rstrip()
+    for one in verdict.comparisons:
+        yield _comparison_line(one)
+    yield from _reclaim_summary(verdict)
+
+
+def _comparison_line(one: Comparison) -> str:
+    scan = one.scan
+    real = f"{min(one.rates):.3f}..{max(one.rates):.3f}" if one.rates else "killed"
+    model = "killed" if one.rate is None else f"{one.rate:.3f}"
+    return _SCAN.format(
+        scan.seed,
+        scan.mode,
+        scan.pattern,
+        scan.megabytes,
+        f"{scan.factor:.2f}",
+        "write" if scan.write else "read",
+        scan.page_cluster,
+        scan.swappiness,
+        real,
+        model,
+        f"{one.answer} {one.off:.3f}" if one.off else one.answer,
+    )
+
+
+def _reclaim_summary(verdict: ReclaimVerdict) -> Iterator[str]:
+    still_open = f", {verdict.count('open')} open" if verdict.count("open") else ""
+    yield (
+        f"  {verdict.count('within')} within {verdict.within:g} of an access,"
+        f" {verdict.count('outside')} outside{still_open}"
+    )
+    if verdict.kills:
+        runs = verdict.repeats * len(verdict.comparisons)
+        yield f"  the OOM killer of this host ended {verdict.kills} of {runs}"
+    distances = (f"{mode} {value:.3f}" for mode, value in verdict.distances().items())
+    yield f"  mean distance: {', '.join(distances) or 'nothing to compare'}"

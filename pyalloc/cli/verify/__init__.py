@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from pyalloc.cli.help import Formatter, page_text, told_default
 from pyalloc.cli.options import Flag
 from pyalloc.cli.output import console, print_json
-from pyalloc.cli.verify import kernel, malloc, oom
+from pyalloc.cli.verify import kernel, malloc, oom, reclaim
 from pyalloc.host.compile import HostError
 from pyalloc.lab.verify import Verdict
 
@@ -30,6 +30,7 @@ PARTS: Final[dict[str, Part]] = {
     "malloc": Part(malloc.check, malloc.show),
     "kernel": Part(kernel.check, kernel.show),
     "oom": Part(oom.check, oom.show),
+    "reclaim": Part(reclaim.check, reclaim.show),
 }
 
 verify = App(
@@ -40,7 +41,7 @@ verify = App(
     default_parameter=Parameter(show_default=told_default),
     result_action="return_value",
 )
-for _part in (malloc.malloc, kernel.kernel, oom.oom):
+for _part in (malloc.malloc, kernel.kernel, oom.oom, reclaim.reclaim):
     verify.command(_part, help=page_text(_part))
 
 

@@ -7,6 +7,7 @@ and, if so, shows the first, shrunk to the fewest steps.
 :mod:`~pyalloc.lab.verify.malloc`          random streams of calls against the host's glibc
 :mod:`~pyalloc.lab.verify.kernel`          random system calls against the host's kernel
 :mod:`~pyalloc.lab.verify.oom`             random cases of a full cgroup against its OOM killer
+:mod:`~pyalloc.lab.verify.reclaim`         random scans of memory against what it reclaims
 =========================================  ====================================================
 """
 
