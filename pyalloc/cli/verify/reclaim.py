@@ -75,7 +75,7 @@ def reclaim(
     swappiness
         vm.swappiness; by default mostly 60, also 1, 10, 100 and 200.
     read_ahead
-        KB of a file that are read ahead at most.
+        KB of a file that are read ahead at most; with many more, a mapped file takes minutes.
     within
         How far off all that was seen on this host the model may be, per access; where more than a
         page per access is read, per page that is read.
