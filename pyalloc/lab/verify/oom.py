@@ -28,6 +28,7 @@ from pyalloc.host.compile import HostError
 from pyalloc.host.kernel import HostKernel, host_kernel
 from pyalloc.host.kmsg import KernelLog
 from pyalloc.host.puppet import Puppet, Start
+from pyalloc.host.turn import turn
 from pyalloc.kernel.abi import MADV, MAP, PROT
 from pyalloc.lab.verify import Progress, quiet
 from pyalloc.lab.verify.mirror import mirror
@@ -414,6 +415,8 @@ def verify_oom(
 ) -> OomVerdict:
     """Play ``count`` random cases on both until one differs, and does so again.
 
+    Waits while another process has swap of its own here, which decides who is killed.
+
     Raises
     ------
     ArgumentError
@@ -424,7 +427,11 @@ def verify_oom(
     if count < 1:
         message = f"at least one case is needed (got {count})"
         raise ArgumentError(message)
-    host = host or host_kernel()
+    with turn():
+        return _search(count, seed, host or host_kernel(), progress)
+
+
+def _search(count: int, seed: int, host: HostKernel, progress: Progress) -> OomVerdict:
     negative = _may_lower()
     verdict = OomVerdict(host.release, host.model, 0, 0, 0)
     pace = _Pace()
