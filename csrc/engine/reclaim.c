@@ -81,6 +81,12 @@ static void count_scanned(sweep *s, uint64_t n)
     ram_work(ram, ram->settings.costs.scan, n);
 }
 
+static void count_activated(sweep *s, uint64_t n)
+{
+    s->ram->events.activated += n;
+    workingset_age(s->ram, s->group_id, n);
+}
+
 /* Which bits of the owners of pages that stay change, and their list with them. */
 typedef struct mark {
     uint64_t set, clear;
@@ -102,18 +108,11 @@ static uint64_t conclude(sweep *s, verdict v, fate what, uint64_t count, mark *m
         *m = (mark){OWNER_REFERENCED, 0};
         return count;
     }
-    s->ram->events.activated += count;
-    workingset_age(s->ram, s->group_id, count);
-    *m = (mark){OWNER_ACTIVE, OWNER_REFERENCED};
+    count_activated(s, count);
+    /* what was in use is quickly recovered, should it be deactivated and used again */
+    bool marked = v == ACTIVATE && s->ram->settings.rules & PA_SECOND_LOOK;
+    *m = (mark){OWNER_ACTIVE | (marked ? OWNER_REFERENCED : 0), marked ? 0 : OWNER_REFERENCED};
     return count;
-}
-
-static uint64_t activate(sweep *s, const folio *all)
-{
-    mark m;
-    uint64_t cost = conclude(s, ACTIVATE, FATE_STAYS, all->count, &m);
-    folio_mark(s->ram, all, m.set, m.clear);
-    return cost;
 }
 
 static uint64_t shrink_folio(sweep *s, const folio *all)
@@ -124,7 +123,7 @@ static uint64_t shrink_folio(sweep *s, const folio *all)
     verdict v = judge(ram, all, take_references(ram, all));
     if (v == EVICT &&
         all->frame + 1 == ram->held) { /* __remove_mapping() finds a reference too many */
-        folio_mark(ram, all, 0, 0);
+        folio_mark(ram, all, 0, OWNER_REFERENCED);
         return all->count;
     }
     if (v == EVICT) {
@@ -173,7 +172,9 @@ static bool shrink_next(sweep *s, lru_list which, const folio *all, uint64_t *co
     }
     if (folio_is_writing(ram, all)) {
         if (leave_writing(s, which, all)) {
-            *cost += activate(s, all);
+            count_activated(s, all->count);
+            folio_mark(ram, all, OWNER_ACTIVE, 0);
+            *cost += all->count;
             return true;
         }
         if (ram->disk.background)
@@ -235,7 +236,7 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
         take_references(ram, &all);
         ram->events.deactivated += all.count;
         folio_set_state(ram, &all, STATE_WORKINGSET);
-        folio_mark(ram, &all, 0, OWNER_ACTIVE | OWNER_REFERENCED);
+        folio_mark(ram, &all, 0, OWNER_ACTIVE);
     }
 }
 
