@@ -22,6 +22,18 @@ static void unreserve(void *at, uint64_t count, size_t size)
         munmap(at, count * size + 1);
 }
 
+/* Room for those of every generation, and the last one that may be begun. */
+static uint64_t clusters_for(uint64_t slots)
+{
+    return slots / SHORTEST_RUN + 2;
+}
+
+/* It is known from the start, and may be far beyond the others that are. */
+static cluster *last_cluster(const pa_ram *ram)
+{
+    return &ram->cluster[slots_cluster_of(ram, ram->settings.count_slots)];
+}
+
 static bool reserve_arrays(pa_ram *ram)
 {
     uint64_t frames = ram->settings.count_frames, slots = ram->settings.count_slots;
@@ -32,9 +44,9 @@ static bool reserve_arrays(pa_ram *ram)
     ram->slot_refs = reserve(slots, sizeof *ram->slot_refs);
     ram->slot_group = reserve(slots, sizeof *ram->slot_group);
     ram->slot_shadow = reserve(slots, sizeof *ram->slot_shadow);
-    ram->cluster_used = reserve(slots / SHORTEST_RUN + 1, sizeof *ram->cluster_used);
+    ram->cluster = reserve(clusters_for(slots), sizeof *ram->cluster);
     ram->state = reserve(frames, sizeof *ram->state);
-    return device_init(&ram->disk, frames) && ram->slot_shadow && ram->cluster_used && ram->state &&
+    return device_init(&ram->disk, frames) && ram->slot_shadow && ram->cluster && ram->state &&
            ram->frame && ram->maps && ram->slot_of && ram->slot_frame && ram->slot_refs &&
            ram->slot_group;
 }
@@ -85,7 +97,7 @@ static void drop_arrays(pa_ram *ram)
     unreserve(ram->slot_refs, slots, sizeof *ram->slot_refs);
     unreserve(ram->slot_group, slots, sizeof *ram->slot_group);
     unreserve(ram->slot_shadow, slots, sizeof *ram->slot_shadow);
-    unreserve(ram->cluster_used, slots / SHORTEST_RUN + 1, sizeof *ram->cluster_used);
+    unreserve(ram->cluster, clusters_for(slots), sizeof *ram->cluster);
     unreserve(ram->state, frames, sizeof *ram->state);
     device_drop(&ram->disk, frames);
 }
@@ -102,7 +114,8 @@ static void clear_arrays(pa_ram *ram)
     memset(ram->slot_refs, 0, slots * sizeof *ram->slot_refs);
     memset(ram->slot_group, 0, slots * sizeof *ram->slot_group);
     memset(ram->slot_shadow, 0, slots * sizeof *ram->slot_shadow);
-    memset(ram->cluster_used, 0, (slots / SHORTEST_RUN + 1) * sizeof *ram->cluster_used);
+    memset(ram->cluster, 0, clusters_for(slots) * sizeof *ram->cluster);
+    memset(last_cluster(ram), 0, sizeof *ram->cluster);
     device_reset(&ram->disk, frames);
 }
 
@@ -116,7 +129,7 @@ static pa_ram in_arrays_of(const pa_ram *ram, pa_ram values)
     values.slot_refs = ram->slot_refs;
     values.slot_group = ram->slot_group;
     values.slot_shadow = ram->slot_shadow;
-    values.cluster_used = ram->cluster_used;
+    values.cluster = ram->cluster;
     values.state = ram->state;
     values.disk = ram->disk;
     values.tables_free = ram->tables_free;
@@ -163,9 +176,7 @@ pa_ram *pa_ram_renew(pa_ram *spent, const pa_ram_settings *settings)
     pa_ram *ram = spent ? emptied(spent, settings) : new_ram(settings);
     if (!ram)
         return NULL;
-    bool fine = bitmap_init(&ram->frames, settings->count_frames) &&
-                bitmap_init(&ram->slots, settings->count_slots) &&
-                bitmap_init(&ram->clusters, settings->count_slots / swap_run(ram));
+    bool fine = bitmap_init(&ram->frames, settings->count_frames) && slots_init(ram);
     ram->groups = malloc(sizeof *ram->groups);
     if (!fine || !ram->groups) {
         pa_ram_drop(ram);
@@ -210,8 +221,8 @@ static void copy_records(pa_ram *to, const pa_ram *from)
     memcpy(to->slot_refs, from->slot_refs, slots * sizeof *to->slot_refs);
     memcpy(to->slot_group, from->slot_group, slots * sizeof *to->slot_group);
     memcpy(to->slot_shadow, from->slot_shadow, slots * sizeof *to->slot_shadow);
-    memcpy(to->cluster_used, from->cluster_used,
-           (slots / SHORTEST_RUN + 1) * sizeof *to->cluster_used);
+    memcpy(to->cluster, from->cluster, clusters_for(slots) * sizeof *to->cluster);
+    *last_cluster(to) = *last_cluster(from);
     memcpy(to->state, from->state, frames * sizeof *to->state);
 }
 

@@ -79,6 +79,26 @@ typedef struct lru {
     uint64_t count;
 } lru;
 
+/* Slots that are given out together, and where they are kept (slots.c). */
+typedef enum cluster_home {
+    CLUSTER_PARTIAL = 0,
+    CLUSTER_REST,
+    CLUSTER_FREE,
+    CLUSTER_FULL
+} cluster_home;
+
+#define NO_CLUSTER UINT32_MAX
+
+typedef struct cluster {
+    uint32_t before, after;
+    uint16_t used;
+    uint8_t home;
+} cluster;
+
+typedef struct cluster_list {
+    uint32_t first, last;
+} cluster_list;
+
 /* What reclaim knows of a group and those below it: counters are added up every two seconds, not
  * whenever they change (rstat). */
 typedef struct known {
@@ -184,7 +204,10 @@ struct pa_ram {
     uint32_t *slot_shadow; /* when and how the page left memory (workingset.c)           */
     device disk;
     pa_bitmap clusters; /* runs of slots that are not quite free                          */
-    uint16_t *cluster_used;
+    cluster *cluster;
+    cluster_list cluster_lists[CLUSTER_FULL];
+    uint32_t next_fresh,
+        count_fresh; /* clusters from the one up to the other were never used     */
     uint64_t slot_next; /* in the run that is being filled                                 */
     uint64_t window_last, window_size, window_hits; /* swap read around a slot (cluster)   */
     group *groups;
@@ -423,15 +446,27 @@ void flusher_wake(pa_ram *ram);
 /* Wait until some of what is under way is written. */
 void flusher_await(pa_ram *ram);
 
-/* ---- swap (swap.c) ---------------------------------------------------------------------------- */
+/* ---- slots (slots.c) -------------------------------------------------------------------------- */
 
-uint64_t swap_room(const pa_ram *ram, uint32_t group_id);
-/* Slots that are given out together. */
-uint64_t swap_run(const pa_ram *ram);
+/* Slots that are given out together, and the number of those that one is among. */
+uint64_t slots_run(const pa_ram *ram);
+uint64_t slots_cluster_of(const pa_ram *ram, uint64_t slot);
+/* Places of a cluster that are no slots. */
+uint64_t slots_missing(const pa_ram *ram, uint64_t c);
+bool slots_init(pa_ram *ram);
+bool slots_check(const pa_ram *ram);
+/* `count` slots of one cluster and one group are free again. */
+void slots_free(pa_ram *ram, uint64_t first, uint64_t count);
+/* Of `most` slots from the first on, how many are in its cluster. */
+uint64_t slots_in_run(const pa_ram *ram, uint64_t first, uint64_t most);
 /* How many slots in a row, `want` at most, the group would get next, and which is the first. */
 uint64_t swap_find(const pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first);
 /* They are the group's from now on, with no reference yet. */
 void swap_use(pa_ram *ram, uint32_t group_id, uint64_t first, uint64_t count);
+
+/* ---- swap (swap.c) ---------------------------------------------------------------------------- */
+
+uint64_t swap_room(const pa_ram *ram, uint32_t group_id);
 void swap_add_ref(pa_ram *ram, uint64_t slot);
 /* Drop one reference; the slot is freed with the last, its cached frame too if nobody maps it. */
 void swap_drop_ref(pa_ram *ram, uint64_t slot);

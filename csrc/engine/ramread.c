@@ -189,16 +189,8 @@ static bool check_tables(pa_ram *ram)
 /* Slots taken, run by run; and writes under way are of frames in use. */
 static bool check_swap(const pa_ram *ram)
 {
-    uint64_t run = swap_run(ram);
-    for (uint64_t first = 0; first < ram->slots.high; first += run) {
-        uint64_t used = 0;
-        for (uint64_t s = first; s < first + run && s < ram->slots.count; s++)
-            used += bitmap_is_taken(&ram->slots, s);
-        bool whole = first + run <= ram->slots.count;
-        if (used != ram->cluster_used[first / run] ||
-            (whole && bitmap_is_taken(&ram->clusters, first / run) != (used > 0)))
-            return false;
-    }
+    if (!slots_check(ram))
+        return false;
     for (uint64_t f = 0; f < ram->frames.high; f++) {
         if (!bitmap_is_taken(&ram->frames, f) &&
             (device_is_writing(&ram->disk, (uint32_t)f) || ram->state[f]))

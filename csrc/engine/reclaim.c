@@ -127,7 +127,8 @@ static uint64_t shrink_folio(sweep *s, const folio *all)
         return all->count;
     }
     if (v == EVICT) {
-        ram_work(ram, ram->settings.costs.unmap, all->count);
+        if (owner_kind(ram->frame[all->frame].owner) != KIND_SLOT)
+            ram_work(ram, ram->settings.costs.unmap, all->count);
         what = evict(ram, all);
     }
     uint64_t cost = conclude(s, v, what, all->count, &m);
@@ -147,9 +148,10 @@ static uint64_t shrink_run(sweep *s, run *r)
     verdict v = judge(ram, &first, run_is_accessed(r));
     count_scanned(s, 1);
     if (v == EVICT) {
-        ram_work(ram, ram->settings.costs.unmap, 1);
+        uint64_t unmap = r->mm ? ram->settings.costs.unmap : 0;
+        ram_work(ram, unmap, 1);
         what = run_evict(ram, r);
-        ram_work(ram, ram->settings.costs.unmap, r->count - 1);
+        ram_work(ram, unmap, r->count - 1);
     }
     count_scanned(s, r->count - 1);
     uint64_t cost = conclude(s, v, what, r->count, &m);

@@ -1,21 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
- * swap.c -- slots, and the swap cache: frames that hold the same page as a slot.
+ * swap.c -- the swap cache: frames that hold the same page as a slot.
  *
  * Swapping in keeps the slot as long as the page is not written, so that a page that is only read
- * costs no second write (mm/memory.c do_swap_page of Linux 6.12).  Slots are given out in runs, so
- * that pages that leave together lie together; a run that is quite free is taken before any hole.
- *
- *     cluster_used[c] == slots taken in run c;  bit c of clusters is set  <=>  it is not 0
+ * costs no second write (mm/memory.c do_swap_page of Linux 6.12).
  */
 #include "ram.h"
 
 #include <string.h>
 
-enum {
-    RUN = 512,       /* SWAPFILE_CLUSTER since 4.14: a huge page */
-    MOST_BY_AREA = 5 /* SWAP_RA_ORDER_CEILING of 64 bits         */
-};
+enum { MOST_BY_AREA = 5 /* SWAP_RA_ORDER_CEILING of 64 bits */ };
 
 uint64_t swap_place(uint64_t slot)
 {
@@ -49,75 +43,6 @@ bool swap_is_full(const pa_ram *ram, uint32_t group_id)
     return full;
 }
 
-uint64_t swap_run(const pa_ram *ram)
-{
-    return ram->settings.rules & PA_RECLAIM_MAPPED ? SHORTEST_RUN : RUN;
-}
-
-/* The next free slot of the run at hand, else of a free run, else the lowest there is. */
-static uint64_t next_slot(const pa_ram *ram)
-{
-    uint64_t run = swap_run(ram), slot = bitmap_next_free(&ram->slots, ram->slot_next);
-    if (ram->slot_next % run && slot != BITMAP_NONE && slot / run == ram->slot_next / run)
-        return slot;
-    uint64_t free_run = bitmap_next_free(&ram->clusters, 0);
-    return free_run != BITMAP_NONE ? free_run * run : bitmap_next_free(&ram->slots, 0);
-}
-
-/* n more slots, or less, of one run are taken, `slot` among them. */
-static void count_used(pa_ram *ram, uint64_t slot, int64_t n)
-{
-    uint64_t run = slot / swap_run(ram);
-    uint16_t *used = &ram->cluster_used[run];
-    bool whole = run < ram->clusters.count; /* the last few slots are none */
-    if (n > 0 && !*used && whole)
-        bitmap_set(&ram->clusters, run, 1);
-    *used = (uint16_t)(*used + n);
-    if (!*used && whole)
-        bitmap_clear(&ram->clusters, run, 1);
-}
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint64_t left_in_run(const pa_ram *ram, uint64_t slot)
-{
-    return swap_run(ram) - slot % swap_run(ram);
-}
-
-uint64_t swap_find(const pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first)
-{
-    want = least(want, swap_room(ram, group_id));
-    if (!want)
-        return 0;
-    *first = next_slot(ram);
-    return bitmap_free_run(&ram->slots, *first, least(want, left_in_run(ram, *first)));
-}
-
-void swap_use(pa_ram *ram, uint32_t group_id, uint64_t first, uint64_t count)
-{
-    bitmap_set(&ram->slots, first, count);
-    count_used(ram, first, (int64_t)count);
-    ram->slot_next = first + count;
-    uint16_t *slot_group = &ram->slot_group[first];
-    for (uint64_t i = 0; i < count; i++)
-        slot_group[i] = (uint16_t)group_id;
-    memset(&ram->slot_shadow[first], 0, count * sizeof *ram->slot_shadow);
-    for (uint32_t g = group_id; g != NO_GROUP; g = ram->groups[g].parent)
-        ram->groups[g].usage_swap += count;
-}
-
-/* `count` slots of one run and one group are free again. */
-static void free_slots(pa_ram *ram, uint64_t first, uint64_t count)
-{
-    bitmap_clear(&ram->slots, first, count);
-    count_used(ram, first, -(int64_t)count);
-    for (uint32_t g = ram->slot_group[first]; g != NO_GROUP; g = ram->groups[g].parent)
-        ram->groups[g].usage_swap -= count;
-}
-
 void swap_add_ref(pa_ram *ram, uint64_t slot)
 {
     ram->slot_refs[slot]++;
@@ -130,7 +55,7 @@ void swap_detach(pa_ram *ram, uint32_t f)
         return;
     ram->slot_of[f] = ram->slot_frame[slot] = 0;
     if (!ram->slot_refs[slot])
-        free_slots(ram, slot, 1);
+        slots_free(ram, slot, 1);
 }
 
 void swap_drop_ref(pa_ram *ram, uint64_t slot)
@@ -139,7 +64,7 @@ void swap_drop_ref(pa_ram *ram, uint64_t slot)
     if (--ram->slot_refs[slot])
         return;
     if (!cached) {
-        free_slots(ram, slot, 1);
+        slots_free(ram, slot, 1);
     } else if (owner_kind(ram->frame[cached - 1].owner) == KIND_SLOT) {
         swap_detach(ram, cached - 1);
         ram_release(ram, cached - 1);
@@ -156,11 +81,11 @@ static bool goes_along(const pa_ram *ram, uint64_t first, uint64_t slot)
 uint64_t swap_drop_refs(pa_ram *ram, uint64_t first, uint64_t most)
 {
     uint64_t count = 0;
-    most = least(most, left_in_run(ram, first));
+    most = slots_in_run(ram, first, most);
     while (count < most && goes_along(ram, first, first + count))
         ram->slot_refs[first + count++] = 0;
     if (count) {
-        free_slots(ram, first, count);
+        slots_free(ram, first, count);
         return count;
     }
     swap_drop_ref(ram, first);
@@ -270,7 +195,9 @@ static uint32_t read_cluster(reading *r, uint64_t slot)
         ram->window_hits = 0;
         ram->window_size = window;
     }
-    uint64_t first = slot & ~(window - 1), end = first + window;
+    uint64_t place = slot + 1, first = place & ~(window - 1); /* the header of swap is at 0 */
+    uint64_t end = first + window - 1;
+    first -= first > 0;
     ram->disk.held = window > 1; /* so that the requests of all its pages can be merged */
     uint32_t found = NO_FRAME;
     for (uint64_t i = first; i < end && i < ram->slots.count; i++) {
@@ -310,14 +237,18 @@ static uint32_t read_area(reading *r, pa_mm *mm, uint64_t vpn, uint64_t slot)
     return found;
 }
 
-/* Take note of a page found in the cache: had it been read ahead? */
+/* Take note of a page found in the cache: had it been read ahead?  One that is being written looks
+ * as if it had (PG_reclaim is PG_readahead), and after this look it does not go when that ends. */
 static void note_hit(pa_ram *ram, pa_mm *mm, uint64_t vpn, uint32_t f)
 {
+    uint8_t looks_ahead = STATE_AHEAD | (ram->settings.rules & PA_SWAP_AHEAD ? STATE_RECLAIM : 0);
     if (mm)
         mm->ahead_vpn = vpn;
-    if (!(ram->state[f] & STATE_AHEAD))
+    if (ram->state[f] & STATE_RECLAIM)
+        ram_settle(ram);
+    if (!(ram->state[f] & looks_ahead))
         return;
-    ram->state[f] &= (uint8_t)~STATE_AHEAD;
+    ram->state[f] &= (uint8_t)~looks_ahead;
     ram->events.swap_ahead_hits++;
     if (mm && ram->settings.rules & PA_SWAP_BY_AREA)
         mm->ahead_hits++;

@@ -422,13 +422,13 @@ int main(void)
     for (int slow = 0; slow < 2; slow++) {
         uint32_t modern = PA_SECOND_LOOK | PA_FREES_DISCARDED | PA_WORKINGSET | PA_SWAP_AHEAD;
         anything_goes(PA_SECOND_LOOK | PA_FREES_DISCARDED, slow);
-        anything_goes(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
+        anything_goes(modern | PA_ZERO_MAP | PA_FILLS_HOLES | PA_EXCLUSIVE, slow);
         anything_goes(modern, slow);
         anything_goes(modern | PA_LARGE_FOLIOS, slow);
         anything_goes(modern | PA_LARGE_FOLIOS | PA_FLUSHER | PA_RECENCY, slow);
         runs_are_nothing_new(modern | PA_ZERO_MAP | PA_FLUSHER | PA_RECENCY, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
-        runs_are_nothing_new(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
+        runs_are_nothing_new(modern | PA_ZERO_MAP | PA_FILLS_HOLES | PA_EXCLUSIVE, slow);
         runs_are_nothing_new(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
         renewed_is_new(modern | PA_ZERO_MAP | PA_SWAP_BY_AREA | PA_EXCLUSIVE, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED | PA_ZERO_IS_FILE, slow);

@@ -40,6 +40,7 @@ RULES: Final[dict[str, int]] = {
     "recency": lib.PA_RECENCY,
     "swap_ahead": lib.PA_SWAP_AHEAD,
     "swap_by_area": lib.PA_SWAP_BY_AREA,
+    "fills_holes": lib.PA_FILLS_HOLES,
     "moves_used": lib.PA_MOVES_USED,
 }
 """How reclaim and page tables behave, by name; a kernel profile lists those that hold."""

@@ -86,7 +86,7 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         _MODERN, 16, 262144, (1, 2), scaled=True, huge_pages=True, counts_by_cpu=True
     ),
     "6.18": PagingRules(
-        _MODERN | {"frees_discarded", "large_folios"},
+        _MODERN | {"frees_discarded", "large_folios", "fills_holes"},
         16,
         262144,
         (1, 2),
