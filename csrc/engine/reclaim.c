@@ -427,11 +427,13 @@ static uint64_t try_to_free(pa_ram *ram, uint32_t top, uint64_t target)
     sweep_priorities(&s);
     for (unsigned file = 0; file < 2; file++)
         ram->groups[top].restored_seen[file] = ram->groups[top].known.restored[file];
-    if (!s.freed && !s.issued) {
+    /* kswapd and 2.6 do not begin anew as long as something is on its way to the disk */
+    bool once = ram->disk.background || ram->settings.rules & PA_RECLAIM_MAPPED;
+    if (!s.freed && !(once && s.issued)) {
         s.full_walk = true;
         sweep_priorities(&s);
     }
-    if (!s.freed && !s.issued && s.skipped_deactivate) {
+    if (!s.freed && !(once && s.issued) && s.skipped_deactivate) {
         s.force_deactivate = true;
         sweep_priorities(&s);
     }
