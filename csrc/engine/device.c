@@ -139,6 +139,8 @@ static void begin_writes(device *d, const pa_costs *costs, uint64_t when, uint64
 
 static void issue(device *d, const pa_costs *costs)
 {
+    d->reads = 0;
+    d->read_first = false;
     if (!d->plugged)
         return;
     for (uint64_t i = d->count_requests; i-- && request_at(d, i)->issued == PLUGGED;)
@@ -147,14 +149,34 @@ static void issue(device *d, const pa_costs *costs)
     begin_writes(d, costs, d->now, UINT64_MAX);
 }
 
-/* May no further request be plugged?  The first one decides (blk_add_rq_to_plug), and whoever holds
- * the plug has put a small read there. */
+/* May no further request be plugged?  There are many, or the first one is large (blk_add_rq_to_plug);
+ * a read of swap never is. */
 static bool is_plenty(const device *d)
 {
     if (!d->plugged)
         return false;
     uint64_t first = d->first_plugged - d->first_request;
-    return d->count_requests - first >= MANY || (!d->held && request_at(d, first)->count >= MUCH);
+    return d->count_requests - first + d->reads >= MANY ||
+           (!d->read_first && request_at(d, first)->count >= MUCH);
+}
+
+void device_hold(device *d)
+{
+    d->held = true;
+}
+
+void device_hold_read(device *d)
+{
+    if (!d->held)
+        return;
+    d->read_first |= !d->plugged;
+    d->reads++;
+}
+
+void device_let_go(device *d)
+{
+    d->held = d->read_first = false;
+    d->reads = 0;
 }
 
 /* The request that pages for `place` would be added to, or NULL. */

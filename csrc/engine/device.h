@@ -42,6 +42,8 @@ typedef struct device {
     uint32_t last_ticket;
     bool background; /* works for kswapd: nobody waits */
     bool held;       /* whoever collects requests has not finished: writes stay plugged */
+    bool read_first; /* the first of what is plugged is one of its reads                */
+    uint32_t reads;  /* requests of its own that are plugged, too                       */
 } device;
 
 bool device_init(device *d, uint64_t frames);
@@ -75,6 +77,10 @@ static inline bool device_is_busy(const device *d)
     return d->count_pages > 0;
 }
 
+/* Whoever collects requests begins, or has another read to make, or is done. */
+void device_hold(device *d);
+void device_hold_read(device *d);
+void device_let_go(device *d);
 /* The write of `count` frames from f on to `place` is asked for, device_room() at most; false: no
  * memory on the host. */
 bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place, uint32_t count);

@@ -139,8 +139,10 @@ static uint32_t read_slot(reading *r, uint64_t slot)
     r->ram->state[f] |= STATE_READING;
     if (r->count && slot != r->first + r->count)
         end_request(r);
-    if (!r->count)
+    if (!r->count) {
         r->first = slot;
+        device_hold_read(&r->ram->disk);
+    }
     r->count++;
     return f;
 }
@@ -198,7 +200,8 @@ static uint32_t read_cluster(reading *r, uint64_t slot)
     uint64_t place = slot + 1, first = place & ~(window - 1); /* the header of swap is at 0 */
     uint64_t end = first + window - 1;
     first -= first > 0;
-    ram->disk.held = window > 1; /* so that the requests of all its pages can be merged */
+    if (window > 1)
+        device_hold(&ram->disk); /* so that the requests of all its pages can be merged */
     uint32_t found = NO_FRAME;
     for (uint64_t i = first; i < end && i < ram->slots.count; i++) {
         if (i == slot)
@@ -225,7 +228,8 @@ static uint32_t read_area(reading *r, pa_mm *mm, uint64_t vpn, uint64_t slot)
     low = vpn > low + back ? vpn - back : low;
     high = vpn - back + window < high ? vpn - back + window : high;
     uint32_t found = NO_FRAME;
-    ram->disk.held = window > 1;
+    if (window > 1)
+        device_hold(&ram->disk);
     for (uint64_t v = low; v < high; v++) {
         const uint64_t *pte = pt_table_find(&mm->table, v);
         if (v == vpn)
@@ -267,7 +271,7 @@ uint32_t swap_read(pa_ram *ram, uint32_t group_id, pa_mm *mm, uint64_t vpn, uint
     reading r = {ram, group_id, 0, 0, 0};
     bool by_area = mm && ram->settings.rules & PA_SWAP_BY_AREA;
     uint32_t f = by_area ? read_area(&r, mm, vpn, slot) : read_cluster(&r, slot);
-    ram->disk.held = false;
+    device_let_go(&ram->disk);
     end_request(&r);
     device_until(&ram->disk, r.end);
     fetch_end_unknown(ram);

@@ -93,7 +93,10 @@ static void holding_the_plug(void)
     for (int held = 0; held < 2; held++) {
         device d;
         CHECK(device_init(&d, FRAMES));
-        d.held = held;
+        if (held) {
+            device_hold(&d);
+            device_hold_read(&d);
+        }
         for (uint32_t f = 0; f < 40; f++)
             CHECK(device_plug(&d, &costs, f, f, 1));
         CHECK(device_plug(&d, &costs, 40, 1000, 1)); /* elsewhere: the first forty leave */
