@@ -8,7 +8,7 @@ import pytest
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.abi import MAP, PROT
-from pyalloc.kernel.costs import HDD, SSD, Costs
+from pyalloc.kernel.costs import HDD, SSD, VIRTIO, Costs
 from pyalloc.machine import Machine, Process
 
 PAGE = 4096
@@ -109,4 +109,6 @@ def test_only_a_disk_with_a_head_seeks() -> None:
     """That decides how swap is read: by place, or by its neighbours in memory."""
     assert HDD.rotates
     assert not SSD.rotates
+    assert VIRTIO.rotates
+    assert VIRTIO.times() == SSD.times()
     assert replace(SSD, seek=1).rotates

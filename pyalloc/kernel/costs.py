@@ -9,8 +9,12 @@ begin where the last one ended, ``transfer`` for each page, and its latency on t
 next one is already served.  Who reads waits; writes go on by themselves, and whoever needs their
 memory waits for them.
 
+``virtio`` is what a virtual machine has: as quick as the host's ``ssd``, but it says that it
+rotates, and the kernel treats it as a disk with a head: swap is read by place, files far ahead.
+
 Sources: ``ssd`` was measured on a virtual machine (Linux 6.18, 2 CPUs, virtio disk, tracepoints
-``block_rq_issue`` and ``block_rq_complete``, and loops over memory); ``hdd`` is a 7200 rpm ATA
+``block_rq_issue`` and ``block_rq_complete``, ``mm_vmscan_lru_shrink_inactive``, and loops over
+memory); ``hdd`` is a 7200 rpm ATA
 disk of 2004 (8.5 ms average seek, 4.16 ms half a turn, 58 MB/s) on a processor of that time, after
 D. Bovet and M. Cesati, "Understanding the Linux Kernel", 3rd ed. (2005), ch. 14, and the
 data sheet of the Barracuda 7200.7.
@@ -19,10 +23,10 @@ data sheet of the Barracuda 7200.7.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 
-from pyalloc.arguments import words
+from pyalloc.arguments import truth, words
 from pyalloc.errors import ArgumentError
 from pyalloc.nearest import nearest
 
@@ -41,6 +45,8 @@ class Costs:
         One page.
     scan, unmap
         Reclaim looks at one page; takes one page away from its mappers.
+    rotational
+        Whether the disk says that it rotates, though it need not seek.
     read_latency, write_latency, seek, transfer
         Of the disk; ``transfer`` is one page.
     system_call
@@ -58,8 +64,10 @@ class Costs:
     seek: int = 0
     transfer: int = 0
     system_call: int = 0
+    rotational: bool = False
 
     def __post_init__(self) -> None:
+        truth(self.rotational, "rotational")
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int) or not 0 <= value < 1 << 40:
@@ -68,8 +76,12 @@ class Costs:
 
     @property
     def rotates(self) -> bool:
-        """Whether the disk has a head that must move: swap is then read by place."""
-        return self.seek > 0
+        """Whether the kernel takes the disk for one with a head: swap is then read by place."""
+        return self.rotational or self.seek > 0
+
+    def times(self) -> dict[str, int]:
+        """Return what takes time, by name, in nanoseconds."""
+        return {name: value for name, value in asdict(self).items() if name != "rotational"}
 
 
 SSD: Final = Costs(
@@ -84,6 +96,7 @@ SSD: Final = Costs(
     transfer=2_400,
     system_call=300,
 )
+VIRTIO: Final = replace(SSD, rotational=True)
 HDD: Final = Costs(
     access=30,
     fault=2000,
@@ -98,7 +111,7 @@ HDD: Final = Costs(
     system_call=500,
 )
 FREE: Final = Costs()
-DISKS: Final[Mapping[str, Costs]] = {"ssd": SSD, "hdd": HDD, "none": FREE}
+DISKS: Final[Mapping[str, Costs]] = {"ssd": SSD, "virtio": VIRTIO, "hdd": HDD, "none": FREE}
 """Cost models by name; with ``none`` nothing takes time."""
 
 

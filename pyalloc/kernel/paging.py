@@ -38,6 +38,15 @@ class PagingRules:
     tables, descriptors of itself and its areas (measured in memory cgroups: kmem less tables)."""
     read_ahead: int = 1 << 20
     """Bytes read ahead of a file at most."""
+    read_ahead_still: int | None = None
+    """The same for a disk that does not rotate, if that makes a difference."""
+    disk: str = "hdd"
+    """What swap and files are on, unless one says so (see :mod:`pyalloc.kernel.costs`)."""
+
+    def window(self, *, rotates: bool) -> int:
+        """Return the bytes that are read ahead of a file at most."""
+        still = None if rotates else self.read_ahead_still
+        return self.read_ahead if still is None else still
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         read_ahead=128 << 10,
     ),
     "6.12": PagingRules(
-        _MODERN, 16, 262144, (1, 2), scaled=True, huge_pages=True, counts_by_cpu=True
+        _MODERN, 16, 262144, (1, 2), scaled=True, huge_pages=True, counts_by_cpu=True, disk="ssd"
     ),
     "6.18": PagingRules(
         _MODERN | {"frees_discarded", "large_folios", "fills_holes"},
@@ -94,6 +103,8 @@ PAGING: Final[Mapping[str, PagingRules]] = {
         huge_pages=True,
         counts_by_cpu=True,
         read_ahead=8 << 20,
+        read_ahead_still=128 << 10,
+        disk="virtio",
     ),
 }
 

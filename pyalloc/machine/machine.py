@@ -10,7 +10,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -103,13 +103,14 @@ user_reserve_kbytes
     policy
         A name for :func:`pyalloc.oom_policy`, or a policy object; by default the kernel's own.
     disk
-        What things cost in simulated time, by the disk that swap and files are on: ``"ssd"`` (the
-        default of 6.x), ``"hdd"`` (of 2.6), ``"none"`` (nothing takes time) or a
+        What things cost in simulated time, by the disk that swap and files are on: ``"virtio"``
+        (an SSD that says it rotates, as in virtual machines: the default of 6.18, as of its
+        recordings), ``"ssd"`` (of 6.12), ``"hdd"`` (of 2.6), ``"none"`` (nothing takes time) or a
         :class:`~pyalloc.kernel.costs.Costs`.
     read_ahead
         Bytes that are read ahead of a file at most (``read_ahead_kb`` of its disk): by default 128K
-        for 2.6, 1M for 6.12, and 8M for 6.18, which takes twice the largest request of a disk that
-        says it rotates and no more (``blk_apply_bdi_limits``), as that of its recordings does.
+        for 2.6, 1M for 6.12, and for 6.18 8M, twice the largest request, of a disk that says it
+        rotates (``blk_apply_bdi_limits``), else 128K.
     sysctl
         More of them, by their names: ``{"vm.panic_on_oom": 1}``; :attr:`Machine.sysctl` has all of
         them, to be read and written at any time.
@@ -150,9 +151,11 @@ user_reserve_kbytes
         self.huge_pages = huge_pages and self.paging.huge_pages and self.profile.word == 8
         self.cpus = whole(cpus, "cpus", 1)
         self.seed = whole(seed, "seed", -_LONGEST, _LONGEST)
-        window = read_ahead if read_ahead is not None else self.paging.read_ahead
+        self.costs = costs_of(disk or self.paging.disk)
+        window = (
+            self.paging.window(rotates=self.costs.rotates) if read_ahead is None else read_ahead
+        )
         self.read_ahead = parse_size(window, "read_ahead") // PAGE
-        self.costs = costs_of(disk or ("ssd" if self.profile.modern else "hdd"))
         self.oom_policy = _policy_of(kernel if policy is None else policy)
         self.ram = engine.Ram(
             self._settings(
@@ -249,7 +252,7 @@ user_reserve_kbytes
             swappiness=swappiness,
             page_cluster=page_cluster,
             counter_batch=max(32, 2 * self.cpus) if self.paging.counts_by_cpu else 0,
-            costs=asdict(self.costs),
+            costs=self.costs.times(),
         )
 
     def _rules(self) -> frozenset[str]:

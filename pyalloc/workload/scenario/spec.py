@@ -106,17 +106,17 @@ class MachineSpec(Spec, frozen=True, kw_only=True):
         bool, Meta(description="Whether madvise(MADV_HUGEPAGE) gets transparent huge pages.")
     ] = True
     disk: Annotated[
-        Literal["ssd", "hdd", "none"] | None,
+        Literal["virtio", "ssd", "hdd", "none"] | None,
         Meta(
-            description="What time swap and files take: by default an ssd for 6.x and an hdd for"
-            " 2.6; none: nothing takes time."
+            description="What time swap and files take: by default virtio (an ssd that says it"
+            " rotates) for 6.18, ssd for 6.12 and hdd for 2.6; none: nothing takes time."
         ),
     ] = None
     read_ahead: Annotated[
         Size | None,
         Meta(
-            description="How much of a file is read ahead at most: by default 8M for 6.18, 1M for"
-            " 6.12 and 128K for 2.6."
+            description="How much of a file is read ahead at most: by default 8M for 6.18 and a"
+            " disk that rotates, 1M for 6.12 and 128K for others."
         ),
     ] = None
     sysctl: Annotated[
