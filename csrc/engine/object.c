@@ -256,23 +256,30 @@ static bool is_object(const pa_ram *ram, uint32_t id)
     return id < ram->count_objects && ram->objects[id].used;
 }
 
+/* Have what is read ahead at this page read, and wait for the page itself. */
+static void read_ahead(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
+{
+    const uint64_t *entry = object_entry(ram, r->object, index);
+    if (!entry || !(*entry & PTE_PRESENT)) {
+        readahead_sync(ram, r, index, want);
+        entry = object_entry(ram, r->object, index);
+    }
+    if (entry && *entry & PTE_PRESENT && readahead_was_marked(ram, pte_frame(*entry))) {
+        uint64_t first;
+        object_folio(ram, r->object, index, &first);
+        ram->held = pte_frame(*object_entry(ram, r->object, first)) + 1;
+        readahead_async(ram, r, first, index + want - first);
+        ram->held = 0;
+    }
+    fetch_await(ram, r->object, index);
+}
+
 /* The frame of a page that is read(), with those that come along. */
 static uint32_t read_page(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
 {
     bool major;
-    const uint64_t *entry = object_entry(ram, r->object, index);
-    if (!r->stream)
-        return object_page(ram, r->group, r->object, index, &major);
-    if (!entry || !(*entry & PTE_PRESENT))
-        readahead_sync(ram, r, index, want);
-    uint32_t f = object_page(ram, r->group, r->object, index, &major);
-    if (f == NO_FRAME || !readahead_was_marked(ram, f))
-        return f;
-    uint64_t first;
-    object_folio(ram, r->object, index, &first);
-    ram->held = pte_frame(*object_entry(ram, r->object, first)) + 1;
-    readahead_async(ram, r, first, index + want - first);
-    ram->held = 0;
+    if (r->stream)
+        read_ahead(ram, r, index, want);
     return object_page(ram, r->group, r->object, index, &major);
 }
 

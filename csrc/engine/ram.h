@@ -163,7 +163,6 @@ typedef struct object {
 typedef struct stream {
     uint64_t start, size, async_size; /* the window; its last async_size pages are read ahead */
     uint64_t prev; /* where the last read() ended (prev_pos); none: UNREAD            */
-    uint64_t ready_at;                /* when the disk has done with the window               */
     uint32_t pages;                   /* of the largest window                                */
     uint32_t misses;                  /* of mapped reads, less the hits                       */
     uint32_t order;                   /* of the folios the next window is read in             */
@@ -546,6 +545,8 @@ void fetch_settle(pa_ram *ram);
 void fetch_end_unknown(pa_ram *ram);
 /* Wait for the oldest; false: there is none. */
 bool fetch_wait(pa_ram *ram);
+/* Wait until the page of an object is read; false: it is. */
+bool fetch_await(pa_ram *ram, uint32_t id, uint64_t index);
 bool fetch_copy(pa_ram *to, const pa_ram *from);
 
 /* ---- reading files (readahead.c) -------------------------------------------------------------- */

@@ -4,14 +4,19 @@
  *
  * Model of mm/readahead.c and of the faults of mm/filemap.c in Linux 6.12.  Each open file remembers
  * the window that was read last.  A page near the window's end is marked; whoever comes to it has
- * the next, larger window read without waiting for it.  Since 6.16 each window is read in larger
+ * the next, larger window read without waiting for it.  Whoever comes to a page that is still being
+ * read waits for the request it is in, not for all of its window.  Since 6.16 each window is read in larger
  * folios than the one before, and ends where one of them would.
  */
 #include "ram.h"
 
 #include <stdlib.h>
 
-enum { LOTS_OF_MISSES = 100, OPTIMAL_PAGES = 320 /* of one request: 1280 kB */ };
+enum {
+    LOTS_OF_MISSES = 100,
+    OPTIMAL_PAGES = 320, /* of one request: 1280 kB   */
+    MOST_FOLIOS = 256    /* of one bio: BIO_MAX_VECS */
+};
 
 uint32_t pa_ram_add_stream(pa_ram *ram, uint32_t pages)
 {
@@ -54,9 +59,9 @@ static bool is_cached(pa_ram *ram, uint32_t id, uint64_t index)
 typedef struct reading {
     pa_ram *ram;
     const reader *r;
-    uint64_t at, run; /* pages before `at` that are in no request yet           */
-    uint64_t mark;    /* the folio of this page will start the next window      */
-    uint64_t end;     /* when the disk will have done                           */
+    uint64_t at, run; /* pages before `at` that are in no request yet      */
+    uint32_t folios;  /* that these are                                    */
+    uint64_t mark;    /* the folio of this page will start the next window */
 } reading;
 
 static void end_request(reading *w)
@@ -65,9 +70,10 @@ static void end_request(reading *w)
     uint64_t first = w->at - w->run;
     if (!w->run)
         return;
-    w->end = device_fetch(&w->ram->disk, costs, file_place(w->ram, w->r->object, first), w->run);
-    fetch_note(w->ram, (fetching){w->r->object, first, w->run, w->end});
-    w->run = 0;
+    uint64_t place = file_place(w->ram, w->r->object, first);
+    uint64_t end = device_fetch(&w->ram->disk, costs, place, w->run);
+    fetch_note(w->ram, (fetching){w->r->object, first, w->run, end});
+    w->run = w->folios = 0;
 }
 
 /* False: a part of the folio is cached already, or there is no memory for it. */
@@ -84,7 +90,7 @@ static bool read_folio(reading *w, uint64_t index, unsigned order)
     bool hole = !extents_has_any(&w->ram->objects[w->r->object].extents, index, pages);
     if ((w->mark & ~(pages - 1)) == index)
         w->ram->state[f] |= STATE_AHEAD;
-    if (w->at != index || hole)
+    if (w->at != index || hole || w->folios == MOST_FOLIOS)
         end_request(w);
     w->at = index + pages;
     if (hole)
@@ -92,6 +98,7 @@ static bool read_folio(reading *w, uint64_t index, unsigned order)
     folio all = folio_of(w->ram, f);
     folio_set_state(w->ram, &all, STATE_READING);
     w->run += pages;
+    w->folios++;
     w->ram->events.file_read += pages;
     return true;
 }
@@ -132,7 +139,7 @@ static void read_stream(pa_ram *ram, const reader *r, stream *s)
 {
     uint64_t pages = ram->objects[r->object].count_pages, at = s->start, end = s->start + s->size;
     uint64_t stop = end < pages ? end : pages;
-    reading w = {ram, r, at, 0, end - s->async_size, ram->disk.now};
+    reading w = {.ram = ram, .r = r, .at = at, .mark = end - s->async_size};
     unsigned most = ram->settings.rules & PA_LARGE_FOLIOS ? floor_log2(s->size) : 0;
     most = most < HUGE_ORDER ? most : HUGE_ORDER;
     s->order = s->order < most ? s->order : most;
@@ -147,7 +154,6 @@ static void read_stream(pa_ram *ram, const reader *r, stream *s)
     if (at < stop)
         read_pages(&w, at, end - at, s->async_size);
     end_request(&w);
-    s->ready_at = w.end;
 }
 
 /* ---- read() ----------------------------------------------------------------------------------- */
@@ -164,10 +170,9 @@ void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
         uint64_t miss = cache_prev_miss(ram, r->object, index - 1, most);
         uint64_t before = index - miss - 1;
         if (before <= want) { /* a read on its own */
-            reading w = {ram, r, index, 0, 0, ram->disk.now};
+            reading w = {.ram = ram, .r = r, .at = index};
             read_pages(&w, index, want, 0);
             end_request(&w);
-            device_until(&ram->disk, w.end);
             return;
         }
         s->size = (miss == UINT64_MAX ? before * 2 : before) + want;
@@ -177,7 +182,6 @@ void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
     }
     s->order = 0;
     read_stream(ram, r, s);
-    device_until(&ram->disk, s->ready_at);
 }
 
 /* Each window is read in larger folios than the one before, and ends where one of them would. */
@@ -197,7 +201,6 @@ void readahead_async(pa_ram *ram, const reader *r, uint64_t index, uint64_t want
 {
     stream *s = &ram->streams[r->stream - 1];
     uint64_t most = most_of(s, want);
-    device_until(&ram->disk, s->ready_at); /* the reader has come up with the disk */
     uint64_t first, folio_pages = object_folio(ram, r->object, index, &first);
     if (index == ((s->start + s->size - s->async_size) & ~(folio_pages - 1))) {
         s->start += s->size;
@@ -257,7 +260,6 @@ static void read_huge(pa_ram *ram, const reader *r, stream *s, const pa_view *vi
     s->order = HUGE_ORDER;
     read_stream(ram, r, s);
     s->start = start; /* the window before it is not forgotten */
-    device_until(&ram->disk, s->ready_at);
 }
 
 void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t index)
@@ -281,7 +283,6 @@ void readahead_fault(pa_ram *ram, const reader *r, const pa_view *view, uint64_t
         read_around(s, index);
     s->order = 0;
     read_stream(ram, r, s);
-    device_until(&ram->disk, s->ready_at);
 }
 
 bool readahead_hit(pa_ram *ram, const reader *r, uint32_t f, uint64_t index)

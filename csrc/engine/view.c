@@ -74,7 +74,9 @@ static bool is_blank(const access *a, uint64_t entry)
 static uint32_t cached(const access *a, uint64_t index)
 {
     uint64_t entry = cached_entry(a, index);
-    return entry && !is_blank(a, entry) ? pte_frame(entry) : NO_FRAME;
+    if (!entry || is_blank(a, entry) || a->mm->ram->state[pte_frame(entry)] & STATE_READING)
+        return NO_FRAME;
+    return pte_frame(entry);
 }
 
 static bool holds_cached(const access *a, uint64_t low, uint64_t high)
@@ -172,9 +174,12 @@ static bool fetch(const access *a, bool *missed)
     bool ahead = !a->view->random || (a->view->huge && *missed);
     if (!a->view->stream || !ahead || a->o->shmem)
         return blank;
+    bool again = blank || *missed;
     if (*missed)
         readahead_fault(ram, &r, a->view, a->index);
-    return *missed || readahead_hit(ram, &r, pte_frame(entry), a->index) || blank;
+    else
+        again |= readahead_hit(ram, &r, pte_frame(entry), a->index);
+    return fetch_await(ram, a->view->object, a->index) || again;
 }
 
 /* Whether nothing is mapped where the folio of the access would be. */
@@ -238,6 +243,8 @@ static pa_status fault_entry(access *a, bool major)
     pa_mm *mm = a->mm;
     bool missed, more, around = !a->write && a->view->around > 1;
     pa_status status = PA_OK;
+    if (mm->ram->count_fetches)
+        fetch_settle(mm->ram);
     if (around) {
         status = fault_around(a);
         const uint64_t *entry = entry_at(a, a->vpn);
