@@ -87,8 +87,7 @@ bool fetch_await(pa_ram *ram, uint32_t id, uint64_t index)
 {
     for (uint32_t i = 0; i < ram->count_fetches; i++) {
         const fetching *what = &ram->fetches[i];
-        if (what->object == id && index - what->index < what->count &&
-            what->end > ram->disk.now) {
+        if (what->object == id && index - what->index < what->count && what->end > ram->disk.now) {
             device_until(&ram->disk, what->end);
             fetch_settle(ram);
             return true;

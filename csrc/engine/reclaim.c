@@ -115,6 +115,14 @@ static uint64_t conclude(sweep *s, verdict v, fate what, uint64_t count, mark *m
     return count;
 }
 
+/* That takes longer than to drop a page of a file, or a copy of what is in swap. */
+static bool goes_to_swap(const pa_ram *ram, uint32_t f)
+{
+    uint64_t owner = ram->frame[f].owner;
+    return owner_kind(owner) == KIND_ANON ||
+           (owner_kind(owner) == KIND_OBJECT && ram->objects[owner_id(owner)].shmem);
+}
+
 static uint64_t shrink_folio(sweep *s, const folio *all)
 {
     pa_ram *ram = s->ram;
@@ -127,7 +135,7 @@ static uint64_t shrink_folio(sweep *s, const folio *all)
         return all->count;
     }
     if (v == EVICT) {
-        if (owner_kind(ram->frame[all->frame].owner) != KIND_SLOT)
+        if (goes_to_swap(ram, all->frame))
             ram_work(ram, ram->settings.costs.unmap, all->count);
         what = evict(ram, all);
     }

@@ -44,7 +44,7 @@ class Costs:
     clear, copy
         One page.
     scan, unmap
-        Reclaim looks at one page; takes one page away from its mappers.
+        Reclaim looks at one page; takes one page away from its mappers, into swap.
     rotational
         Whether the disk says that it rotates, though it need not seek.
     read_latency, write_latency, seek, transfer

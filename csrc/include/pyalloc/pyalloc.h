@@ -106,7 +106,7 @@ typedef struct pa_costs {
     uint64_t fault; /* a fault, without clearing, copying or waiting            */
     uint64_t clear, copy; /* one page                                                 */
     uint64_t scan; /* reclaim looks at one page                                */
-    uint64_t unmap; /* reclaim takes one page away                              */
+    uint64_t unmap; /* reclaim takes one page to swap                              */
     uint64_t read_latency, write_latency; /* of the disk, beside the transfer             */
     uint64_t seek; /* when a request does not begin where the last one ended   */
     uint64_t transfer; /* one page                                                 */
