@@ -229,10 +229,23 @@ void device_unplug(device *d, const pa_costs *costs)
         issue(d, costs);
 }
 
+/* Nobody hears of a write that is in service before what came after it is done, too. */
+static void hold_back_writes(device *d, uint64_t end)
+{
+    for (uint64_t i = 0; i < d->begun; i++) {
+        write_request *r = request_at(d, i);
+        if (r->end > d->now && r->end < end)
+            r->end = end;
+    }
+}
+
 uint64_t device_fetch(device *d, const pa_costs *costs, uint64_t place, uint64_t count)
 {
     begin_writes(d, costs, d->now, UINT64_MAX);
-    return serve(d, costs, d->now, place, count) + costs->read_latency;
+    uint64_t end = serve(d, costs, d->now, place, count) + costs->read_latency;
+    if (costs->batches)
+        hold_back_writes(d, end);
+    return end;
 }
 
 void device_until(device *d, uint64_t when)

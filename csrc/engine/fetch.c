@@ -45,8 +45,20 @@ static bool make_room(pa_ram *ram)
     return true;
 }
 
+/* Nobody hears of a read before what came after it is done, too. */
+static void hold_back(pa_ram *ram, uint64_t end)
+{
+    for (uint32_t i = 0; i < ram->count_fetches; i++) {
+        fetching *before = &ram->fetches[i];
+        if (before->end > ram->disk.now && before->end < end)
+            before->end = end;
+    }
+}
+
 void fetch_note(pa_ram *ram, fetching what)
 {
+    if (ram->settings.costs.batches && what.end != UNKNOWN)
+        hold_back(ram, what.end);
     if (make_room(ram))
         ram->fetches[ram->count_fetches++] = what;
     else

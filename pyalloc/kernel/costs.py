@@ -11,6 +11,7 @@ memory waits for them.
 
 ``virtio`` is what a virtual machine has: as quick as the host's ``ssd``, but it says that it
 rotates, and the kernel treats it as a disk with a head: swap is read by place, files far ahead.
+Requests that overlap are answered together, when the last of them is done.
 
 Sources: ``ssd`` was measured on a virtual machine (Linux 6.18, 2 CPUs, virtio disk, tracepoints
 ``block_rq_issue`` and ``block_rq_complete``, ``mm_vmscan_lru_shrink_inactive``, and loops over
@@ -47,6 +48,8 @@ class Costs:
         Reclaim looks at one page; takes one page away from its mappers, into swap.
     rotational
         Whether the disk says that it rotates, though it need not seek.
+    batches
+        Whether the disk tells of the reads it has done only when it has nothing left to do.
     read_latency, write_latency, seek, transfer
         Of the disk; ``transfer`` is one page.
     system_call
@@ -65,9 +68,11 @@ class Costs:
     transfer: int = 0
     system_call: int = 0
     rotational: bool = False
+    batches: bool = False
 
     def __post_init__(self) -> None:
         truth(self.rotational, "rotational")
+        truth(self.batches, "batches")
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int) or not 0 <= value < 1 << 40:
@@ -80,8 +85,8 @@ class Costs:
         return self.rotational or self.seek > 0
 
     def times(self) -> dict[str, int]:
-        """Return what takes time, by name, in nanoseconds."""
-        return {name: value for name, value in asdict(self).items() if name != "rotational"}
+        """Return what takes time, by name, in nanoseconds, and whether the disk batches."""
+        return {name: int(value) for name, value in asdict(self).items() if name != "rotational"}
 
 
 SSD: Final = Costs(
@@ -96,7 +101,7 @@ SSD: Final = Costs(
     transfer=2_400,
     system_call=300,
 )
-VIRTIO: Final = replace(SSD, rotational=True)
+VIRTIO: Final = replace(SSD, rotational=True, batches=True)
 HDD: Final = Costs(
     access=30,
     fault=2000,

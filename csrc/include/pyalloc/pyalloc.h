@@ -111,6 +111,7 @@ typedef struct pa_costs {
     uint64_t seek; /* when a request does not begin where the last one ended   */
     uint64_t transfer; /* one page                                                 */
     uint64_t system_call; /* in and out of the kernel, and what the call itself does  */
+    uint64_t batches; /* 1: the disk tells what it has done when it has nothing left to do */
 } pa_costs;
 
 /* All in pages.  Reserved pages belong to the kernel and nobody can have them. */
