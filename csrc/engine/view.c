@@ -32,13 +32,21 @@ static uint64_t bits_for(const access *a, bool write)
            (write ? PTE_DIRTY : 0) | (passing ? PTE_PASSING : 0);
 }
 
+/* Its file system is asked first whether the page may be written (page_mkwrite). */
+static void make_dirty(pa_ram *ram, uint32_t f)
+{
+    if (!ram->objects[owner_id(ram->frame[f].owner)].shmem)
+        ram_work(ram, ram->settings.costs.dirty, 1);
+    object_mark_dirty(ram, f);
+}
+
 static void map_frame(const access *a, uint64_t vpn, uint32_t f, bool write)
 {
     a->mm->ram->maps[f]++;
     *entry_at(a, vpn) = (uint64_t)f << PTE_SHIFT | bits_for(a, write);
     ++*mm_resident_counter(a->mm, f);
     if (write)
-        object_mark_dirty(a->mm->ram, f);
+        make_dirty(a->mm->ram, f);
 }
 
 /* The part of [low, high) that lies in the leaf and the area of the access. */
@@ -316,7 +324,7 @@ static pa_status fault_object(pa_mm *mm, const pa_view *view, uint64_t vpn, bool
 static void make_shared_writable(pa_mm *mm, uint64_t *pte)
 {
     *pte |= PTE_WRITTEN;
-    object_mark_dirty(mm->ram, pte_frame(*pte));
+    make_dirty(mm->ram, pte_frame(*pte));
     fault_count(mm, false);
 }
 

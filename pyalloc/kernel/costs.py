@@ -44,6 +44,8 @@ class Costs:
         A page fault, without clearing, copying or waiting for the disk.
     clear, copy
         One page.
+    dirty
+        The first write to a mapped page of a file, beside the fault.
     scan, unmap
         Reclaim looks at one page; takes one page away from its mappers, into swap.
     rotational
@@ -60,6 +62,7 @@ class Costs:
     fault: int = 0
     clear: int = 0
     copy: int = 0
+    dirty: int = 0
     scan: int = 0
     unmap: int = 0
     read_latency: int = 0
@@ -94,6 +97,7 @@ SSD: Final = Costs(
     fault=1000,
     clear=450,
     copy=350,
+    dirty=1000,
     scan=450,
     unmap=3600,
     read_latency=45_000,
@@ -107,6 +111,7 @@ HDD: Final = Costs(
     fault=2000,
     clear=1200,
     copy=1600,
+    dirty=3000,
     scan=800,
     unmap=5000,
     read_latency=200_000,

@@ -105,6 +105,7 @@ typedef struct pa_costs {
     uint64_t access; /* touching a page that needs no fault                      */
     uint64_t fault; /* a fault, without clearing, copying or waiting            */
     uint64_t clear, copy; /* one page                                                 */
+    uint64_t dirty; /* the first write to a mapped page of a file, beside the fault    */
     uint64_t scan; /* reclaim looks at one page                                */
     uint64_t unmap; /* reclaim takes one page to swap                              */
     uint64_t read_latency, write_latency; /* of the disk, beside the transfer             */
