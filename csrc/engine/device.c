@@ -11,7 +11,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { FIRST_ROOM = 1024, MOST_MERGED = 254, MUCH = 32, MANY = 32 };
+enum {
+    FIRST_ROOM = 1024,
+    MOST_MERGED = 254,
+    MUCH = 32,
+    MANY = 32,
+    WRITES_STARVED = 2,
+    FIFO_BATCH = 16
+};
 #define PLUGGED UINT64_MAX /* issued: not yet */
 
 static size_t ticket_bytes(uint64_t frames)
@@ -239,9 +246,22 @@ static void hold_back_writes(device *d, uint64_t end)
     }
 }
 
+/* Reads overtake writes twice, then a batch of those has its turn (mq-deadline). */
+static void overtake_writes(device *d, const pa_costs *costs)
+{
+    if (d->begun == d->count_requests || request_at(d, d->begun)->issued == PLUGGED)
+        return;
+    if (d->overtakes++ < WRITES_STARVED)
+        return;
+    begin_writes(d, costs, UINT64_MAX, FIFO_BATCH);
+    d->overtakes = 0;
+}
+
 uint64_t device_fetch(device *d, const pa_costs *costs, uint64_t place, uint64_t count)
 {
     begin_writes(d, costs, d->now, UINT64_MAX);
+    if (costs->batches)
+        overtake_writes(d, costs);
     uint64_t end = serve(d, costs, d->now, place, count) + costs->read_latency;
     if (costs->batches)
         hold_back_writes(d, end);

@@ -40,6 +40,7 @@ typedef struct device {
     uint64_t begun; /* of the requests, from the oldest on */
     uint64_t plugged, first_plugged;
     uint32_t last_ticket;
+    uint32_t overtakes; /* of writes that wait, by reads */
     bool background; /* works for kswapd: nobody waits */
     bool held;       /* whoever collects requests has not finished: writes stay plugged */
     bool read_first; /* the first of what is plugged is one of its reads                */
