@@ -110,14 +110,16 @@ static void rest(pa_ram *ram)
         ram->rests_until = ram->disk.now + 100000000;
 }
 
-/* kswapd: below the low mark it works in the background until the high mark is reached.  After
- * sixteen tries without success it gives up (MAX_RECLAIM_RETRIES). */
+/* kswapd: below the low mark it works in the background until the high mark is reached, and is not
+ * back before that much time has passed.  After sixteen tries without success it gives up
+ * (MAX_RECLAIM_RETRIES). */
 static void balance(pa_ram *ram)
 {
     if (ram_available(ram) >= (int64_t)ram->settings.watermark_low || ram->fruitless >= 16 ||
         ram->disk.now < ram->rests_until)
         return;
     ram->disk.background = true;
+    ram->disk.aside = 0;
     while (ram_available(ram) < (int64_t)ram->settings.watermark_high) {
         if (!reclaim(ram, 0, RECLAIM_BATCH)) {
             ram->fruitless += !device_is_busy(&ram->disk);
@@ -127,6 +129,9 @@ static void balance(pa_ram *ram)
         ram->fruitless = 0;
     }
     ram->disk.background = false;
+    uint64_t back = ram->disk.now + ram->disk.aside;
+    if (!(ram->settings.rules & PA_RECLAIM_MAPPED) && ram->rests_until < back)
+        ram->rests_until = back;
 }
 
 static uint64_t least(uint64_t a, uint64_t b)

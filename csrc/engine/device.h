@@ -30,6 +30,7 @@ typedef struct write_request {
 
 typedef struct device {
     uint64_t now, cpu; /* ns: time of day, and how much of it some processor worked */
+    uint64_t aside;    /* what kswapd worked, on a processor of its own              */
     uint64_t idle_at, head; /* when the request in service has passed; the place after it */
     write_run *run; /* ring, oldest first; the last `plugged` pages have not been issued */
     write_request *request;
@@ -56,10 +57,12 @@ bool device_copy(device *to, const device *from, uint64_t frames);
 /* A processor works for so long. */
 static inline void device_work(device *d, uint64_t ns)
 {
-    if (!d->background) {
-        d->now += ns;
-        d->cpu += ns;
+    if (d->background) {
+        d->aside += ns;
+        return;
     }
+    d->now += ns;
+    d->cpu += ns;
 }
 
 static inline bool device_is_writing(const device *d, uint32_t f)

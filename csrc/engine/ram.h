@@ -226,7 +226,7 @@ struct pa_ram {
     uint64_t flushed; /* the two seconds in which groups' counters were added up last         */
     /* the first frame, + 1, of the folio that a read() has in hand; 0: none */
     uint32_t held;
-    uint64_t rests_until; /* kswapd of 2.6                                                     */
+    uint64_t rests_until; /* kswapd                                                            */
     uint32_t fruitless; /* how often kswapd found nothing, one after another */
     bool reclaiming;
     bool has_huge; /* 2 MB were mapped at once some time */
