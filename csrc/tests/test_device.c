@@ -104,8 +104,49 @@ static void holding_the_plug(void)
         device_unplug(&d, &costs);
         CHECK(d.plugged == (held ? 41u : 0u));
         CHECK(device_wait(&d, &costs) && d.plugged == 0);
+        device_let_go(&d);
+        CHECK(!d.held && !d.reads);
         device_drop(&d, FRAMES);
     }
+}
+
+/* A disk that batches tells of a write that is in service when the read after it is done, too. */
+static void told_together(void)
+{
+    pa_costs batches = costs;
+    batches.batches = 1;
+    for (int together = 0; together < 2; together++) {
+        device d;
+        CHECK(device_init(&d, FRAMES));
+        CHECK(device_plug(&d, &costs, 1, 0, 1));
+        device_unplug(&d, &costs);
+        uint64_t end = device_fetch(&d, together ? &batches : &costs, 9000, 300);
+        CHECK(end == 10 + 5000 + 3000 + 100);
+        device_work(&d, 10 + 1000);
+        CHECK(count_written(&d) == (together ? 0 : 1));
+        device_until(&d, end);
+        CHECK(count_written(&d) == (together ? 1 : 0));
+        device_drop(&d, FRAMES);
+    }
+}
+
+/* Two reads overtake the writes that wait; the third waits for a batch of them. */
+static void writes_do_not_starve(void)
+{
+    pa_costs batches = costs;
+    batches.batches = 1;
+    device d;
+    CHECK(device_init(&d, FRAMES));
+    for (uint32_t f = 0; f < 20; f++)
+        CHECK(device_plug(&d, &costs, f, 100 * f, 1));
+    device_unplug(&d, &costs);
+    CHECK(d.begun == 1);
+    for (uint64_t i = 0; i < 3; i++) {
+        CHECK(d.begun == 1);
+        device_fetch(&d, &batches, 9000 + 100 * i, 1);
+    }
+    CHECK(d.begun == 17);
+    device_drop(&d, FRAMES);
 }
 
 /* A copy goes on by itself. */
@@ -139,6 +180,8 @@ int main(void)
     runs();
     reads_come_first();
     holding_the_plug();
+    told_together();
+    writes_do_not_starve();
     copies();
     return 0;
 }
