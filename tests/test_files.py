@@ -85,3 +85,23 @@ def test_zoneinfo_adds_up_to_the_machine(machine: pa.Machine) -> None:
     assert sum(zone["managed"] for zone in zones.values()) * 4 == machine.meminfo()["MemTotal"]
     for zone in zones.values():
         assert zone["min"] <= zone["low"] <= zone["high"]
+
+
+def test_a_cgroup_pays_for_the_buffer_heads_of_what_it_writes() -> None:
+    """104 bytes for each page that was written to, as long as it is cached; none for what is read."""
+    machine = pa.Machine(ram="64M", swap=0, kernel="6.18", arch="x86_64")
+    group = machine.cgroup("writers", memory_max="32M")
+    process = machine.spawn("writer", cgroup=group)
+    file = machine.file("data", 8 << 20, cached=False)
+    fd = process.open(file)
+    before = group.stat()["kernel"]
+    process.read(fd, 4 << 20)
+    assert group.stat()["kernel"] == before
+    process.write(fd, 4 << 20, 2 << 20)
+    assert group.stat()["kernel"] == before + -(-1024 // 39) * 4096
+    machine.check()
+    copy = machine.copy()
+    process.ftruncate(fd, 0)
+    assert group.stat()["kernel"] == before
+    machine.check()
+    copy.check()

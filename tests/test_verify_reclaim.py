@@ -351,7 +351,7 @@ def test_a_crash_takes_everything_back() -> None:
     before = settings_at_rest()
     command = "verify reclaim --swappiness 123 --mode fmapr --pattern rand --factor 2 --scans 1"
     with subprocess.Popen(
-        [sys.executable, "-c", "from pyalloc.cli import main; main()", *command.split()],
+        [sys.executable, "-P", "-c", "from pyalloc.cli import main; main()", *command.split()],
         stdout=subprocess.DEVNULL,
     ) as child:
         await_that(lambda: len(left_behind(child.pid)) == 3)

@@ -236,3 +236,24 @@ int pa_ram_charge_kernel(pa_ram *ram, uint32_t group_id, int64_t pages)
     }
     return PA_OK;
 }
+
+/* ---- what the kernel keeps beside pages ------------------------------------------------------- */
+
+/* A page of a file that was written to has a buffer head of 104 bytes as long as it is cached, and its
+ * memory cgroup pays for it (alloc_page_buffers).  That is taken without a look at the limit: whoever
+ * takes the next page pays for both.  Left out: those of pages that are in no cgroup. */
+void ram_charge_buffers(pa_ram *ram, uint32_t group_id, int64_t count)
+{
+    enum { IN_A_PAGE = 4096 / 104 };
+    group *g = &ram->groups[group_id];
+    if (!group_id || !(ram->settings.rules & PA_ACCOUNTS_NODES))
+        return;
+    g->buffers += (uint64_t)count;
+    uint64_t pages = (g->buffers + IN_A_PAGE - 1) / IN_A_PAGE, before = g->buffer_pages;
+    g->buffer_pages = pages;
+    ram->kernel += pages - before;
+    if (pages > before)
+        charge(ram, group_id, pages - before);
+    else
+        uncharge(ram, group_id, before - pages);
+}

@@ -165,7 +165,10 @@ static fate evict_cached(pa_ram *ram, uint32_t f)
 static void leave_object(pa_ram *ram, uint32_t f, uint64_t entry)
 {
     uint64_t owner = ram->frame[f].owner;
-    *object_entry(ram, owner_id(owner), owner_place(owner)) = entry;
+    uint64_t *place = object_entry(ram, owner_id(owner), owner_place(owner));
+    if (*place & PTE_BUFFERS)
+        ram_charge_buffers(ram, owner_group(owner), -1);
+    *place = entry;
     ram->objects[owner_id(owner)].resident--;
     ram->maps[f] = 0;
 }

@@ -149,9 +149,15 @@ void object_mark_dirty(pa_ram *ram, uint32_t f)
     ram->state[f] &= (uint8_t)~(STATE_AHEAD | STATE_RECLAIM); /* folio_mark_dirty */
     if (!(ram->frame[f].owner & OWNER_DIRTY))
         ram_set_dirty(ram, f);
-    object *o = &ram->objects[owner_id(ram->frame[f].owner)];
-    if (!o->shmem)
-        extents_add(&o->extents, owner_place(ram->frame[f].owner));
+    uint64_t owner = ram->frame[f].owner, place = owner_place(owner);
+    object *o = &ram->objects[owner_id(owner)];
+    if (o->shmem)
+        return;
+    extents_add(&o->extents, place);
+    uint64_t *entry = object_entry(ram, owner_id(owner), place);
+    if (!(*entry & PTE_BUFFERS))
+        ram_charge_buffers(ram, owner_group(owner), 1);
+    *entry |= PTE_BUFFERS;
 }
 
 /* A swapped page of shared memory comes back: its cached frame becomes the object's. */
@@ -473,6 +479,8 @@ static void drop_page(pa_ram *ram, uint32_t id, uint64_t *entry, uint64_t index)
         ram->promised--;
     if (*entry & PTE_PRESENT) {
         uint32_t f = pte_frame(*entry);
+        if (*entry & PTE_BUFFERS)
+            ram_charge_buffers(ram, owner_group(ram->frame[f].owner), -1);
         huge_isolate(ram, f);
         rmap_each(ram, f, unmap_one, &o->shmem);
         ram->maps[f] = 0;

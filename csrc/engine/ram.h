@@ -112,6 +112,7 @@ typedef struct group {
     uint64_t limit, swap_limit;
     uint64_t usage, usage_peak, usage_swap, tables;
     uint64_t anon_cost, file_cost;
+    uint64_t buffers, buffer_pages; /* of written pages of files, and what they take up      */
     uint64_t limit_hits, scanned, stolen, refilled;
     uint64_t faults, major_faults; /* of the processes in it                              */
     uint64_t refaults[2];  /* pages that came back: anonymous, of files                   */
@@ -189,6 +190,8 @@ typedef struct reader {
 enum { ORDER_SHIFT = 8, ORDER_MASK = 15 };
 /* An entry of a page of a file that was there once: its shadow instead of a frame. */
 enum { PTE_SHADOW = 512 };
+/* An entry of a present page of a file that was written to: it has a buffer head (charge.c). */
+enum { PTE_BUFFERS = 64 };
 /* An entry of a present page of a file whose data is still to be filled in (not PG_uptodate). */
 enum { PTE_BLANK = 128 };
 
@@ -302,6 +305,8 @@ static inline bool ram_is_zero_page(const pa_ram *ram, uint32_t f)
 /* The same for anonymous frames from f on that one entry each maps and no slot knows, up to `most`
  * in one step; returns how many went. */
 uint64_t ram_release_sole(pa_ram *ram, uint32_t f, uint64_t most);
+/* `count` more pages of files in a memory cgroup have buffer heads, or less. */
+void ram_charge_buffers(pa_ram *ram, uint32_t group_id, int64_t count);
 /* Page tables: charge `count` to a group; false: exhausted. */
 bool ram_charge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
 void ram_uncharge_tables(pa_ram *ram, uint32_t group_id, uint64_t count);
