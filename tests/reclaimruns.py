@@ -63,8 +63,9 @@ def small_machine(run: dict[str, Any], name: str) -> tuple[Machine, Cgroup]:
 class Scan(ModelScan):
     """One process under a limit, with its working set."""
 
-    def __init__(self, run: dict[str, Any]) -> None:
+    def __init__(self, run: dict[str, Any], more: int = 0) -> None:
         self.run = run
+        self.more = more
         bed = Bed(run["mode"], run["ws_pages"], run["limit_mb"] << 20)
         super().__init__(bed, *small_machine(run, "scan"))
 
@@ -72,8 +73,10 @@ class Scan(ModelScan):
         """Touch what the recorder had touched before its first pass: 15 pages, one of zeros.
 
         That one matters: it is not written to swap, so the first sweep's first request is short.
+        With some more pages before the others, another run of the kernel is made.
         """
         both, private = PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS
+        self.process.touch(self.process.mmap(0, 8 * PAGE, both, private), self.more * PAGE)
         at = self.process.mmap(0, 15 * PAGE, both, private)
         self.process.touch(at, 11 * PAGE)
         self.process.touch(at + 11 * PAGE, PAGE, zeros=True)

@@ -88,7 +88,7 @@ def test_zoneinfo_adds_up_to_the_machine(machine: pa.Machine) -> None:
 
 
 def test_a_cgroup_pays_for_the_buffer_heads_of_what_it_writes() -> None:
-    """104 bytes for each page that was written to, as long as it is cached; none for what is read."""
+    """104 bytes for each page that was written to, while it is cached; none for what is read."""
     machine = pa.Machine(ram="64M", swap=0, kernel="6.18", arch="x86_64")
     group = machine.cgroup("writers", memory_max="32M")
     process = machine.spawn("writer", cgroup=group)

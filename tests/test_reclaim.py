@@ -57,16 +57,25 @@ def missed(rows: list[Any]) -> list[float]:
     return [row.swapped_in for row in rows[1:]]
 
 
-def is_as_recorded(mine: float, run: dict[str, Any], truth: float) -> bool:
-    """Within 0.05 of the recorded run, or among fresh ones."""
+def fresh_runs(run: dict[str, Any]) -> tuple[float, ...]:
     keys = ("mode", "pattern", "ws_factor", "page_cluster", "swappiness", "write")
-    fresh = FRESH.get(tuple(run[key] for key in keys), (truth,))
-    return min(*fresh, truth) - 0.05 <= mine <= max(*fresh, truth) + 0.05
+    return FRESH.get(tuple(run[key] for key in keys), ())
 
 
-def passes_of(run: dict[str, Any]) -> list[Any]:
+def is_as_recorded(run: dict[str, Any], measure: str) -> bool:
+    """Within 0.05 of the recorded run; where the kernel's own differ, the median among theirs."""
+    truth = mean(getattr(row, measure) for row in run["rows"][1:])
+    fresh = fresh_runs(run)
+    mine = median(
+        mean(getattr(row, measure) for row in passes_of(run, more)[1:])
+        for more in range(5 if fresh else 1)
+    )
+    return min(*fresh, truth, 9) - 0.05 <= mine <= max(*fresh, truth, 0) + 0.05
+
+
+def passes_of(run: dict[str, Any], more: int = 0) -> list[Any]:
     """Make all passes, or skip a scan that is killed as some of the kernel's are."""
-    scan = Scan(run)
+    scan = Scan(run, more)
     try:
         rows = scan.passes()
     except ProcessKilled:
@@ -95,10 +104,10 @@ def test_a_scan_misses_as_often_as_the_recorded_one(run: dict[str, Any]) -> None
     sweep writes out a hundred pages or six thousand.  So do the passes of a scan that turns back at
     its ends, at any size.
     """
-    mine = missed(passes_of(run))
     if run["ws_factor"] <= 0.95 or run["ws_factor"] >= 1.5 or run["mode"] == "anon0":
-        assert is_as_recorded(mean(mine), run, mean(missed(run["rows"])))
+        assert is_as_recorded(run, "swapped_in")
         return
+    mine = missed(passes_of(run))
     spread = [miss for other in RUNS if is_like(run, other) for miss in missed(other["rows"])]
     key = tuple(run[k] for k in ("pattern", "ws_factor", "page_cluster", "write"))
     spread += MEASURED_AGAIN.get(key, ())
@@ -192,8 +201,7 @@ def test_reads_of_a_file_in_another_order_read_as_much(run: dict[str, Any]) -> N
 )
 def test_a_mapped_file_is_read_as_often(run: dict[str, Any]) -> None:
     """Read-ahead fills the limit before its pages are used: some are read twice, none thrice."""
-    mine = mean(row.read for row in Scan(run).passes()[1:])
-    assert is_as_recorded(mine, run, mean(row.read for row in run["rows"][1:]))
+    assert is_as_recorded(run, "read")
 
 
 def test_mapped_random_reads_read_far_more_than_they_touch() -> None:
