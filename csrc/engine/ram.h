@@ -208,8 +208,7 @@ struct pa_ram {
     pa_bitmap clusters; /* runs of slots that are not quite free                          */
     cluster *cluster;
     cluster_list cluster_lists[CLUSTER_FULL];
-    uint32_t next_fresh,
-        count_fresh; /* clusters from the one up to the other were never used     */
+    uint32_t next_fresh, count_fresh; /* clusters never used: from the one up to the other */
     uint64_t slot_next; /* in the run that is being filled                                 */
     uint64_t window_last, window_size, window_hits; /* swap read around a slot (cluster)   */
     group *groups;
@@ -452,11 +451,8 @@ void flusher_await(pa_ram *ram);
 
 /* ---- slots (slots.c) -------------------------------------------------------------------------- */
 
-/* Slots that are given out together, and the number of those that one is among. */
-uint64_t slots_run(const pa_ram *ram);
+/* The number of the slots given out together that one is among. */
 uint64_t slots_cluster_of(const pa_ram *ram, uint64_t slot);
-/* Places of a cluster that are no slots. */
-uint64_t slots_missing(const pa_ram *ram, uint64_t c);
 bool slots_init(pa_ram *ram);
 bool slots_check(const pa_ram *ram);
 /* `count` slots of one cluster and one group are free again. */

@@ -5,8 +5,8 @@
  * Model of mm/readahead.c and of the faults of mm/filemap.c in Linux 6.12.  Each open file remembers
  * the window that was read last.  A page near the window's end is marked; whoever comes to it has
  * the next, larger window read without waiting for it.  Whoever comes to a page that is still being
- * read waits for the request it is in, not for all of its window.  Since 6.16 each window is read in larger
- * folios than the one before, and ends where one of them would.
+ * read waits for the request it is in, not for all of its window.  Since 6.16 each window is read in
+ * larger folios than the one before, and ends where one of them would.
  */
 #include "ram.h"
 

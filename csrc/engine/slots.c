@@ -21,7 +21,7 @@
 
 enum { RUN = 512 /* SWAPFILE_CLUSTER since 4.14: a huge page */ };
 
-#define NONE UINT64_MAX
+#define NO_SLOT UINT64_MAX
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -41,27 +41,29 @@ static uint64_t header(const pa_ram *ram)
     return fills_holes(ram) ? 1 : 0;
 }
 
-uint64_t slots_run(const pa_ram *ram)
+/* Slots that are given out together. */
+static uint64_t run_of(const pa_ram *ram)
 {
     return ram->settings.rules & PA_RECLAIM_MAPPED ? SHORTEST_RUN : RUN;
 }
 
 uint64_t slots_cluster_of(const pa_ram *ram, uint64_t slot)
 {
-    return (slot + header(ram)) / slots_run(ram);
+    return (slot + header(ram)) / run_of(ram);
 }
 
 static uint64_t first_of(const pa_ram *ram, uint64_t c)
 {
-    return c ? c * slots_run(ram) - header(ram) : 0;
+    return c ? c * run_of(ram) - header(ram) : 0;
 }
 
 static uint64_t left_in_run(const pa_ram *ram, uint64_t slot)
 {
-    return slots_run(ram) - (slot + header(ram)) % slots_run(ram);
+    return run_of(ram) - (slot + header(ram)) % run_of(ram);
 }
 
-uint64_t slots_missing(const pa_ram *ram, uint64_t c)
+/* Places of a cluster that are no slots. */
+static uint64_t missing_of(const pa_ram *ram, uint64_t c)
 {
     uint64_t end = (c + 1) * RUN, places = ram->slots.count + 1;
     return fills_holes(ram) ? (c == 0) + (end > places ? end - places : 0) : 0;
@@ -108,7 +110,7 @@ static void make_list(pa_ram *ram)
     ram->count_fresh = (uint32_t)count;
     ram->next_fresh = 1;
     for (uint64_t c = 0; c < count; c += count > 1 ? count - 1 : 1) {
-        uint64_t missing = slots_missing(ram, c);
+        uint64_t missing = missing_of(ram, c);
         ram->cluster[c].home = CLUSTER_FULL;
         ram->cluster[c].used = (uint16_t)missing;
         if (missing && missing < RUN)
@@ -121,9 +123,9 @@ static void make_list(pa_ram *ram)
 bool slots_init(pa_ram *ram)
 {
     uint64_t count = ram->settings.count_slots;
-    if (!bitmap_init(&ram->slots, count) || !bitmap_init(&ram->clusters, count / slots_run(ram)))
+    if (!bitmap_init(&ram->slots, count) || !bitmap_init(&ram->clusters, count / run_of(ram)))
         return false;
-    ram->slot_next = fills_holes(ram) ? NONE : 0;
+    ram->slot_next = fills_holes(ram) ? NO_SLOT : 0;
     if (fills_holes(ram))
         make_list(ram);
     return true;
@@ -131,22 +133,22 @@ bool slots_init(pa_ram *ram)
 
 /* ---- the next one ----------------------------------------------------------------------------- */
 
-/* In the cluster at hand, or NONE. */
+/* In the cluster at hand, or NO_SLOT. */
 static uint64_t next_at_hand(const pa_ram *ram)
 {
     uint64_t next = ram->slot_next, c = slots_cluster_of(ram, next);
-    if (next == NONE || ram->cluster[c].used == RUN)
-        return NONE;
+    if (next == NO_SLOT || ram->cluster[c].used == RUN)
+        return NO_SLOT;
     uint64_t from = ram->cluster[c].used ? next : first_of(ram, c);
     uint64_t slot = bitmap_next_free(&ram->slots, from);
-    return slot != BITMAP_NONE && slots_cluster_of(ram, slot) == c ? slot : NONE;
+    return slot != BITMAP_NONE && slots_cluster_of(ram, slot) == c ? slot : NO_SLOT;
 }
 
 /* Is it in the cluster at hand, further on? */
 static bool is_at_hand(const pa_ram *ram, uint64_t slot)
 {
     uint64_t next = ram->slot_next;
-    return next != NONE && slot >= next &&
+    return next != NO_SLOT && slot >= next &&
            slots_cluster_of(ram, next) == slots_cluster_of(ram, slot);
 }
 
@@ -154,7 +156,7 @@ static bool is_at_hand(const pa_ram *ram, uint64_t slot)
 static uint32_t other_cluster(const pa_ram *ram)
 {
     uint32_t at_hand =
-        ram->slot_next == NONE ? NO_CLUSTER : (uint32_t)slots_cluster_of(ram, ram->slot_next);
+        ram->slot_next == NO_SLOT ? NO_CLUSTER : (uint32_t)slots_cluster_of(ram, ram->slot_next);
     uint32_t c = ram->cluster_lists[CLUSTER_PARTIAL].first;
     if (c != NO_CLUSTER && c == at_hand) /* it has just been looked at */
         c = ram->cluster[c].after;
@@ -169,7 +171,7 @@ static uint32_t other_cluster(const pa_ram *ram)
 static uint64_t next_hole(const pa_ram *ram)
 {
     uint64_t slot = next_at_hand(ram);
-    if (slot != NONE)
+    if (slot != NO_SLOT)
         return slot;
     uint32_t c = other_cluster(ram);
     return bitmap_next_free(&ram->slots, c == NO_CLUSTER ? 0 : first_of(ram, c));
@@ -178,7 +180,7 @@ static uint64_t next_hole(const pa_ram *ram)
 /* The next free slot of the run at hand, else of a free run, else the lowest there is. */
 static uint64_t next_in_run(const pa_ram *ram)
 {
-    uint64_t run = slots_run(ram), slot = bitmap_next_free(&ram->slots, ram->slot_next);
+    uint64_t run = run_of(ram), slot = bitmap_next_free(&ram->slots, ram->slot_next);
     if (ram->slot_next % run && slot != BITMAP_NONE && slot / run == ram->slot_next / run)
         return slot;
     uint64_t free_run = bitmap_next_free(&ram->clusters, 0);
@@ -213,7 +215,7 @@ static void fill_hole(pa_ram *ram, uint64_t first, uint64_t count)
 {
     uint32_t c = (uint32_t)slots_cluster_of(ram, first);
     if (!is_at_hand(ram, first)) {
-        if (ram->slot_next != NONE) /* in vain */
+        if (ram->slot_next != NO_SLOT) /* in vain */
             put_aside(ram, (uint32_t)slots_cluster_of(ram, ram->slot_next));
         if (c == ram->next_fresh && c < ram->count_fresh) {
             ram->next_fresh++;
@@ -224,7 +226,7 @@ static void fill_hole(pa_ram *ram, uint64_t first, uint64_t count)
     ram->cluster[c].used = (uint16_t)(ram->cluster[c].used + count);
     put_aside(ram, c);
     bool more = ram->cluster[c].used < RUN && slots_cluster_of(ram, first + count) == c;
-    ram->slot_next = more ? first + count : NONE;
+    ram->slot_next = more ? first + count : NO_SLOT;
 }
 
 void swap_use(pa_ram *ram, uint32_t group_id, uint64_t first, uint64_t count)
@@ -294,8 +296,8 @@ bool slots_check(const pa_ram *ram)
 {
     uint64_t end = ram->slots.high ? slots_cluster_of(ram, ram->slots.high - 1) + 1 : 0;
     for (uint64_t c = 0; c < end; c++) {
-        uint64_t used = count_taken(ram, c), missing = slots_missing(ram, c);
-        bool whole = (c + 1) * slots_run(ram) <= ram->slots.count;
+        uint64_t used = count_taken(ram, c), missing = missing_of(ram, c);
+        bool whole = (c + 1) * run_of(ram) <= ram->slots.count;
         if (used + missing != ram->cluster[c].used || (fills_holes(ram) && !is_at_home(ram, c)))
             return false;
         if (!fills_holes(ram) && whole && bitmap_is_taken(&ram->clusters, c) != (used > 0))
