@@ -329,6 +329,7 @@ static bool is_any_cached(pa_ram *ram, uint32_t id, uint64_t first, uint64_t cou
 static uint32_t written_page(pa_ram *ram, const reader *r, uint64_t index, uint64_t bytes)
 {
     bool major, large = ram->settings.rules & PA_LARGE_FOLIOS && !ram->objects[r->object].shmem;
+    fetch_await(ram, r->object, index);
     for (unsigned order = large ? order_at(index, bytes >> 12, HUGE_ORDER) : 0; order; order--) {
         if (is_any_cached(ram, r->object, index, UINT64_C(1) << order))
             continue;

@@ -283,7 +283,7 @@ static pa_status fault_entry(access *a, bool major)
 }
 
 /* Try 2 MB at once where there is no leaf; *served says that it worked. */
-static pa_status fault_big(const access *a, bool *major, bool *served)
+static pa_status fault_big(access *a, bool *major, bool *served)
 {
     pa_mm *mm = a->mm;
     pa_status status = PA_OK;
@@ -292,6 +292,7 @@ static pa_status fault_big(const access *a, bool *major, bool *served)
     if (a->index >= a->o->count_pages || (a->write && !a->view->shared) ||
         object_refuses(mm->ram, a->view->object, a->index))
         return PA_OK;
+    a->again = fetch_await(mm->ram, a->view->object, a->index);
     if (object_page(mm->ram, mm->group, a->view->object, a->index, major) == NO_FRAME)
         return PA_EXHAUSTED;
     *served = huge_map_object(mm, a->view, a->vpn, a->write, &status);
