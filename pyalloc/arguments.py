@@ -6,9 +6,13 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from pyalloc.errors import ArgumentError, WrongType
 
 T = TypeVar("T")
+Number = TypeVar("Number", np.int64, np.uint64)
 _LONG: Final = 80
 
 
@@ -108,3 +112,21 @@ def mapping(value: object, name: str) -> Mapping[Any, Any]:
     if isinstance(value, Mapping):
         return value
     raise _wrong(name, "a mapping", value)
+
+
+def numbers(values: npt.ArrayLike, name: str, kind: type[Number]) -> npt.NDArray[Number]:
+    """Return a list of whole numbers as an array of its own; those below 0 wrap if need be.
+
+    Raises
+    ------
+    WrongType, ArgumentError
+        It is none; the text names it.
+    """
+    array = np.asarray(values)
+    if array.ndim == 1 and (not array.size or array.dtype.kind in "iu"):
+        return array.astype(kind)
+    if not array.ndim:
+        message = f"{name} must be a list of whole numbers (got {values!r})"
+        raise WrongType(message)
+    message = f"{name} must be a list of whole numbers (got {array.dtype} of {array.ndim} axes)"
+    raise ArgumentError(message)

@@ -113,7 +113,9 @@ def nanoseconds(seconds: float) -> int:
     250000000
     """
     given: object = seconds
-    if not isinstance(given, SupportsFloat) or isinstance(given, str):
+    if type(given) is not float and (
+        not isinstance(given, SupportsFloat) or isinstance(given, str)
+    ):
         message = f"seconds must be a number (got {seconds!r}, a {type(seconds).__name__})"
         raise WrongType(message)
     ns = round(seconds * 1e9) if math.isfinite(seconds) else -1

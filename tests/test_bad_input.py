@@ -41,6 +41,9 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "mallopt": {"parameter": -1, "value": 0},
     "usable_size": {"address": 0},
     "fill": {"size": 10},
+    "malloc_each": {"sizes": [10]},
+    "fill_each": {"sizes": [10]},
+    "free_each": {"addresses": [0]},
     "set_thread": {"thread": 0},
     "mmap": {"addr": 0, "length": PAGE, "prot": 3, "flags": 0x22, "fd": -1, "offset": 0},
     "munmap": {"addr": 0, "length": PAGE},
@@ -84,7 +87,7 @@ def test_a_wrong_type_is_named_and_changes_nothing(name: str, argument: str) -> 
     """Of every argument of every call: a TypeError that names it."""
     process = busy()
     before = seen(process)
-    wrong = NO_INTS if argument != "pages" else NO_INTS[1:4]
+    wrong = NO_INTS if argument not in ("pages", "sizes", "addresses") else NO_INTS[1:4]
     for value in wrong:
         with pytest.raises(TypeError, match=rf"\b{argument}\b") as caught:
             getattr(process, name)(*(CALLS[name] | {argument: value}).values())
@@ -284,6 +287,8 @@ def test_no_number_breaks_a_machine(
             values[1] = [values[1] // PAGE] if name == "touch_pages" else values[1]
         if name == "set_thread":
             values[0] %= 5000
+        if name.endswith("_each"):
+            values = [[number % (1 << 64) for number in numbers]]
         before = (str(process.maps()), str(process.status()))
         try:
             getattr(process, name)(*values)

@@ -61,6 +61,11 @@ static void add_up(const group *g, pa_group_counters *out)
     }
 }
 
+uint64_t pa_ram_limit_hits(const pa_ram *ram, uint32_t group_id)
+{
+    return group_id < ram->count_groups ? ram->groups[group_id].limit_hits : 0;
+}
+
 void pa_ram_read_group(const pa_ram *ram, uint32_t group_id, pa_group_counters *out)
 {
     *out = (pa_group_counters){0};

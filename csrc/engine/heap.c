@@ -258,6 +258,38 @@ uint64_t pa_heap_realloc(pa_heap *heap, uint64_t pointer, uint64_t bytes)
     return simple(heap, PA_OP_REALLOC, pointer, bytes, 0);
 }
 
+/* True if the block is written as far as it has to be. */
+static bool write_block(pa_heap *heap, uint64_t address, uint64_t bytes, uint64_t *written)
+{
+    if (!address || !bytes || !heap->mm)
+        return true;
+    uint64_t first = address >> 12, count = ((address + bytes - 1) >> 12) - first + 1;
+    return pa_mm_touch_anon(heap->mm, first, count, true, written) == PA_OK;
+}
+
+uint64_t pa_heap_malloc_list(pa_heap *heap, const uint64_t *bytes, uint64_t count, bool write,
+                             uint64_t *addresses, uint64_t *written)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        *written = 0;
+        addresses[i] = pa_heap_malloc(heap, bytes[i]);
+        if (heap->state != HEAP_IDLE ||
+            (write && !write_block(heap, addresses[i], bytes[i], written)))
+            return i;
+    }
+    return count;
+}
+
+uint64_t pa_heap_free_list(pa_heap *heap, const uint64_t *pointers, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        pa_heap_free(heap, pointers[i]);
+        if (heap->state != HEAP_IDLE)
+            return i;
+    }
+    return count;
+}
+
 uint64_t pa_heap_other(pa_heap *heap, uint32_t op, uint64_t size, uint64_t arg)
 {
     return simple(heap, op, 0, size, arg);

@@ -70,6 +70,7 @@ class Heap(Mortal):
 
     def _take(self, handle: CData) -> None:
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
+        self._written = ffi.new("uint64_t *")
         self.moved = memoryview(ffi.buffer(lib.pa_heap_moved(self.handle)))
         self.has_mapped = functools.partial(lib.pa_heap_has_mapped, self.handle)
         self.set_brk = functools.partial(lib.pa_heap_set_break, self.handle)
@@ -118,6 +119,29 @@ class Heap(Mortal):
     def realloc(self, pointer: int, size: int) -> int:
         """Call realloc."""
         return int(lib.pa_heap_realloc(self.handle, pointer, size))
+
+    def malloc_list(
+        self, sizes: npt.NDArray[np.uint64], addresses: npt.NDArray[np.uint64], *, write: bool
+    ) -> tuple[int, int]:
+        """Call malloc for each of ``sizes``; with ``write`` each block is written whole at once.
+
+        Returns how many are done, and how many pages of the next one are written if it is not the
+        heap that has stopped.
+        """
+        done = lib.pa_heap_malloc_list(
+            self.handle,
+            ffi.from_buffer("uint64_t[]", sizes),
+            len(sizes),
+            write,
+            ffi.from_buffer("uint64_t[]", addresses, require_writable=True),
+            self._written,
+        )
+        return done, self._written[0]
+
+    def free_list(self, pointers: npt.NDArray[np.uint64]) -> int:
+        """Call free for each; return how many are done before the heap has stopped."""
+        array = ffi.from_buffer("uint64_t[]", pointers)
+        return int(lib.pa_heap_free_list(self.handle, array, len(pointers)))
 
     def other(self, op: int, size: int, arg: int) -> int:
         """Make any other call by its op number."""

@@ -212,6 +212,10 @@ class Ram(Mortal):
         lib.pa_ram_read_group(self.handle, group, counters)
         return words(counters, _GROUP_WORDS)
 
+    def limit_hits(self, group: int) -> int:
+        """Return that one of :meth:`group`, which is quick."""
+        return int(lib.pa_ram_limit_hits(self.handle, group))
+
     def charge_kernel(self, group: int, pages: int) -> bool:
         """Charge memory of the kernel itself; False if there is no room."""
         status = lib.pa_ram_charge_kernel(self.handle, group, pages)

@@ -160,9 +160,10 @@ class _Stage:
         while self._queue and not self._over:
             time, _, action = heapq.heappop(self._queue)
             if time > until:
-                self._advance(until)
+                self.machine.advance(max(until - self.machine.clock, 0.0))
                 break
-            at_once = at_once + 1 if time <= self.machine.clock else 0
+            now = self.machine.clock
+            at_once = at_once + 1 if time <= now else 0
             if at_once > _MOST_AT_ONCE:
                 message = (
                     f"a million steps at {format_duration(time)}: does a program yield 0 forever?"
@@ -170,16 +171,13 @@ class _Stage:
                 raise ScenarioError(message)
             if self.timeline.is_due(time):
                 self._sample()
-            self._advance(time)
+            if time > now:
+                self.machine.advance(time - now)
             action()
             steps += 1
             if progress is not None and steps % 4096 == 0:
                 progress(min(time / until, 1.0) if until else 1.0)
         self._sample()
-
-    def _advance(self, time: float) -> None:
-        if time > self.machine.clock:
-            self.machine.advance(time - self.machine.clock)
 
     # --- processes ----------------------------------------------------------------------
 
@@ -426,7 +424,7 @@ class _News:
         time = self._stage.machine.clock
         while group is not None and (now or time >= self._due.get(group.number, 0.0)):
             self._due[group.number] = time + _LOOK
-            hits = group.counters()["limit_hits"]
+            hits = group.limit_hits
             if hits > self._hits.get(group.number, 0):
                 self._hits[group.number] = hits
                 limit = format_size(group.counters()["limit"] * PAGE)

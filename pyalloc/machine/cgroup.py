@@ -67,6 +67,11 @@ class Cgroup:
         self.machine.grace.pass_by()
         return self.machine.ram.group(self.number)
 
+    @property
+    def limit_hits(self) -> int:
+        """How often it was at its own ``memory.max``."""
+        return self.machine.ram.limit_hits(self.number)
+
     def stat(self) -> ProcText[int]:
         """Return ``memory.stat``: sizes in bytes, and events, of it and all below it.
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from pyalloc import engine
-from pyalloc.arguments import instance, registers, truth, whole, words
-from pyalloc.errors import ArgumentError, MemoryFault, ProcessKilled, PyallocError, WrongType
+from pyalloc.arguments import instance, registers, words
+from pyalloc.errors import ArgumentError, ProcessKilled, PyallocError
 from pyalloc.kernel import procfs
 from pyalloc.kernel.abi import (
     VM_GROWSDOWN,
@@ -34,50 +34,20 @@ from pyalloc.kernel.proctext import ProcText
 from pyalloc.kernel.vma import AddressSpace
 from pyalloc.machine.cgroup import Cgroup
 from pyalloc.machine.heap import ProcessHeap
+from pyalloc.machine.libc import LibraryCalls
 from pyalloc.machine.memory import Account, ProcessPages
 from pyalloc.machine.oom import run_oom_killer, task_of
 from pyalloc.machine.replay import Playback, Replay, TraceColumns, run_replay
-from pyalloc.machine.syscalls import SystemCalls
 from pyalloc.units import PAGE, nanoseconds
 
 if TYPE_CHECKING:
     from pyalloc.machine.machine import Machine
 
-_PENDING: Final = engine.PENDING
-_LONGEST: Final = (1 << 64) - 1
-_MOST_THREADS: Final = 1 << 22
-_FLAGS: Final = (bool, bool)
 _COPIED: Final = VM_PFNMAP | VM_MAYBE_GUARD
 """Areas whose page tables a child gets even if they hold nothing private."""
-_OP: Final = {
-    "calloc": 1,
-    "memalign": 4,
-    "posix_memalign": 5,
-    "aligned_alloc": 6,
-    "valloc": 7,
-    "pvalloc": 8,
-    "malloc_trim": 9,
-    "mallopt": 10,
-    "thread_exit": 15,
-}
 
 
-_MISFITS: Final = (TypeError, OverflowError)
-"""What a number gives that is not one the engine takes: it is looked at again, more slowly."""
-
-
-def _page_numbers(pages: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    array = np.asarray(pages)
-    if array.ndim == 1 and (not array.size or array.dtype.kind in "iu"):
-        return array.astype(np.int64)
-    if not array.ndim:
-        message = f"pages must be a list of whole numbers (got {pages!r})"
-        raise WrongType(message)
-    message = f"pages must be a list of whole numbers (got {array.dtype} of {array.ndim} axes)"
-    raise ArgumentError(message)
-
-
-class Process(SystemCalls):
+class Process(LibraryCalls):
     """One process; made by :meth:`Machine.spawn <pyalloc.Machine.spawn>` or :meth:`fork`.
 
     Attributes
@@ -172,26 +142,6 @@ class Process(SystemCalls):
         self.catch_up()
         self.heap.lease()
 
-    def bind(self) -> None:
-        """Tie the three hottest calls to the engine."""
-        if self.alive:
-            self._malloc, self._free, self._realloc = self.heap.heap.entries()
-        else:
-            self._malloc = self._free = self._realloc = self._refuse
-
-    def close_entries(self) -> None:
-        """Let no other thread call the engine directly until :meth:`bind` is called again."""
-        if self.alive:
-            entries = self.heap.heap.entries()
-            self._malloc, self._free, self._realloc = map(self._guarded, entries)
-
-    def _guarded(self, entry: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: int) -> Any:  # noqa: ANN401 - as the entry
-            self.machine.require_mine()
-            return entry(*arguments)
-
-        return call
-
     @property
     def cpu_time(self) -> float:
         """Seconds that a processor worked for it: its faults, and what :meth:`compute` added."""
@@ -211,135 +161,6 @@ class Process(SystemCalls):
     def __repr__(self) -> str:
         state = "alive" if self.alive else f"ended ({self.killed_by or self.exit_code})"
         return f"<Process {self.pid} {self.name} {state}>"
-
-    # --- the C library ------------------------------------------------------------------
-    # Sizes and addresses are taken as registers take them; where every call counts, only those
-    # that the engine does not take at once.
-
-    def malloc(self, size: int) -> int:
-        """Return the address of ``size`` new bytes; 0 is NULL."""
-        try:
-            pointer = self._malloc(size)
-        except _MISFITS:
-            pointer = self._malloc(*registers(self.mask, size=size))
-        return pointer if pointer != _PENDING else self.heap.settle(pointer)
-
-    def free(self, address: int) -> None:
-        """Free a block; 0 does nothing.
-
-        Raises
-        ------
-        HeapAbort
-            The library noticed an error and aborted; the process is dead.
-        """
-        try:
-            pointer = self._free(address)
-        except _MISFITS:
-            pointer = self._free(*registers(self.mask, address=address))
-        if pointer == _PENDING:
-            self.heap.settle(_PENDING)
-
-    def realloc(self, address: int, size: int) -> int:
-        """Resize a block and return its new address; 0 is NULL."""
-        try:
-            pointer = self._realloc(address, size)
-        except _MISFITS:
-            pointer = self._realloc(*registers(self.mask, address=address, size=size))
-        return pointer if pointer != _PENDING else self.heap.settle(pointer)
-
-    def calloc(self, count: int, size: int) -> int:
-        """Return the address of ``count * size`` zeroed bytes; 0 is NULL."""
-        if type(count) is not int or type(size) is not int or count < 0 or size < 0:
-            count, size = registers(self.mask, count=count, size=size)
-        total = count * size
-        if total > self.mask:
-            self.require_alive()
-            return 0
-        return self._call("calloc", total)
-
-    def fill(self, size: int) -> int:
-        """Return the address of ``size`` new bytes, all of them written; 0 is NULL.
-
-        The same as :meth:`malloc` and :meth:`touch`, in a fraction of the time.
-
-        Raises
-        ------
-        ProcessKilled
-            The OOM killer chose this process on the way.
-        """
-        block = self.malloc(size)
-        if block and size:
-            (size,) = registers(self.mask, size=size)
-            if self.space.locked_vm or self.huge_advice:
-                self.touch(block, size)
-            else:
-                first = block // PAGE
-                self.pages.write(first, (block + size - 1) // PAGE - first + 1)
-        return block
-
-    def memalign(self, alignment: int, size: int) -> int:
-        """Return the address of ``size`` bytes at a multiple of ``alignment``; 0 is NULL."""
-        return self._call("memalign", size, alignment)
-
-    def posix_memalign(self, alignment: int, size: int) -> int:
-        """Return the address, 0 where the C call returns an error number."""
-        return self._call("posix_memalign", size, alignment)
-
-    def aligned_alloc(self, alignment: int, size: int) -> int:
-        """Return the address of ``size`` bytes at a multiple of ``alignment``; 0 is NULL."""
-        return self._call("aligned_alloc", size, alignment)
-
-    def valloc(self, size: int) -> int:
-        """Return the address of ``size`` bytes on a page of their own; 0 is NULL."""
-        return self._call("valloc", size)
-
-    def pvalloc(self, size: int) -> int:
-        """Return the address of whole pages that hold ``size`` bytes; 0 is NULL."""
-        return self._call("pvalloc", size)
-
-    def malloc_trim(self, pad: int = 0) -> int:
-        """Give free memory back; 1 if any was."""
-        (pad,) = registers(self.mask, pad=pad)
-        return self._call("malloc_trim", pad)
-
-    def mallopt(self, parameter: int, value: int) -> int:
-        """Set an allocator parameter by its number; 1 if it was taken."""
-        parameter, value = registers(_LONGEST, parameter=parameter, value=value)
-        return self._call("mallopt", value, parameter)
-
-    def usable_size(self, address: int) -> int:
-        """Return ``malloc_usable_size`` in bytes; 0 for NULL."""
-        self.require_alive()
-        try:
-            return self.heap.heap.usable_size(address)
-        except _MISFITS:
-            (address,) = registers(self.mask, address=address)
-            return self.heap.heap.usable_size(address)
-
-    def _call(self, name: str, size: int, alignment: int = 0) -> int:
-        self.require_alive()
-        heap = self.heap.heap
-        try:
-            result = heap.other(_OP[name], size, alignment)
-        except _MISFITS:
-            size, alignment = registers(self.mask, size=size, alignment=alignment)
-            result = heap.other(_OP[name], size, alignment)
-        return self.heap.settle(result) if result == _PENDING and heap.is_stopped else result
-
-    def set_thread(self, thread: int) -> None:
-        """Let the next calls be made by thread number ``thread``; the first one is 0.
-
-        Raises
-        ------
-        ArgumentError
-            No thread has such a number.
-        """
-        self.require_alive()
-        self.heap.heap.set_thread(whole(thread, "thread", 0, _MOST_THREADS - 1))
-
-    def thread_exit(self) -> None:
-        """End the current thread: its cache goes back to the heap."""
-        self._call("thread_exit", 0)
 
     def replay(
         self,
@@ -411,122 +232,6 @@ class Process(SystemCalls):
                 continue
             if everything or vma.anon_vma is not None or vma.flags & _COPIED:
                 child.pages.share(vma, self.pages)
-
-    def touch(self, addr: int, length: int, write: bool = True, *, zeros: bool = False) -> None:
-        """Access each page of a range once.
-
-        Parameters
-        ----------
-        addr, length
-            The range, in bytes.
-        write
-            Write to each page; False: read it.
-        zeros
-            What is written is zeros: a page that holds nothing else needs no place on the disk
-            to be swapped out (6.12 and later).  Private memory only.
-
-        Raises
-        ------
-        MemoryFault
-            The hardware would refuse: SIGSEGV or SIGBUS, at ``.address``.
-        ProcessKilled
-            The OOM killer chose this process on the way.
-        """
-        if type(addr) is not int or type(length) is not int:
-            addr, length = registers(-1, addr=addr, length=length)
-        if length < 0:
-            message = f"length must not be negative (got {length})"
-            raise ArgumentError(message)
-        addr &= self.mask
-        if (type(write), type(zeros)) != _FLAGS:
-            write, zeros = truth(write, "write"), truth(zeros, "zeros")
-        if not zeros:
-            if not self.alive or self.machine.occupant is not None:
-                self.require_alive()
-            if length and self.heap.has_mapped(addr, length):
-                first = addr // PAGE
-                self.pages.access_own(first, -(-(addr + length) // PAGE) - first, write=write)
-            else:
-                self._touch(addr, length, write=write)
-            return
-        with self._writing(zeros=True):
-            self._touch(addr, length, write=write)
-
-    @contextlib.contextmanager
-    def _writing(self, *, zeros: bool) -> Iterator[None]:
-        """Let what is written in this block be zeros."""
-        table = self.pages.table
-        if zeros:
-            self.require_alive()
-            table.write_zeros(zeros=True)
-        try:
-            yield
-        finally:
-            if zeros and self.alive:
-                table.write_zeros(zeros=False)
-
-    def _touch(self, addr: int, length: int, *, write: bool) -> None:
-        space = self._space()
-        size = space.total_vm
-        at, end = addr // PAGE * PAGE, addr + length
-        first = addr
-        while at < end:
-            try:
-                vma = space.fault(first, write)
-            except MemoryFault as fault:
-                self.pages.fail_past_end(fault, write=write)
-                raise
-            stop = min(vma.end, -(-end // PAGE) * PAGE)
-            self.pages.access(vma, at // PAGE, (stop - at) // PAGE, write=write)
-            at = first = stop
-        if space.total_vm != size:  # the stack has grown
-            self.heap.lease()
-
-    def touch_pages(
-        self, addr: int, pages: npt.ArrayLike, write: bool = True, *, zeros: bool = False
-    ) -> None:
-        """Access single pages, in the order given: page ``i`` is the one at ``addr + i * 4096``.
-
-        The way to make random, skewed or repeated accesses quickly: one call for a whole array.
-
-        Parameters
-        ----------
-        addr
-            An address in the page that number 0 stands for.
-        pages
-            Whole numbers, as a numpy array or anything that becomes one.
-        write, zeros
-            As :meth:`touch`.
-
-        Raises
-        ------
-        ArgumentError
-            ``pages`` does not hold whole numbers.
-        WrongType
-            It is no list.
-        MemoryFault, ProcessKilled
-            As :meth:`touch`; the accesses before it have been made.
-        """
-        index = _page_numbers(pages)
-        (addr,) = registers(self.mask, addr=addr)
-        write, zeros = truth(write, "write"), truth(zeros, "zeros")
-        if len(index):
-            with self._writing(zeros=zeros):
-                self._touch_pages(addr, index, write=write)
-
-    def _touch_pages(self, addr: int, index: npt.NDArray[np.int64], *, write: bool) -> None:
-        base = addr // PAGE
-        low, high = base + int(index.min()), base + int(index.max())
-        vma = self._space().find(low * PAGE)
-        if vma is None or not vma.start <= low * PAGE <= high * PAGE < vma.end:
-            vma = None
-        if vma is None or not self.pages.takes_lists(vma):
-            for number in index.tolist():
-                self.touch((base + number) * PAGE, 1, write)
-            return
-        self.space.fault(low * PAGE, write)
-        self.pages.access_list(vma, low, (index - (low - base)).astype(np.uint64), write=write)
-        self.heap.lease()
 
     # --- the end ------------------------------------------------------------------------
 

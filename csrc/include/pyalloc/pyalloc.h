@@ -191,6 +191,8 @@ int pa_ram_limit_group(pa_ram *ram, uint32_t group, uint64_t pages, uint64_t pag
  * reclaimed as far as that goes. */
 int pa_ram_throttle_group(pa_ram *ram, uint32_t group, uint64_t pages);
 void pa_ram_read_group(const pa_ram *ram, uint32_t group, pa_group_counters *out);
+/* limit_hits alone, which nothing is added up for. */
+uint64_t pa_ram_limit_hits(const pa_ram *ram, uint32_t group);
 /* What the pages of a group and those below it are, and where they are listed. */
 typedef struct pa_group_pages {
     uint64_t anon, file, shmem, swap_cached; /* file: without shmem */
@@ -459,6 +461,13 @@ const char *pa_allocator_changes(uint32_t i);
 uint64_t pa_heap_malloc(pa_heap *heap, uint64_t bytes);
 uint64_t pa_heap_realloc(pa_heap *heap, uint64_t pointer, uint64_t bytes);
 uint64_t pa_heap_free(pa_heap *heap, uint64_t pointer);
+/* malloc of each of `bytes`, in this order; with `write` each block is written whole before the next
+ * call.  Returns how many of them are done: if not all, the heap has stopped in the next one, or has
+ * served it, but only *written pages of it could be written. */
+uint64_t pa_heap_malloc_list(pa_heap *heap, const uint64_t *bytes, uint64_t count, bool write,
+                             uint64_t *addresses, uint64_t *written);
+/* free of each; returns how many are done before the heap has stopped. */
+uint64_t pa_heap_free_list(pa_heap *heap, const uint64_t *pointers, uint64_t count);
 /* Any other call by its op: size and arg as in a trace's columns. */
 uint64_t pa_heap_other(pa_heap *heap, uint32_t op, uint64_t size, uint64_t arg);
 uint64_t pa_heap_resume(pa_heap *heap);

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from pyalloc.errors import ArgumentError
 from pyalloc.kernel.overcommit import NEVER
@@ -56,6 +57,7 @@ class Job:
         self.rng = np.random.default_rng(seed)
         self.failed = 0
         self.free = process.free
+        self.free_each = process.free_each
         self.touch = process.touch
         self.touch_pages = process.touch_pages
         self._stage = stage
@@ -101,6 +103,24 @@ class Job:
     def fill(self, size: int) -> int:
         """Return the address of ``size`` new bytes, all of them written; 0 is NULL."""
         return self._got(self.process.fill(size), size)
+
+    def malloc_each(self, sizes: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        """Return the addresses of new blocks, one after another; 0 is NULL."""
+        return self._got_each(self.process.malloc_each(sizes), sizes)
+
+    def fill_each(self, sizes: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        """Return the addresses of new blocks, each written at once; 0 is NULL."""
+        return self._got_each(self.process.fill_each(sizes), sizes)
+
+    def _got_each(
+        self, pointers: npt.NDArray[np.uint64], sizes: npt.ArrayLike
+    ) -> npt.NDArray[np.uint64]:
+        if not pointers.all():
+            for pointer, size in zip(pointers.tolist(), np.asarray(sizes).tolist(), strict=True):
+                self._got(pointer, size)
+        elif len(pointers):
+            self._refused = False
+        return pointers
 
     def _got(self, pointer: int, size: int) -> int:
         if pointer:

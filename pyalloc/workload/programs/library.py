@@ -124,8 +124,8 @@ def hold(
     time
         How long it lives.
     """
-    made = [job.fill(block) for _ in range(max(size // block, 1))]
-    first = np.array([address // PAGE for address in made if address], np.int64)
+    made = job.fill_each([block] * max(size // block, 1))
+    first = (made[made != 0] // PAGE).astype(np.int64)
     within = np.arange(-(-block // PAGE))
     ends, count = job.now + time, round(hot * len(first))
     while job.now < ends:
@@ -219,14 +219,13 @@ def server(
         while sessions and sessions[0][0] <= now:
             job.free(heapq.heappop(sessions)[1])
         count = int(rng.poisson(requests * every)) * blocks
-        made = [job.fill(int(size)) for size in law.draw(rng, count)]
-        lives = rng.random(count) < kept
+        made = job.fill_each(law.draw(rng, count))
+        stay = ((rng.random(count) < kept) & (made != 0)).nonzero()
         ends = now + rng.exponential(lifetime, count)
-        for address, stays, end in zip(made, lives, ends, strict=True):
-            if stays and address:
-                heapq.heappush(sessions, (float(end), address))
-            else:
-                job.free(address)
+        for session in zip(ends[stay].tolist(), made[stay].tolist(), strict=True):
+            heapq.heappush(sessions, session)
+        made[stay] = 0
+        job.free_each(made)
 
 
 def database(
@@ -257,14 +256,15 @@ def database(
     data = job.file(file) if file else None
     fd = job.open(data, "rw") if data else -1
     length = data.size // PAGE if data else 0
+    read, write = job.read, job.write
     while pool:
         yield every
         job.touch_pages(pool, _skewed(job, writes, buffers // PAGE, hot), write=True)
         job.touch_pages(pool, _skewed(job, reads, buffers // PAGE, hot), write=False)
         for page in _skewed(job, writes, length, hot).tolist():
-            job.write(fd, PAGE, page * PAGE)
+            write(fd, PAGE, page * PAGE)
         for page in _skewed(job, reads, length, hot).tolist():
-            job.read(fd, PAGE, page * PAGE)
+            read(fd, PAGE, page * PAGE)
     return 1
 
 
@@ -273,8 +273,9 @@ def _skewed(job: Job, count: int, pages: int, share: float) -> npt.NDArray[np.in
     if not pages:
         return np.empty(0, np.int64)
     few = max(int(pages * share), 1)
-    among = np.where(job.rng.random(count) < _HOT_ACCESSES, few, pages)
-    return (job.rng.random(count) * among).astype(np.int64)
+    chance = job.rng.random(2 * count)
+    among = np.where(chance[:count] < _HOT_ACCESSES, few, pages)
+    return (chance[count:] * among).astype(np.int64)
 
 
 def batch(
