@@ -194,11 +194,11 @@ class Pages(Mortal):
         return (*self._outcome(status, "touching a mapped object"), False)
 
     def touch_list(
-        self, view: View | None, vpn: int, index: npt.NDArray[np.uint64], *, write: bool
+        self, view: View | None, vpn: int, index: npt.NDArray[np.int64], *, write: bool
     ) -> tuple[int, bool, bool]:
         """Access pages ``vpn + index[i]`` one after another; results as of :meth:`touch_object`."""
         struct = ffi.NULL if view is None else _as_struct(view)
-        array = ffi.from_buffer("uint64_t[]", index)
+        array = ffi.from_buffer("uint64_t[]", index)  # vpn + index wraps to where it was meant
         status = lib.pa_mm_touch_list(
             self.handle, struct, vpn, array, len(index), write, self._done
         )

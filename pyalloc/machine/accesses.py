@@ -142,5 +142,5 @@ class Accesses(SystemCalls):
                 self.touch((base + number) * PAGE, 1, write)
             return
         self.space.fault(low * PAGE, write)
-        self.pages.access_list(vma, low, (index - (low - base)).astype(np.uint64), write=write)
+        self.pages.access_list(vma, base, index, write=write)
         self.heap.lease()

@@ -97,7 +97,8 @@ class FileCalls:
 
     def _file(self, fd: int) -> OpenFile:
         self.require_alive()
-        (fd,) = registers(-1, fd=fd)
+        if type(fd) is not int:
+            (fd,) = registers(-1, fd=fd)
         if fd not in self.files:
             fail(errno.EBADF)
         return self.files[fd]
@@ -179,7 +180,8 @@ class FileCalls:
         at, end = offset, offset + length
         group = self.cgroup.number if self.cgroup else 0
         while at < end:
-            self._watch(file.inode, -(-end // PAGE) - at // PAGE)
+            if file.inode.promised:
+                machine.promises.watch_shared(self, -(-end // PAGE) - at // PAGE)
             done, dry = machine.ram.access_object(
                 group, number, at, end, write=write, stream=file.stream
             )
@@ -193,7 +195,3 @@ class FileCalls:
                     break
                 fail(errno.ENOMEM)
         return min(at, end) - offset
-
-    def _watch(self, inode: Inode, pages: int) -> None:
-        if inode.promised:
-            self.machine.promises.watch_shared(self, pages)

@@ -158,7 +158,7 @@ class LibraryCalls(Accesses):
 
     def _malloc_each(self, sizes: npt.ArrayLike, *, write: bool) -> npt.NDArray[np.uint64]:
         self.require_alive()
-        wanted = numbers(sizes, "sizes", np.uint64) & np.uint64(self.mask)
+        wanted = self._registers(sizes, "sizes")
         got = np.zeros(len(wanted), np.uint64)
         heap, at = self.heap.heap, 0
         while at < len(got):
@@ -173,6 +173,11 @@ class LibraryCalls(Accesses):
             at += 1
         return got
 
+    def _registers(self, values: npt.ArrayLike, name: str) -> npt.NDArray[np.uint64]:
+        """Return numbers as registers hold them."""
+        found = numbers(values, name, np.uint64)
+        return found if self.mask == _LONGEST else found & np.uint64(self.mask)
+
     def free_each(self, addresses: npt.ArrayLike) -> None:
         """Free each block, one after another; 0 does nothing.
 
@@ -184,7 +189,7 @@ class LibraryCalls(Accesses):
             As :meth:`free`; the calls before it have been made.
         """
         self.require_alive()
-        blocks = numbers(addresses, "addresses", np.uint64) & np.uint64(self.mask)
+        blocks = self._registers(addresses, "addresses")
         at = 0
         while (at := at + self.heap.heap.free_list(blocks[at:])) < len(blocks):
             self.heap.settle(_PENDING)

@@ -239,9 +239,7 @@ class ProcessPages:
             if dry:
                 self.process.out_of_memory()
 
-    def access_list(
-        self, vma: Vma, vpn: int, index: npt.NDArray[np.uint64], *, write: bool
-    ) -> None:
+    def access_list(self, vma: Vma, vpn: int, index: npt.NDArray[np.int64], *, write: bool) -> None:
         """Make one access to each page ``vpn + index[i]`` of ``vma``, in this order.
 
         Raises
