@@ -94,14 +94,61 @@ def test_a_cgroup_pays_for_the_buffer_heads_of_what_it_writes() -> None:
     process = machine.spawn("writer", cgroup=group)
     file = machine.file("data", 8 << 20, cached=False)
     fd = process.open(file)
+    empty = group.stat()["kernel"]
+    process.read(fd, 8 << 20)
     before = group.stat()["kernel"]
-    process.read(fd, 4 << 20)
-    assert group.stat()["kernel"] == before
     process.write(fd, 4 << 20, 2 << 20)
     assert group.stat()["kernel"] == before + -(-1024 // 39) * 4096
     machine.check()
     copy = machine.copy()
     process.ftruncate(fd, 0)
-    assert group.stat()["kernel"] == before
+    assert group.stat()["kernel"] == empty
     machine.check()
     copy.check()
+
+
+def of_nodes(count: int) -> int:
+    """Return the bytes of kernel memory that so many nodes are charged as."""
+    return -(-count * 584 // 4096) * 4096
+
+
+def test_a_cgroup_pays_for_the_tree_of_the_files_it_reads() -> None:
+    """584 bytes for 64 pages, as long as one of them, or a trace of one, is there."""
+    machine = pa.Machine(ram="64M", swap=0, kernel="6.18", arch="x86_64", read_ahead="4K")
+    group = machine.cgroup("readers", memory_max="1M")
+    process = machine.spawn("reader", cgroup=group)
+    fd = process.open(machine.file("data", 16 << 20, cached=False))
+    empty = group.stat()["kernel"]
+    for block in range(32):
+        process.read(fd, 4096, block * 64 * 4096)
+        process.read(fd, 4096, (block * 64 + 63) * 4096)
+        assert group.stat()["kernel"] == empty + of_nodes(block + 1)
+    for page in range(1024):  # more than there is room for
+        process.read(fd, 4096, page * 4096)
+    assert group.stat()["file"] < 1 << 20
+    assert group.stat()["kernel"] == empty + of_nodes(32)
+    machine.check()
+    copy = machine.copy()
+    process.ftruncate(fd, 1 << 20)
+    assert group.stat()["kernel"] == empty + of_nodes(4)
+    process.ftruncate(fd, 0)
+    assert group.stat()["kernel"] == empty
+    copy.check()
+
+
+def test_a_large_folio_takes_the_place_of_the_nodes_below_it() -> None:
+    """One of 64 pages or more is an entry of the level above, whatever was there before."""
+    machine = pa.Machine(ram="128M", swap=0, kernel="6.18", arch="x86_64", read_ahead="8M")
+    group = machine.cgroup("readers", memory_max="32M")
+    process = machine.spawn("reader", cgroup=group)
+    fd = process.open(machine.file("data", 48 << 20, cached=False))
+    forwards = range(0, 48 << 20, 4096)
+    kernel = [group.stat()["kernel"]]
+    for order in (forwards, reversed(forwards), forwards):
+        for at in order:
+            process.read(fd, 4096, at)
+        kernel.append(group.stat()["kernel"])
+    assert kernel[1] < kernel[0] + of_nodes(16)
+    assert kernel[2] > kernel[0] + of_nodes(60)  # backwards it goes by single pages
+    assert kernel[3] < kernel[2] - of_nodes(30)
+    machine.check()

@@ -168,7 +168,7 @@ static void leave_object(pa_ram *ram, uint32_t f, uint64_t entry)
     uint64_t *place = object_entry(ram, owner_id(owner), owner_place(owner));
     if (*place & PTE_BUFFERS)
         ram_charge_buffers(ram, owner_group(owner), -1);
-    *place = entry;
+    *place = entry | (*place & PTE_NODE);
     ram->objects[owner_id(owner)].resident--;
     ram->maps[f] = 0;
 }
@@ -231,7 +231,8 @@ static void drop_clean_shmem(pa_ram *ram, uint32_t f)
     uint64_t owner = ram->frame[f].owner;
     ram->promised -= ram->objects[owner_id(owner)].promised;
     leave_object(ram, f, 0);
-    object_drop_node(ram, owner_id(owner), owner_place(owner));
+    object_empty(ram, owner_id(owner), owner_place(owner),
+                 object_entry(ram, owner_id(owner), owner_place(owner)));
     ram_release(ram, f);
 }
 

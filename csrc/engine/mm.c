@@ -81,6 +81,8 @@ static bool room_for_mm(pa_ram *ram, uint32_t *number)
     return true;
 }
 
+enum { FIRST_HITS = 4 }; /* of swap read ahead in an area: its first window is whole */
+
 pa_mm *pa_mm_new(pa_ram *ram, uint32_t group_id)
 {
     uint32_t number;

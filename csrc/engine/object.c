@@ -88,29 +88,16 @@ uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
 /* ---- what the tree itself takes up ------------------------------------------------------------ */
 
 /* A node of the kernel's tree (lib/xarray.c) has 64 entries; it is charged as kernel memory, with a
- * pointer beside it to who pays.  Left out: nodes of nodes, 64 times as few, and those of files, whose
- * pages are not what keeps memory full. */
+ * pointer beside it to who pays, and stays as long as one of its pages, or a shadow of one, is in it.
+ * A folio of 64 pages or more needs none, and takes the place of those that were there.  Left out:
+ * nodes of nodes, 64 times as few, those of a file whose reader is in no cgroup, and the shrinker of
+ * nodes in which there is nothing but shadows. */
 enum { NODE_SHIFT = 6, NODE_SLOTS = 1 << NODE_SHIFT, NODE_BYTES = 576 + 8 };
-
-/* Is there no node yet, or none any more, for this page?  A sole page 0 needs none. */
-static bool lacks_node(const object *o, const uint64_t *leaf, uint64_t index)
-{
-    if (!o->shmem)
-        return false;
-    uint64_t first = index & (pt_table_leaf_size(&o->pages) - 1) & ~(uint64_t)(NODE_SLOTS - 1);
-    for (unsigned i = 0; i < NODE_SLOTS; i++) {
-        if (leaf[first + i])
-            return false;
-    }
-    return index || o->count_pages > 1;
-}
 
 /* Bring the pages for `nodes` nodes up to date; false: there is no room for one more. */
 static bool charge_nodes(pa_ram *ram, object *o, uint32_t group_id, uint64_t nodes)
 {
     uint64_t pages = (nodes * NODE_BYTES + 4095) / 4096;
-    if (!(ram->settings.rules & PA_ACCOUNTS_NODES))
-        return true;
     if (!o->kernel_pages)
         o->kernel_group = group_id;
     int64_t more = (int64_t)(pages - o->kernel_pages);
@@ -121,11 +108,41 @@ static bool charge_nodes(pa_ram *ram, object *o, uint32_t group_id, uint64_t nod
     return true;
 }
 
-void object_drop_node(pa_ram *ram, uint32_t id, uint64_t index)
+/* Is there a node around the page?  `leaf` is the one of the object's table. */
+static bool has_node(const object *o, const uint64_t *leaf, uint64_t index)
+{
+    uint64_t first = index & (pt_table_leaf_size(&o->pages) - 1) & ~(uint64_t)(NODE_SLOTS - 1);
+    for (unsigned i = 0; i < NODE_SLOTS; i++) {
+        if (leaf[first + i] & PTE_NODE)
+            return true;
+    }
+    return false;
+}
+
+/* What a new entry is marked with: PTE_NODE if it goes to a node that somebody pays for.  A sole page 0
+ * needs none. */
+static uint64_t node_mark(const pa_ram *ram, const object *o, uint32_t group_id, uint64_t index,
+                          unsigned order)
+{
+    bool counted = ram->settings.rules & PA_ACCOUNTS_NODES && (o->shmem || group_id);
+    return counted && order < NODE_SHIFT && (index || o->count_pages > 1) ? PTE_NODE : 0;
+}
+
+/* Nodes give way to a large folio. */
+static void drop_nodes(pa_ram *ram, object *o, const uint64_t *leaf, uint64_t index, uint64_t count)
+{
+    for (uint64_t i = index; o->nodes && i < index + count; i += NODE_SLOTS) {
+        if (has_node(o, leaf, i))
+            charge_nodes(ram, o, o->kernel_group, o->nodes - 1);
+    }
+}
+
+void object_empty(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *entry)
 {
     object *o = &ram->objects[id];
-    const uint64_t *leaf = o->nodes ? pt_table_find_leaf(&o->pages, index) : NULL;
-    if (leaf && lacks_node(o, leaf, index))
+    uint64_t was = *entry;
+    *entry = 0;
+    if (was & PTE_NODE && !has_node(o, pt_table_find_leaf(&o->pages, index), index))
         charge_nodes(ram, o, o->kernel_group, o->nodes - 1);
 }
 
@@ -169,7 +186,8 @@ static uint32_t swap_page_in(pa_ram *ram, uint32_t group_id, uint32_t id, uint64
         return NO_FRAME;
     uint64_t owner = ram->frame[f].owner;
     uint64_t flags = (owner & (OWNER_ACTIVE | OWNER_REFERENCED)) | OWNER_DIRTY;
-    *object_entry(ram, id, index) = (uint64_t)f << PTE_SHIFT | PTE_PRESENT;
+    uint64_t *entry = object_entry(ram, id, index);
+    *entry = (uint64_t)f << PTE_SHIFT | PTE_PRESENT | (*entry & PTE_NODE);
     ram_rename(ram, f, owner_of(KIND_OBJECT, owner_group(owner), id, index) | flags);
     ram->objects[id].resident++;
     swap_drop_ref(ram, slot);
@@ -183,7 +201,8 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     uint64_t f;
     object *o = &ram->objects[id];
     uint64_t *leaf = pt_table_make_leaf(&o->pages, index);
-    bool node = leaf && lacks_node(o, leaf, index);
+    uint64_t mark = node_mark(ram, o, group_id, index, 0);
+    bool node = leaf && mark && !has_node(o, leaf, index);
     if (!leaf || (node && !charge_nodes(ram, o, group_id, o->nodes + 1)))
         return NO_FRAME;
     if (!ram_take(ram, group_id, 1, &f)) {
@@ -195,7 +214,7 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     if (*entry & PTE_SHADOW)
         active |= workingset_refault(ram, group_id, (uint32_t)f, (uint32_t)(*entry >> PTE_SHIFT),
                                      true, 1);
-    *entry = f << PTE_SHIFT | PTE_PRESENT;
+    *entry = f << PTE_SHIFT | PTE_PRESENT | mark;
     ram->maps[f] = 0;
     o->resident++;
     ram->promised += o->promised;
@@ -220,15 +239,24 @@ uint32_t object_new_folio(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t 
     if (!order)
         return object_new_page(ram, group_id, id, index);
     uint64_t *leaf = pt_table_make_leaf(&o->pages, index);
-    if (!leaf || !ram_take_folio(ram, group_id, count, frames))
+    uint64_t mark = node_mark(ram, o, group_id, index, order);
+    bool node = leaf && mark && !has_node(o, leaf, index);
+    if (!leaf || (node && !charge_nodes(ram, o, group_id, o->nodes + 1)))
         return NO_FRAME;
+    if (!ram_take_folio(ram, group_id, count, frames)) {
+        o->nodes -= node;
+        return NO_FRAME;
+    }
+    if (order >= NODE_SHIFT)
+        drop_nodes(ram, o, leaf, index, count);
     uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];
     uint32_t shadow = last_shadow(entry, count);
     bool active = shadow && workingset_refault(ram, group_id, frames[0], shadow, true, count);
     uint8_t state = ram->state[frames[0]] | STATE_FOLIO;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t owner = owner_of(KIND_OBJECT, group_id, id, index + i);
-        entry[i] = (uint64_t)frames[i] << PTE_SHIFT | (uint64_t)order << ORDER_SHIFT | PTE_PRESENT;
+        entry[i] =
+            (uint64_t)frames[i] << PTE_SHIFT | (uint64_t)order << ORDER_SHIFT | PTE_PRESENT | mark;
         ram->maps[frames[i]] = 0;
         ram->state[frames[i]] = state;
         ram_put(ram, frames[i], owner | (active ? OWNER_ACTIVE : 0));
@@ -491,8 +519,7 @@ static void drop_page(pa_ram *ram, uint32_t id, uint64_t *entry, uint64_t index)
     } else if (*entry & PTE_SWAP) {
         swap_drop_ref(ram, *entry >> PTE_SHIFT);
     }
-    *entry = 0;
-    object_drop_node(ram, id, index);
+    object_empty(ram, id, index, entry);
 }
 
 static void drop_pages(pa_ram *ram, uint32_t id, uint64_t first, uint64_t end)

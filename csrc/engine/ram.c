@@ -184,7 +184,6 @@ pa_ram *pa_ram_renew(pa_ram *spent, const pa_ram_settings *settings)
     }
     group_init(&ram->groups[0], NO_GROUP, UINT64_MAX, UINT64_MAX);
     ram->count_groups = 1;
-    ram->window_hits = FIRST_HITS;
     return ram;
 }
 

@@ -62,8 +62,7 @@ enum {
     MAX_IDS = (1 << ID_BITS) - 1,
     MAX_GROUPS = 1 << GROUP_BITS,
     RECLAIM_BATCH = 32,
-    SHORTEST_RUN = 256, /* of slots that are given out together */
-    FIRST_HITS = 4      /* of swap read ahead, before there was any: the first window is whole */
+    SHORTEST_RUN = 256 /* of slots that are given out together */
 };
 
 #define NO_FRAME UINT32_MAX
@@ -190,6 +189,8 @@ typedef struct reader {
 enum { ORDER_SHIFT = 8, ORDER_MASK = 15 };
 /* An entry of a page of a file that was there once: its shadow instead of a frame. */
 enum { PTE_SHADOW = 512 };
+/* An entry in a node that somebody pays for, whether its page is there or has left a trace (object.c). */
+enum { PTE_NODE = 16 };
 /* An entry of a present page of a file that was written to: it has a buffer head (charge.c). */
 enum { PTE_BUFFERS = 64 };
 /* An entry of a present page of a file whose data is still to be filled in (not PG_uptodate). */
@@ -210,7 +211,9 @@ struct pa_ram {
     cluster_list cluster_lists[CLUSTER_FULL];
     uint32_t next_fresh, count_fresh; /* clusters never used: from the one up to the other */
     uint64_t slot_next; /* in the run that is being filled                                 */
-    uint64_t window_last, window_size, window_hits; /* swap read around a slot (cluster)   */
+    /* Swap read around a slot (cluster).  A kernel boots with 4 hits, which the first page that anybody
+     * swaps in uses up: here that was long ago. */
+    uint64_t window_last, window_size, window_hits;
     group *groups;
     table_pool tables_free;
     pa_mm **mms; /* NULL where a number is not in use */
@@ -397,7 +400,7 @@ bool folio_is_locked(const pa_ram *ram, const folio *all);
 /* ---- taking a page away (evict.c) ------------------------------------------------------------- */
 
 typedef enum fate {
-    FATE_STAYS,   /* no slot for it                           */
+    FATE_STAYS, /* no slot for it                           */
     FATE_WRITING, /* it is written first, and mapped by nobody */
     FATE_FREED
 } fate;
@@ -512,8 +515,8 @@ uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
 /* How many pages the folio of page `index` has, and which is its first: 1 unless it was made
  * larger and is still whole. */
 uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first);
-/* The entry is empty now: the node it was in goes if it was the last. */
-void object_drop_node(pa_ram *ram, uint32_t id, uint64_t index);
+/* Empty the entry; the node it is in goes if it is the last there. */
+void object_empty(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *entry);
 /* A page was looked at (read(), or a mapper that is gone now): so was its folio. */
 void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);
