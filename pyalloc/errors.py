@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PyallocError(Exception):
-    """Base of every error that pyalloc raises on purpose."""
+    """Base of every error that pyalloc raises on purpose; it can come from a worker process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it says and carries, whatever its class is made from."""
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(
+    kind: type[PyallocError], args: tuple[Any, ...], carried: dict[str, Any]
+) -> PyallocError:
+    """Return an error as it was before it was pickled."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(carried)
+    return error
 
 
 class ArgumentError(PyallocError, ValueError):

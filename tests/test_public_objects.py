@@ -12,6 +12,8 @@ from collections.abc import Callable
 import pytest
 
 import pyalloc as pa
+from pyalloc.trace.record import CannotRun
+from pyalloc.workload.programs.parameters import ProgramError
 
 TRACE = pa.workload("random", count=3000, live=50)
 
@@ -114,3 +116,18 @@ def test_the_package_names_what_is_meant_to_be_used() -> None:
             assert (inspect.getdoc(value) or "").strip(), name
     with pytest.raises(AttributeError, match="did you mean Machine"):
         pa.Machin  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_errors_come_from_other_processes_as_they_are() -> None:
+    """With their class, their text, and all they carry."""
+    errors: list[pa.PyallocError] = [
+        pa.MemoryFault(7, 0x1234),
+        CannotRun("no such command", 127),
+        ProgramError("no such key", "size"),
+        pa.ArgumentError("too small"),
+    ]
+    for error in errors:
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert vars(again) == vars(error)
