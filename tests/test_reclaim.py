@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reclaimruns import Mix, Scan, order_of, recorded_runs
+from reclaimruns import LeanScan, Mix, Scan, order_of, recorded_runs
 
 from pyalloc.errors import ProcessKilled
 
@@ -162,7 +162,7 @@ def test_dirty_pages_of_a_file_are_left_to_the_flusher(factor: float) -> None:
         "page_cluster": 3,
         "rows": [None] * 5,
     }
-    scan = Scan(run)
+    scan = LeanScan(run)
     pages = run["ws_pages"]
     scan.access(order_of(run, 0, np.random.default_rng(1)), write=True)
     assert scan.machine.ram.counters()["file_written"] / pages == pytest.approx(first, abs=0.06)

@@ -123,7 +123,7 @@ static fate leave_to_swap(pa_ram *ram, uint32_t f, bool write)
     }
     leave_slot(ram, f);
     ram_release(ram, f);
-    return FATE_FREED;
+    return write ? FATE_WRITTEN : FATE_FREED;
 }
 
 /* Given up by MADV_FREE: gone, unless it was written since; then it is as any other again. */

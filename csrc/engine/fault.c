@@ -118,6 +118,8 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
     if (f == NO_FRAME)
         return PA_EXHAUSTED;
     uint64_t owner = ram->frame[f].owner;
+    if (write && major)
+        batch_drain(ram); /* to see whether anybody else uses the page */
     if (owner_kind(owner) == KIND_SLOT) {
         ram->maps[f] = 0;
         ram_rename(ram, f,

@@ -115,11 +115,17 @@ static void count_kind(pa_ram *ram, uint64_t owner, int64_t n)
         ram->count_dirty += (uint64_t)n;
 }
 
-void ram_put(pa_ram *ram, uint32_t f, uint64_t owner)
+static void put(pa_ram *ram, uint32_t f, uint64_t owner)
 {
     ram->frame[f].owner = owner;
     count_kind(ram, owner, 1);
     lru_add(ram, home_of(ram, f), f);
+}
+
+void ram_put(pa_ram *ram, uint32_t f, uint64_t owner)
+{
+    put(ram, f, owner);
+    batch_add(ram, owner_group(owner), ram_list_of(ram, f), 1);
 }
 
 void ram_unput(pa_ram *ram, uint32_t f)
@@ -131,7 +137,7 @@ void ram_unput(pa_ram *ram, uint32_t f)
 void ram_renew(pa_ram *ram, uint32_t f, uint64_t owner)
 {
     ram_unput(ram, f);
-    ram_put(ram, f, owner);
+    put(ram, f, owner);
 }
 
 void ram_rename(pa_ram *ram, uint32_t f, uint64_t owner)
@@ -194,6 +200,7 @@ void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owne
     list->newest = older;
     list->count += count;
     ram->count_anon += count;
+    batch_add(ram, owner_group(owner), list_of(owner, false), count);
 }
 
 void ram_unput_anon_run(pa_ram *ram, uint32_t first, uint64_t count)

@@ -340,6 +340,7 @@ static void prune_tables(pa_mm *mm, uint64_t vpn, uint64_t end, uint64_t floor, 
 void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, uint64_t ceiling_vpn)
 {
     uint64_t end = mm_end_of(mm, vpn, count);
+    batch_drain(mm->ram);
     drop_range(mm, vpn, end, 0);
     prune_tables(mm, vpn, end, floor_vpn, ceiling_vpn);
 }
@@ -379,6 +380,7 @@ void mm_zap(pa_mm *mm, uint64_t vpn, uint64_t end)
 void mm_discard(pa_mm *mm, uint64_t vpn, uint64_t count)
 {
     uint64_t end = mm_end_of(mm, vpn, count), size = pt_table_leaf_size(&mm->table);
+    batch_drain(mm->ram);
     mm_zap(mm, vpn, end);
     if (!(mm->ram->settings.rules & PA_FREES_DISCARDED))
         return;

@@ -90,14 +90,23 @@ uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
 /* A node of the kernel's tree (lib/xarray.c) has 64 entries; it is charged as kernel memory, with a
  * pointer beside it to who pays, and stays as long as one of its pages, or a shadow of one, is in it.
  * A folio of 64 pages or more needs none, and takes the place of those that were there.  Left out:
- * nodes of nodes, 64 times as few, those of a file whose reader is in no cgroup, and the shrinker of
- * nodes in which there is nothing but shadows. */
+ * the nodes of a file whose reader is in no cgroup, and the shrinker of nodes in which there is nothing
+ * but shadows. */
 enum { NODE_SHIFT = 6, NODE_SLOTS = 1 << NODE_SHIFT, NODE_BYTES = 576 + 8 };
+
+/* Pages for so many nodes side by side, and the nodes above them. */
+static uint64_t node_pages(uint64_t nodes)
+{
+    uint64_t all = nodes;
+    for (uint64_t level = nodes; level > 1; all += level)
+        level = (level + NODE_SLOTS - 1) >> NODE_SHIFT;
+    return (all * NODE_BYTES + 4095) / 4096;
+}
 
 /* Bring the pages for `nodes` nodes up to date; false: there is no room for one more. */
 static bool charge_nodes(pa_ram *ram, object *o, uint32_t group_id, uint64_t nodes)
 {
-    uint64_t pages = (nodes * NODE_BYTES + 4095) / 4096;
+    uint64_t pages = node_pages(nodes);
     if (!o->kernel_pages)
         o->kernel_group = group_id;
     int64_t more = (int64_t)(pages - o->kernel_pages);
@@ -261,6 +270,7 @@ uint32_t object_new_folio(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t 
         ram->state[frames[i]] = state;
         ram_put(ram, frames[i], owner | (active ? OWNER_ACTIVE : 0));
     }
+    batch_drain(ram); /* a large folio does not wait, nor does who came before it */
     o->resident += count;
     o->order = order > o->order ? (uint8_t)order : o->order;
     return frames[0];

@@ -78,6 +78,19 @@ typedef struct lru {
     uint64_t count;
 } lru;
 
+/* New pages of one list that are not counted there yet (batch.c). */
+enum { LRU_BATCH = 31 };
+
+typedef struct batch_share {
+    uint32_t group;
+    uint16_t list, pages;
+} batch_share;
+
+typedef struct lru_batch {
+    batch_share share[LRU_BATCH];
+    uint32_t count, pages;
+} lru_batch;
+
 /* Slots that are given out together, and where they are kept (slots.c). */
 typedef enum cluster_home {
     CLUSTER_PARTIAL = 0,
@@ -214,6 +227,7 @@ struct pa_ram {
     /* Swap read around a slot (cluster).  A kernel boots with 4 hits, which the first page that anybody
      * swaps in uses up: here that was long ago. */
     uint64_t window_last, window_size, window_hits;
+    lru_batch batch; /* of the one processor                                                */
     group *groups;
     table_pool tables_free;
     pa_mm **mms; /* NULL where a number is not in use */
@@ -333,7 +347,7 @@ void lru_join(pa_ram *ram, lru *list, uint32_t oldest, uint32_t newest, uint64_t
 /* How many frames from f on are neighbours in their list, each `step` further and newer, and go on
  * as its owner; `most` at most. */
 uint64_t lru_chain(const pa_ram *ram, uint32_t f, int32_t step, uint64_t most);
-/* Give the frame its owner and put it at the newest end of the owner's list. */
+/* Give the new page its owner and put it at the newest end of the owner's list. */
 void ram_put(pa_ram *ram, uint32_t f, uint64_t owner);
 /* Take it off its list; whoever does puts it somewhere else, or gives it back. */
 void ram_unput(pa_ram *ram, uint32_t f);
@@ -347,6 +361,11 @@ void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owne
 void ram_unput_anon_run(pa_ram *ram, uint32_t first, uint64_t count);
 /* Change list-deciding bits of a frame's owner, and its list with them. */
 void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
+
+/* New pages wait to be counted on their list until there are enough of them, or somebody drains. */
+void batch_add(pa_ram *ram, uint32_t group_id, lru_list list, uint64_t pages);
+void batch_drain(pa_ram *ram);
+uint64_t batch_waiting(const pa_ram *ram, uint32_t group_id, lru_list list);
 
 /* MADV_FREE gave the page up, or it was written since: on to the newest end of the other list. */
 void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy);
@@ -402,6 +421,7 @@ bool folio_is_locked(const pa_ram *ram, const folio *all);
 typedef enum fate {
     FATE_STAYS, /* no slot for it                           */
     FATE_WRITING, /* it is written first, and mapped by nobody */
+    FATE_WRITTEN, /* that took no time: it is free         */
     FATE_FREED
 } fate;
 

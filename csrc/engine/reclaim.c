@@ -96,9 +96,9 @@ typedef struct mark {
 static uint64_t conclude(sweep *s, verdict v, fate what, uint64_t count, mark *m)
 {
     *m = (mark){0, 0};
-    if (what == FATE_FREED) {
+    if (what == FATE_FREED || what == FATE_WRITTEN) {
         count_freed(s, count);
-        return 0;
+        return what == FATE_WRITTEN ? RECLAIM_BATCH * count : 0;
     }
     if (what == FATE_WRITING) {
         s->issued += count;
@@ -195,6 +195,13 @@ static bool shrink_next(sweep *s, lru_list which, const folio *all, uint64_t *co
     return true;
 }
 
+/* kswapd works on another processor than who makes pages. */
+static void drain_own(pa_ram *ram)
+{
+    if (!ram->disk.background)
+        batch_drain(ram);
+}
+
 void shrink_inactive(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
@@ -202,6 +209,7 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
     bool flusher = is_file_list(which) && ram->settings.rules & PA_FLUSHER, more = true;
     uint64_t cost = 0, seen = 0, dirty = 0;
     run r;
+    drain_own(ram);
     ram_settle(ram);
     busy_go_on(ram);
     while (more && seen < count && list->oldest != NO_FRAME) {
@@ -221,12 +229,17 @@ void shrink_inactive(sweep *s, lru_list which, uint64_t count)
     lru_note_cost(ram, s->group_id, is_file_list(which), cost);
 }
 
+/* Costs of long ago count less, as measured by lists as they were when counters were last added up: in
+ * a cgroup that is younger than that they are forgotten at once. */
 void lru_note_cost(pa_ram *ram, uint32_t group_id, bool file, uint64_t cost)
 {
     for (uint32_t i = group_id; i != NO_GROUP; i = ram->groups[i].parent) {
         group *g = &ram->groups[i];
         *(file ? &g->file_cost : &g->anon_cost) += cost;
-        if (g->file_cost + g->anon_cost > g->usage / 4) {
+        const uint64_t *pages = g->known.pages;
+        uint64_t listed = pages[LRU_INACTIVE_ANON] + pages[LRU_ACTIVE_ANON] +
+                          pages[LRU_INACTIVE_FILE] + pages[LRU_ACTIVE_FILE];
+        if (g->file_cost + g->anon_cost > listed / 4) {
             g->file_cost /= 2;
             g->anon_cost /= 2;
         }
@@ -237,6 +250,7 @@ static void shrink_active(sweep *s, lru_list which, uint64_t count)
 {
     pa_ram *ram = s->ram;
     lru *list = &s->g->lists[which];
+    drain_own(ram);
     busy_go_on(ram);
     for (uint64_t seen = 0; seen < count && list->oldest != NO_FRAME;) {
         folio all = folio_of(ram, list->oldest);
@@ -320,7 +334,8 @@ static void split(const sweep *s, uint64_t scan[LRU_LISTS])
     else if (!s->trim_cache)
         share_by_cost(s, share);
     for (unsigned i = 0; i < LRU_UNEVICTABLE; i++) {
-        uint64_t n = s->g->lists[i].count >> s->priority;
+        uint64_t there = s->g->lists[i].count, waiting = batch_waiting(s->ram, s->group_id, i);
+        uint64_t n = (there > waiting ? there - waiting : 0) >> s->priority;
         scan[i] = equal ? n : n * share[is_file_list(i)] / (share[0] + share[1]);
     }
 }

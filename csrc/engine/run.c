@@ -217,7 +217,7 @@ static fate swap_out(pa_ram *ram, run *r)
 {
     uint64_t owner = ram->frame[r->first].owner, slot = ram->slot_of[r->first];
     bool has_slot = slot-- != 0, dirty = *r->pte & PTE_DIRTY || owner & OWNER_DIRTY;
-    bool writes = (dirty || !has_slot) && !ram_is_zero_page(ram, r->first);
+    bool leaves = dirty || !has_slot, writes = leaves && !ram_is_zero_page(ram, r->first);
     uint64_t room = has_slot ? r->count : swap_find(ram, owner_group(owner), r->count, &slot);
     if (!room)
         return FATE_STAYS;
@@ -228,7 +228,10 @@ static fate swap_out(pa_ram *ram, run *r)
         join_slots(ram, r, slot);
     map_out(ram, r, slot);
     become_copies(ram, r, slot);
-    return writes && write_out(ram, r, slot) ? FATE_WRITING : drop_copies(ram, r);
+    if (writes && write_out(ram, r, slot))
+        return FATE_WRITING;
+    drop_copies(ram, r);
+    return leaves ? FATE_WRITTEN : FATE_FREED;
 }
 
 fate run_evict(pa_ram *ram, run *r)

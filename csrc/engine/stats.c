@@ -11,10 +11,13 @@
 
 #define PERIOD UINT64_C(2000000000) /* ns */
 
-static void add(known *sum, const group *g)
+static void add(const pa_ram *ram, known *sum, uint32_t group_id)
 {
-    for (unsigned l = 0; l < LRU_LISTS; l++)
-        sum->pages[l] += g->lists[l].count;
+    const group *g = &ram->groups[group_id];
+    for (unsigned l = 0; l < LRU_LISTS; l++) {
+        uint64_t waiting = batch_waiting(ram, group_id, l);
+        sum->pages[l] += g->lists[l].count > waiting ? g->lists[l].count - waiting : 0;
+    }
     for (unsigned file = 0; file < 2; file++)
         sum->restored[file] += g->restored[file];
 }
@@ -25,7 +28,7 @@ void pa_ram_flush_stats(pa_ram *ram)
         ram->groups[i].known = (known){0};
     for (uint32_t i = 0; i < ram->count_groups; i++) {
         for (uint32_t g = i; g != NO_GROUP; g = ram->groups[g].parent)
-            add(&ram->groups[g].known, &ram->groups[i]);
+            add(ram, &ram->groups[g].known, i);
     }
 }
 

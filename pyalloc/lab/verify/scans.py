@@ -15,7 +15,7 @@ from pyalloc.machine import Cgroup, Machine, Process
 from pyalloc.units import PAGE
 
 _BOTH: Final = PROT.READ | PROT.WRITE
-_KERNEL_PAGES: Final = 2
+_KERNEL_BYTES: Final = PAGE
 
 
 class ModelScan:
@@ -29,12 +29,15 @@ class ModelScan:
         self.at = self._map(bed.pages * PAGE)
 
     def start(self, limit: Cgroup) -> None:
-        """Charge the cgroup with what its program has made it pay for before the first pass.
+        """Let the cgroup have room for what it does not pay for on the host.
 
-        It has joined with all it needs: what is left are two pages of the kernel.
+        The program there joins with all it needs, the page tables around what it maps next among
+        them: all it makes the cgroup pay for before the first pass is a page of the kernel.
         """
-        more = _KERNEL_PAGES - limit.stat()["kernel"] // PAGE
-        self.machine.ram.charge_kernel(limit.number, more)
+        mine = self.process.mmap(0, PAGE, PROT.READ, MAP.PRIVATE | MAP.ANONYMOUS)
+        self.process.touch(mine, PAGE, write=False)
+        more = limit.memory_current - _KERNEL_BYTES
+        limit.set_limits(memory_max=self.bed.limit + more)
 
     def _map(self, length: int) -> int:
         mode = self.bed.mode
