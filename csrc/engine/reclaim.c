@@ -397,15 +397,25 @@ static void shrink_lists(sweep *s)
 
 /* ---- sweeps ----------------------------------------------------------------------------------- */
 
-/* The groups below the top, from where the last walk stopped (mem_cgroup_iter). */
+/* The first group from i on that is the top or below it. */
+static uint32_t next_below(const pa_ram *ram, uint32_t i, uint32_t top)
+{
+    while (i < ram->count_groups && !ram_is_below(ram, i, top))
+        i++;
+    return i;
+}
+
+/* The groups below the top, from where the last walk stopped; if that was at the end, from the first
+ * (mem_cgroup_iter). */
 static void sweep_groups(sweep *s)
 {
     pa_ram *ram = s->ram;
     bool whole = ram->disk.background || s->full_walk;
-    uint32_t *cursor = &ram->groups[s->top].cursor, i = whole ? s->top : *cursor;
-    for (; i < ram->count_groups; i++) {
-        if (!ram_is_below(ram, i, s->top))
-            continue;
+    uint32_t *cursor = &ram->groups[s->top].cursor;
+    uint32_t i = next_below(ram, whole ? s->top : *cursor, s->top);
+    if (i == ram->count_groups)
+        i = s->top;
+    for (; i < ram->count_groups; i = next_below(ram, i + 1, s->top)) {
         s->g = &ram->groups[i];
         s->group_id = i;
         if (ram->settings.rules & PA_RECLAIM_MAPPED)
