@@ -56,12 +56,13 @@ void flusher_wake(pa_ram *ram)
 }
 
 /* Somebody who found nothing but dirty pages waits until a batch of pages is written, or for a
- * while. */
+ * while; a disk that batches answers for all that it was asked for at once. */
 void flusher_await(pa_ram *ram)
 {
     device *d = &ram->disk;
     uint64_t end = d->now + MOST_WAIT;
-    uint64_t enough = d->count_pages > RECLAIM_BATCH ? d->count_pages - RECLAIM_BATCH : 0;
+    bool batches = ram->settings.costs.batches, more = d->count_pages > RECLAIM_BATCH;
+    uint64_t enough = more && !batches ? d->count_pages - RECLAIM_BATCH : 0;
     while (d->count_pages > enough && d->now < end && device_wait(d, &ram->settings.costs))
         ram_settle(ram);
 }
