@@ -65,6 +65,19 @@ void fetch_note(pa_ram *ram, fetching what)
         end_fetch(ram, &what); /* no memory on the host: they can be reclaimed a little early */
 }
 
+void fetch_submit(pa_ram *ram)
+{
+    for (uint32_t i = 0; i < ram->count_fetches; i++) {
+        fetching *what = &ram->fetches[i];
+        if (what->end != UNKNOWN || what->object == SWAPPED)
+            continue;
+        uint64_t place = file_place(ram, what->object, what->index);
+        what->end = device_fetch(&ram->disk, &ram->settings.costs, place, what->count);
+        if (ram->settings.costs.batches)
+            hold_back(ram, what->end);
+    }
+}
+
 void fetch_settle(pa_ram *ram)
 {
     uint32_t kept = 0;

@@ -563,6 +563,8 @@ uint64_t cache_prev_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most
 /* The disk will have read them at `end`; until then they have STATE_READING, which whoever asked for
  * them has set. */
 void fetch_note(pa_ram *ram, fetching what);
+/* The disk hears of those parts of files that are noted with an UNKNOWN end. */
+void fetch_submit(pa_ram *ram);
 /* What the disk has read by now is like any other page. */
 void fetch_settle(pa_ram *ram);
 /* Those that had to wait for one another are all there. */

@@ -62,18 +62,26 @@ typedef struct reading {
     uint64_t at, run; /* pages before `at` that are in no request yet      */
     uint32_t folios;  /* that these are                                    */
     uint64_t mark;    /* the folio of this page will start the next window */
+    bool noted;       /* there are requests that the disk has not heard of */
 } reading;
 
+/* The disk hears of it when all of the window has its folios: until then they stay locked, however long
+ * it takes to make room for the rest. */
 static void end_request(reading *w)
 {
-    const pa_costs *costs = &w->ram->settings.costs;
-    uint64_t first = w->at - w->run;
     if (!w->run)
         return;
-    uint64_t place = file_place(w->ram, w->r->object, first);
-    uint64_t end = device_fetch(&w->ram->disk, costs, place, w->run);
-    fetch_note(w->ram, (fetching){w->r->object, first, w->run, end});
+    fetch_note(w->ram, (fetching){w->r->object, w->at - w->run, w->run, UNKNOWN});
     w->run = w->folios = 0;
+    w->noted = true;
+}
+
+static void submit(reading *w)
+{
+    end_request(w);
+    if (w->noted)
+        fetch_submit(w->ram);
+    w->noted = false;
 }
 
 /* False: a part of the folio is cached already, or there is no memory for it. */
@@ -112,7 +120,9 @@ static void read_pages(reading *w, uint64_t start, uint64_t size, uint64_t async
     size = size < pages - start ? size : pages - start;
     w->mark = async_size ? start + size - async_size : UINT64_MAX;
     for (uint64_t i = start; i < start + size; i++) {
-        if (!is_cached(w->ram, w->r->object, i) && !read_folio(w, i, 0))
+        if (is_cached(w->ram, w->r->object, i))
+            submit(w);
+        else if (!read_folio(w, i, 0))
             break;
     }
 }
@@ -151,9 +161,10 @@ static void read_stream(pa_ram *ram, const reader *r, stream *s)
             break;
         at += UINT64_C(1) << order;
     }
+    submit(&w);
     if (at < stop)
         read_pages(&w, at, end - at, s->async_size);
-    end_request(&w);
+    submit(&w);
 }
 
 /* ---- read() ----------------------------------------------------------------------------------- */
@@ -172,7 +183,7 @@ void readahead_sync(pa_ram *ram, const reader *r, uint64_t index, uint64_t want)
         if (before <= want) { /* a read on its own */
             reading w = {.ram = ram, .r = r, .at = index};
             read_pages(&w, index, want, 0);
-            end_request(&w);
+            submit(&w);
             return;
         }
         s->size = (miss == UINT64_MAX ? before * 2 : before) + want;

@@ -183,10 +183,14 @@ static bool fetch(const access *a, bool *missed)
     if (!a->view->stream || !ahead || a->o->shmem)
         return blank;
     bool again = blank || *missed;
-    if (*missed)
+    if (*missed) {
         readahead_fault(ram, &r, a->view, a->index);
-    else
-        again |= readahead_hit(ram, &r, pte_frame(entry), a->index);
+    } else {
+        uint32_t f = pte_frame(entry);
+        ram->held = folio_of(ram, f).frame + 1; /* room for the next window is not made of it */
+        again |= readahead_hit(ram, &r, f, a->index);
+        ram->held = 0;
+    }
     return fetch_await(ram, a->view->object, a->index) || again;
 }
 
