@@ -279,6 +279,18 @@ void device_read(device *d, const pa_costs *costs, uint64_t place, uint64_t coun
     device_until(d, device_fetch(d, costs, place, count));
 }
 
+void device_answer_together(device *d, const pa_costs *costs, uint64_t each)
+{
+    uint64_t done = 0, first = d->count_requests;
+    while (first && request_at(d, first - 1)->issued == d->now)
+        first--;
+    begin_writes(d, costs, UINT64_MAX, UINT64_MAX);
+    for (uint64_t i = first; i < d->count_requests; i++) {
+        done += request_at(d, i)->count;
+        request_at(d, i)->end = d->idle_at + costs->write_latency + done * each;
+    }
+}
+
 /* The first frames of the oldest run that are alike: wanted still, or not. */
 static uint32_t alike(const device *d, const write_run *r, bool *wanted)
 {

@@ -92,6 +92,9 @@ bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place, u
 uint64_t device_room(const device *d, uint64_t place);
 /* What was plugged is issued, neighbours merged, unless somebody further out holds it back. */
 void device_unplug(device *d, const pa_costs *costs);
+/* What was just issued is answered at once, when all of it is done; then it takes so long to note it
+ * of each page. */
+void device_answer_together(device *d, const pa_costs *costs, uint64_t each);
 /* Read `count` pages from `place` on; returns when they will be there. */
 uint64_t device_fetch(device *d, const pa_costs *costs, uint64_t place, uint64_t count);
 void device_until(device *d, uint64_t when);

@@ -78,13 +78,26 @@ static void count_scanned(sweep *s, uint64_t n)
     s->g->scanned += n;
     ram->events.scanned += n;
     ram->events.scanned_background += ram->disk.background ? n : 0;
-    ram_work(ram, ram->settings.costs.scan, n);
+}
+
+static void look_at(sweep *s, uint64_t n)
+{
+    count_scanned(s, n);
+    ram_work(s->ram, s->ram->settings.costs.scan, n);
 }
 
 static void count_activated(sweep *s, uint64_t n)
 {
     s->ram->events.activated += n;
     workingset_age(s->ram, s->group_id, n);
+}
+
+/* Pages that are being written are not looked at any closer. */
+static void pass_by(sweep *s, uint64_t n)
+{
+    count_scanned(s, n);
+    count_activated(s, n);
+    ram_work(s->ram, s->ram->settings.costs.scan / 8, n);
 }
 
 /* Which bits of the owners of pages that stay change, and their list with them. */
@@ -154,14 +167,14 @@ static uint64_t shrink_run(sweep *s, run *r)
     fate what = FATE_STAYS;
     mark m;
     verdict v = judge(ram, &first, run_is_accessed(r));
-    count_scanned(s, 1);
+    look_at(s, 1);
     if (v == EVICT) {
         uint64_t unmap = r->mm ? ram->settings.costs.unmap : 0;
         ram_work(ram, unmap, 1);
         what = run_evict(ram, r);
         ram_work(ram, unmap, r->count - 1);
     }
-    count_scanned(s, r->count - 1);
+    look_at(s, r->count - 1);
     uint64_t cost = conclude(s, v, what, r->count, &m);
     if (m.set) {
         run_forget_access(r);
@@ -174,19 +187,20 @@ static uint64_t shrink_run(sweep *s, run *r)
 static bool shrink_next(sweep *s, lru_list which, const folio *all, uint64_t *cost)
 {
     pa_ram *ram = s->ram;
-    count_scanned(s, all->count);
-    if (ram->state[all->frame] & STATE_READING) {
+    bool reading = ram->state[all->frame] & STATE_READING;
+    if (!reading && folio_is_writing(ram, all) && leave_writing(s, which, all)) {
+        pass_by(s, all->count);
+        folio_mark(ram, all, OWNER_ACTIVE, 0);
+        *cost += all->count;
+        return true;
+    }
+    look_at(s, all->count);
+    if (reading) {
         folio_mark(ram, all, 0, 0);
         *cost += all->count;
         return true;
     }
     if (folio_is_writing(ram, all)) {
-        if (leave_writing(s, which, all)) {
-            count_activated(s, all->count);
-            folio_mark(ram, all, OWNER_ACTIVE, 0);
-            *cost += all->count;
-            return true;
-        }
         if (ram->disk.background)
             return false;
         await_write(ram, all);

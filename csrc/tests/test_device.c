@@ -149,6 +149,23 @@ static void writes_do_not_starve(void)
     device_drop(&d, FRAMES);
 }
 
+/* What a disk was asked for at once it answers at once; each page then takes its time to be noted. */
+static void answers_at_once(void)
+{
+    device d;
+    uint32_t first;
+    CHECK(device_init(&d, FRAMES));
+    CHECK(device_plug(&d, &costs, 1, 100, 10) && device_plug(&d, &costs, 11, 500, 20));
+    device_unplug(&d, &costs);
+    device_answer_together(&d, &costs, 3);
+    uint64_t answer = 2 * 5000 + 30 * 10 + 1000;
+    CHECK(device_wait(&d, &costs) && d.now == answer + 10 * 3);
+    CHECK(device_take_written(&d, &costs, &first) == 10 && first == 1);
+    CHECK(device_take_written(&d, &costs, &first) == 0);
+    CHECK(device_wait(&d, &costs) && d.now == answer + 30 * 3 && count_written(&d) == 20);
+    device_drop(&d, FRAMES);
+}
+
 /* A copy goes on by itself. */
 static void copies(void)
 {
@@ -182,6 +199,7 @@ int main(void)
     holding_the_plug();
     told_together();
     writes_do_not_starve();
+    answers_at_once();
     copies();
     return 0;
 }
