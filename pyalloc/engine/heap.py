@@ -70,7 +70,6 @@ class Heap(Mortal):
 
     def _take(self, handle: CData) -> None:
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
-        self._written = ffi.new("uint64_t *")
         self.moved = memoryview(ffi.buffer(lib.pa_heap_moved(self.handle)))
         self.has_mapped = functools.partial(lib.pa_heap_has_mapped, self.handle)
         self.set_brk = functools.partial(lib.pa_heap_set_break, self.handle)
@@ -128,15 +127,16 @@ class Heap(Mortal):
         Returns how many are done, and how many pages of the next one are written if it is not the
         heap that has stopped.
         """
+        written = ffi.new("uint64_t *")
         done = lib.pa_heap_malloc_list(
             self.handle,
             ffi.from_buffer("uint64_t[]", sizes),
             len(sizes),
             write,
             ffi.from_buffer("uint64_t[]", addresses, require_writable=True),
-            self._written,
+            written,
         )
-        return done, self._written[0]
+        return int(done), int(written[0])
 
     def free_list(self, pointers: npt.NDArray[np.uint64]) -> int:
         """Call free for each; return how many are done before the heap has stopped."""
