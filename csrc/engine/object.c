@@ -155,6 +155,17 @@ void object_empty(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *entry)
         charge_nodes(ram, o, o->kernel_group, o->nodes - 1);
 }
 
+bool object_check_nodes(pa_ram *ram, uint32_t id)
+{
+    object *o = &ram->objects[id];
+    uint64_t nodes = 0;
+    for (uint64_t i = 0; o->used && i < o->count_pages; i += NODE_SLOTS) {
+        const uint64_t *leaf = pt_table_find_leaf(&o->pages, i);
+        nodes += leaf && has_node(o, leaf, i);
+    }
+    return nodes == o->nodes && node_pages(nodes) <= o->kernel_pages;
+}
+
 /* ---- bringing pages in ------------------------------------------------------------------------ */
 
 void object_mark_accessed(pa_ram *ram, uint32_t f)
@@ -223,7 +234,7 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     if (*entry & PTE_SHADOW)
         active |= workingset_refault(ram, group_id, (uint32_t)f, (uint32_t)(*entry >> PTE_SHIFT),
                                      true, 1);
-    *entry = f << PTE_SHIFT | PTE_PRESENT | mark;
+    *entry = f << PTE_SHIFT | PTE_PRESENT | mark | (*entry & PTE_NODE);
     ram->maps[f] = 0;
     o->resident++;
     ram->promised += o->promised;
@@ -264,8 +275,9 @@ uint32_t object_new_folio(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t 
     uint8_t state = ram->state[frames[0]] | STATE_FOLIO;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t owner = owner_of(KIND_OBJECT, group_id, id, index + i);
-        entry[i] =
-            (uint64_t)frames[i] << PTE_SHIFT | (uint64_t)order << ORDER_SHIFT | PTE_PRESENT | mark;
+        uint64_t kept = order < NODE_SHIFT ? entry[i] & PTE_NODE : 0;
+        entry[i] = (uint64_t)frames[i] << PTE_SHIFT | (uint64_t)order << ORDER_SHIFT | PTE_PRESENT |
+                   mark | kept;
         ram->maps[frames[i]] = 0;
         ram->state[frames[i]] = state;
         ram_put(ram, frames[i], owner | (active ? OWNER_ACTIVE : 0));

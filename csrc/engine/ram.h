@@ -537,6 +537,7 @@ uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
 uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first);
 /* Empty the entry; the node it is in goes if it is the last there. */
 void object_empty(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *entry);
+bool object_check_nodes(pa_ram *ram, uint32_t id);
 /* A page was looked at (read(), or a mapper that is gone now): so was its folio. */
 void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);

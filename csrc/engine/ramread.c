@@ -226,11 +226,21 @@ static bool check_promised(pa_ram *ram)
     return held == ram->promised;
 }
 
+static bool check_nodes(pa_ram *ram)
+{
+    for (uint32_t id = 0; id < ram->count_objects; id++) {
+        if (!object_check_nodes(ram, id))
+            return false;
+    }
+    return true;
+}
+
 int pa_ram_check(pa_ram *ram)
 {
     uint64_t listed = 0;
     bool fine = check_lists(ram, &listed) && check_swap(ram) && check_tables(ram) &&
-                check_promised(ram) && listed + ram->frames.count_free == ram->frames.count &&
+                check_promised(ram) && check_nodes(ram) &&
+                listed + ram->frames.count_free == ram->frames.count &&
                 ram->groups[0].usage == listed + ram->tables + ram->kernel &&
                 ram->count_anon + ram->count_file + ram->count_shmem + ram->count_cached == listed;
     return fine ? PA_OK : PA_ERR_CORRUPT;

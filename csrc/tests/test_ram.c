@@ -119,14 +119,15 @@ enum { MMS = 4, SPAN = 1500, STEPS = 4000 };
 typedef struct world {
     pa_ram *ram;
     pa_mm *mm[MMS];
-    uint32_t file, shmem, stream;
+    uint32_t file, shmem, stream, group;
     uint64_t seed;
 } world;
 
 static void read_or_write(world *w, uint64_t first, uint64_t count, bool write)
 {
     uint64_t done, at = (first << 12) + (count % 3 ? 0 : 1000);
-    pa_ram_access_object(w->ram, 0, w->file, at, (first + count) << 12, write, w->stream, &done);
+    pa_ram_access_object(w->ram, w->group, w->file, at, (first + count) << 12, write, w->stream,
+                         &done);
 }
 
 static void random_step(world *w)
@@ -217,7 +218,9 @@ static world next_world(pa_ram *spent, uint32_t rules, bool slow)
     for (int i = 0; i < MMS; i++)
         w.mm[i] = pa_mm_new(w.ram, 0);
     w.file = (uint32_t)pa_ram_add_object(w.ram, SPAN / 2, false);
-    w.stream = pa_ram_add_stream(w.ram, 32);
+    w.stream = pa_ram_add_stream(w.ram, rules & PA_ACCOUNTS_NODES ? 256 : 32);
+    if (rules & PA_ACCOUNTS_NODES) /* who is in no group pays for none */
+        w.group = (uint32_t)pa_ram_add_group(w.ram, 0, 500, 500);
     w.shmem = (uint32_t)pa_ram_add_object(w.ram, 256, true);
     pa_ram_promise_object(w.ram, w.shmem);
     return w;
@@ -284,6 +287,27 @@ static void runs_are_nothing_new(uint32_t rules, bool slow)
     }
     pa_ram_drop(w.ram);
     pa_ram_drop(single.ram);
+}
+
+/* New pages are not counted on their list until there are enough of them, or somebody drains. */
+static void waiting_for_their_list(void)
+{
+    pa_ram *ram = pa_ram_new(&small);
+    pa_mm *mm = pa_mm_new(ram, 0);
+    uint64_t done;
+    CHECK(pa_mm_touch_anon(mm, 1000, LRU_BATCH - 1, true, &done) == PA_OK);
+    CHECK(batch_waiting(ram, 0, LRU_INACTIVE_ANON) == LRU_BATCH - 1);
+    CHECK(pa_mm_touch_anon(mm, 2000, 1, true, &done) == PA_OK);
+    CHECK(batch_waiting(ram, 0, LRU_INACTIVE_ANON) == 0);
+    CHECK(pa_mm_touch_anon(mm, 3000, 3 * LRU_BATCH + 5, true, &done) == PA_OK);
+    CHECK(batch_waiting(ram, 0, LRU_INACTIVE_ANON) == 5);
+    CHECK(batch_waiting(ram, 0, LRU_INACTIVE_FILE) == 0);
+    pa_ram_flush_stats(ram);
+    CHECK(ram->groups[0].known.pages[LRU_INACTIVE_ANON] == 4 * LRU_BATCH);
+    batch_drain(ram);
+    CHECK(batch_waiting(ram, 0, LRU_INACTIVE_ANON) == 0);
+    CHECK(pa_ram_check(ram) == PA_OK);
+    pa_ram_drop(ram);
 }
 
 /* What a machine did is not to be seen in the next one that has its memory. */
@@ -410,6 +434,7 @@ static void part_of_huge(void)
 
 int main(void)
 {
+    waiting_for_their_list();
     guards();
     part_of_huge();
     held_back();
@@ -426,6 +451,8 @@ int main(void)
         anything_goes(modern, slow);
         anything_goes(modern | PA_LARGE_FOLIOS, slow);
         anything_goes(modern | PA_LARGE_FOLIOS | PA_FLUSHER | PA_RECENCY, slow);
+        anything_goes(modern | PA_LARGE_FOLIOS | PA_FLUSHER | PA_ACCOUNTS_NODES, slow);
+        runs_are_nothing_new(modern | PA_LARGE_FOLIOS | PA_ACCOUNTS_NODES, slow);
         runs_are_nothing_new(modern | PA_ZERO_MAP | PA_FLUSHER | PA_RECENCY, slow);
         anything_goes(PA_NEW_ANON_ACTIVE | PA_RECLAIM_MAPPED, slow);
         runs_are_nothing_new(modern | PA_ZERO_MAP | PA_FILLS_HOLES | PA_EXCLUSIVE, slow);
