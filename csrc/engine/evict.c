@@ -231,8 +231,8 @@ static void drop_clean_shmem(pa_ram *ram, uint32_t f)
     uint64_t owner = ram->frame[f].owner;
     ram->promised -= ram->objects[owner_id(owner)].promised;
     leave_object(ram, f, 0);
-    object_empty(ram, owner_id(owner), owner_place(owner),
-                 object_entry(ram, owner_id(owner), owner_place(owner)));
+    nodes_empty(ram, owner_id(owner), owner_place(owner),
+                object_entry(ram, owner_id(owner), owner_place(owner)));
     ram_release(ram, f);
 }
 

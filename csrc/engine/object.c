@@ -85,87 +85,6 @@ uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first)
     return pages;
 }
 
-/* ---- what the tree itself takes up ------------------------------------------------------------ */
-
-/* A node of the kernel's tree (lib/xarray.c) has 64 entries; it is charged as kernel memory, with a
- * pointer beside it to who pays, and stays as long as one of its pages, or a shadow of one, is in it.
- * A folio of 64 pages or more needs none, and takes the place of those that were there.  Left out:
- * the nodes of a file whose reader is in no cgroup, and the shrinker of nodes in which there is nothing
- * but shadows. */
-enum { NODE_SHIFT = 6, NODE_SLOTS = 1 << NODE_SHIFT, NODE_BYTES = 576 + 8 };
-
-/* Pages for so many nodes side by side, and the nodes above them. */
-static uint64_t node_pages(uint64_t nodes)
-{
-    uint64_t all = nodes;
-    for (uint64_t level = nodes; level > 1; all += level)
-        level = (level + NODE_SLOTS - 1) >> NODE_SHIFT;
-    return (all * NODE_BYTES + 4095) / 4096;
-}
-
-/* Bring the pages for `nodes` nodes up to date; false: there is no room for one more. */
-static bool charge_nodes(pa_ram *ram, object *o, uint32_t group_id, uint64_t nodes)
-{
-    uint64_t pages = node_pages(nodes);
-    if (!o->kernel_pages)
-        o->kernel_group = group_id;
-    int64_t more = (int64_t)(pages - o->kernel_pages);
-    if (more && pa_ram_charge_kernel(ram, o->kernel_group, more) != PA_OK)
-        return false;
-    o->kernel_pages = pages;
-    o->nodes = nodes;
-    return true;
-}
-
-/* Is there a node around the page?  `leaf` is the one of the object's table. */
-static bool has_node(const object *o, const uint64_t *leaf, uint64_t index)
-{
-    uint64_t first = index & (pt_table_leaf_size(&o->pages) - 1) & ~(uint64_t)(NODE_SLOTS - 1);
-    for (unsigned i = 0; i < NODE_SLOTS; i++) {
-        if (leaf[first + i] & PTE_NODE)
-            return true;
-    }
-    return false;
-}
-
-/* What a new entry is marked with: PTE_NODE if it goes to a node that somebody pays for.  A sole page 0
- * needs none. */
-static uint64_t node_mark(const pa_ram *ram, const object *o, uint32_t group_id, uint64_t index,
-                          unsigned order)
-{
-    bool counted = ram->settings.rules & PA_ACCOUNTS_NODES && (o->shmem || group_id);
-    return counted && order < NODE_SHIFT && (index || o->count_pages > 1) ? PTE_NODE : 0;
-}
-
-/* Nodes give way to a large folio. */
-static void drop_nodes(pa_ram *ram, object *o, const uint64_t *leaf, uint64_t index, uint64_t count)
-{
-    for (uint64_t i = index; o->nodes && i < index + count; i += NODE_SLOTS) {
-        if (has_node(o, leaf, i))
-            charge_nodes(ram, o, o->kernel_group, o->nodes - 1);
-    }
-}
-
-void object_empty(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *entry)
-{
-    object *o = &ram->objects[id];
-    uint64_t was = *entry;
-    *entry = 0;
-    if (was & PTE_NODE && !has_node(o, pt_table_find_leaf(&o->pages, index), index))
-        charge_nodes(ram, o, o->kernel_group, o->nodes - 1);
-}
-
-bool object_check_nodes(pa_ram *ram, uint32_t id)
-{
-    object *o = &ram->objects[id];
-    uint64_t nodes = 0;
-    for (uint64_t i = 0; o->used && i < o->count_pages; i += NODE_SLOTS) {
-        const uint64_t *leaf = pt_table_find_leaf(&o->pages, i);
-        nodes += leaf && has_node(o, leaf, i);
-    }
-    return nodes == o->nodes && node_pages(nodes) <= o->kernel_pages;
-}
-
 /* ---- bringing pages in ------------------------------------------------------------------------ */
 
 void object_mark_accessed(pa_ram *ram, uint32_t f)
@@ -221,12 +140,11 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     uint64_t f;
     object *o = &ram->objects[id];
     uint64_t *leaf = pt_table_make_leaf(&o->pages, index);
-    uint64_t mark = node_mark(ram, o, group_id, index, 0);
-    bool node = leaf && mark && !has_node(o, leaf, index);
-    if (!leaf || (node && !charge_nodes(ram, o, group_id, o->nodes + 1)))
+    node_place node;
+    if (!leaf || !nodes_make(ram, o, group_id, leaf, index, 0, &node))
         return NO_FRAME;
     if (!ram_take(ram, group_id, 1, &f)) {
-        o->nodes -= node; /* what was charged for it stays: the group is full, and must look it */
+        nodes_unmake(o, node);
         return NO_FRAME;
     }
     uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];
@@ -234,7 +152,7 @@ uint32_t object_new_page(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t i
     if (*entry & PTE_SHADOW)
         active |= workingset_refault(ram, group_id, (uint32_t)f, (uint32_t)(*entry >> PTE_SHIFT),
                                      true, 1);
-    *entry = f << PTE_SHIFT | PTE_PRESENT | mark | (*entry & PTE_NODE);
+    *entry = f << PTE_SHIFT | PTE_PRESENT | node.mark | (*entry & PTE_NODE);
     ram->maps[f] = 0;
     o->resident++;
     ram->promised += o->promised;
@@ -259,25 +177,24 @@ uint32_t object_new_folio(pa_ram *ram, uint32_t group_id, uint32_t id, uint64_t 
     if (!order)
         return object_new_page(ram, group_id, id, index);
     uint64_t *leaf = pt_table_make_leaf(&o->pages, index);
-    uint64_t mark = node_mark(ram, o, group_id, index, order);
-    bool node = leaf && mark && !has_node(o, leaf, index);
-    if (!leaf || (node && !charge_nodes(ram, o, group_id, o->nodes + 1)))
+    node_place node;
+    if (!leaf || !nodes_make(ram, o, group_id, leaf, index, order, &node))
         return NO_FRAME;
     if (!ram_take_folio(ram, group_id, count, frames)) {
-        o->nodes -= node;
+        nodes_unmake(o, node);
         return NO_FRAME;
     }
-    if (order >= NODE_SHIFT)
-        drop_nodes(ram, o, leaf, index, count);
+    if (!node.needed)
+        nodes_give_way(ram, o, leaf, index, count);
     uint64_t *entry = &leaf[index & (pt_table_leaf_size(&o->pages) - 1)];
     uint32_t shadow = last_shadow(entry, count);
     bool active = shadow && workingset_refault(ram, group_id, frames[0], shadow, true, count);
     uint8_t state = ram->state[frames[0]] | STATE_FOLIO;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t owner = owner_of(KIND_OBJECT, group_id, id, index + i);
-        uint64_t kept = order < NODE_SHIFT ? entry[i] & PTE_NODE : 0;
+        uint64_t kept = node.needed ? entry[i] & PTE_NODE : 0;
         entry[i] = (uint64_t)frames[i] << PTE_SHIFT | (uint64_t)order << ORDER_SHIFT | PTE_PRESENT |
-                   mark | kept;
+                   node.mark | kept;
         ram->maps[frames[i]] = 0;
         ram->state[frames[i]] = state;
         ram_put(ram, frames[i], owner | (active ? OWNER_ACTIVE : 0));
@@ -541,7 +458,7 @@ static void drop_page(pa_ram *ram, uint32_t id, uint64_t *entry, uint64_t index)
     } else if (*entry & PTE_SWAP) {
         swap_drop_ref(ram, *entry >> PTE_SHIFT);
     }
-    object_empty(ram, id, index, entry);
+    nodes_empty(ram, id, index, entry);
 }
 
 static void drop_pages(pa_ram *ram, uint32_t id, uint64_t first, uint64_t end)

@@ -202,7 +202,7 @@ typedef struct reader {
 enum { ORDER_SHIFT = 8, ORDER_MASK = 15 };
 /* An entry of a page of a file that was there once: its shadow instead of a frame. */
 enum { PTE_SHADOW = 512 };
-/* An entry in a node that somebody pays for, whether its page is there or has left a trace (object.c). */
+/* An entry in a node that somebody pays for, whether its page is there or has left a trace (nodes.c). */
 enum { PTE_NODE = 16 };
 /* An entry of a present page of a file that was written to: it has a buffer head (charge.c). */
 enum { PTE_BUFFERS = 64 };
@@ -535,9 +535,6 @@ uint64_t *object_entry(pa_ram *ram, uint32_t id, uint64_t index);
 /* How many pages the folio of page `index` has, and which is its first: 1 unless it was made
  * larger and is still whole. */
 uint64_t object_folio(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *first);
-/* Empty the entry; the node it is in goes if it is the last there. */
-void object_empty(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *entry);
-bool object_check_nodes(pa_ram *ram, uint32_t id);
 /* A page was looked at (read(), or a mapper that is gone now): so was its folio. */
 void object_mark_accessed(pa_ram *ram, uint32_t f);
 void object_mark_dirty(pa_ram *ram, uint32_t f);
@@ -558,6 +555,25 @@ bool extents_copy(extents *to, const extents *from, table_pool *pool);
  * it looks at `most`.  Back from page 0 is UINT64_MAX. */
 uint64_t cache_next_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most);
 uint64_t cache_prev_miss(pa_ram *ram, uint32_t id, uint64_t index, uint64_t most);
+
+/* ---- what an object's tree takes up (nodes.c) ------------------------------------------------- */
+
+/* Where a new folio goes: to a node or not, what its entries are marked with, was the node made? */
+typedef struct node_place {
+    uint64_t mark;
+    bool needed, made;
+} node_place;
+
+/* Have the node that a folio needs; false: there is no room for it. */
+bool nodes_make(pa_ram *ram, object *o, uint32_t group_id, const uint64_t *leaf, uint64_t index,
+                unsigned order, node_place *out);
+/* No folio came; what was charged stays: the group is full, and must look it. */
+void nodes_unmake(object *o, node_place node);
+/* Nodes give way to a large folio. */
+void nodes_give_way(pa_ram *ram, object *o, const uint64_t *leaf, uint64_t index, uint64_t count);
+/* Empty the entry; the node it is in goes if it is the last there. */
+void nodes_empty(pa_ram *ram, uint32_t id, uint64_t index, uint64_t *entry);
+bool nodes_check(pa_ram *ram, uint32_t id);
 
 /* ---- pages under read (fetch.c) --------------------------------------------------------------- */
 

@@ -229,7 +229,7 @@ static bool check_promised(pa_ram *ram)
 static bool check_nodes(pa_ram *ram)
 {
     for (uint32_t id = 0; id < ram->count_objects; id++) {
-        if (!object_check_nodes(ram, id))
+        if (!nodes_check(ram, id))
             return false;
     }
     return true;
