@@ -42,12 +42,12 @@ void batch_drain(pa_ram *ram)
     ram->batch.count = ram->batch.pages = 0;
 }
 
-uint64_t batch_waiting(const pa_ram *ram, uint32_t group_id, lru_list list)
+uint64_t batch_counted(const pa_ram *ram, uint32_t group_id, lru_list list)
 {
-    uint64_t pages = 0;
-    for (uint32_t i = 0; i < ram->batch.count; i++) {
+    uint64_t pages = ram->groups[group_id].lists[list].count, waiting = 0;
+    for (uint32_t i = 0; pages && i < ram->batch.count; i++) {
         const batch_share *s = &ram->batch.share[i];
-        pages += s->group == group_id && s->list == list ? s->pages : 0;
+        waiting += s->group == group_id && s->list == list ? s->pages : 0;
     }
-    return pages;
+    return pages > waiting ? pages - waiting : 0;
 }

@@ -57,8 +57,7 @@ static void hold_back(pa_ram *ram, uint64_t end)
 
 void fetch_note(pa_ram *ram, fetching what)
 {
-    if (ram->settings.costs.batches && what.end != UNKNOWN)
-        hold_back(ram, what.end);
+    what.end = UNKNOWN;
     if (make_room(ram))
         ram->fetches[ram->count_fetches++] = what;
     else

@@ -12,7 +12,7 @@
 
 enum {
     MOST_WAIT = 100000000, /* ns: a tenth of a second (reclaim_throttle)         */
-    EACH = 250             /* ns: in which a page is noted as written, elsewhere */
+    NOTE_PAGE = 250        /* ns: to note that a page is written, on another processor */
 };
 
 static void write_protect(pa_mm *mm, uint64_t vpn, uint64_t *pte, void *context)
@@ -57,7 +57,7 @@ void flusher_wake(pa_ram *ram)
     }
     device_unplug(&ram->disk, &ram->settings.costs);
     if (ram->settings.costs.batches)
-        device_answer_together(&ram->disk, &ram->settings.costs, EACH);
+        device_answer_together(&ram->disk, &ram->settings.costs, NOTE_PAGE);
 }
 
 /* Somebody who found nothing but dirty pages waits until a batch of pages is written, or for a

@@ -183,8 +183,8 @@ typedef struct stream {
 
 #define UNREAD UINT64_MAX
 
-/* Pages of a file, or slots, that the disk reads until `end`; UNKNOWN: until all that are asked for
- * with them are there. */
+/* Pages of a file, or slots, that the disk reads until `end`; UNKNOWN: it has not heard of them yet, or
+ * (slots) until all that are asked for with them are there. */
 typedef struct fetching {
     uint32_t object; /* SWAPPED: slots */
     uint64_t index, count, end;
@@ -365,7 +365,8 @@ void ram_mark(pa_ram *ram, uint32_t f, uint64_t set, uint64_t clear);
 /* New pages wait to be counted on their list until there are enough of them, or somebody drains. */
 void batch_add(pa_ram *ram, uint32_t group_id, lru_list list, uint64_t pages);
 void batch_drain(pa_ram *ram);
-uint64_t batch_waiting(const pa_ram *ram, uint32_t group_id, lru_list list);
+/* The pages of a list without those that wait. */
+uint64_t batch_counted(const pa_ram *ram, uint32_t group_id, lru_list list);
 
 /* MADV_FREE gave the page up, or it was written since: on to the newest end of the other list. */
 void ram_set_lazy(pa_ram *ram, uint32_t f, bool lazy);
@@ -577,10 +578,9 @@ bool nodes_check(pa_ram *ram, uint32_t id);
 
 /* ---- pages under read (fetch.c) --------------------------------------------------------------- */
 
-/* The disk will have read them at `end`; until then they have STATE_READING, which whoever asked for
- * them has set. */
+/* The disk will read them; until it has, they have STATE_READING, which whoever asks for them has set. */
 void fetch_note(pa_ram *ram, fetching what);
-/* The disk hears of those parts of files that are noted with an UNKNOWN end. */
+/* The disk hears of the parts of files that were noted: when they end is known. */
 void fetch_submit(pa_ram *ram);
 /* What the disk has read by now is like any other page. */
 void fetch_settle(pa_ram *ram);

@@ -71,7 +71,7 @@ static void end_request(reading *w)
 {
     if (!w->run)
         return;
-    fetch_note(w->ram, (fetching){w->r->object, w->at - w->run, w->run, UNKNOWN});
+    fetch_note(w->ram, (fetching){w->r->object, w->at - w->run, w->run, 0});
     w->run = w->folios = 0;
     w->noted = true;
 }

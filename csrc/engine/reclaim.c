@@ -348,11 +348,7 @@ static void split(const sweep *s, uint64_t scan[LRU_LISTS])
     else if (!s->trim_cache)
         share_by_cost(s, share);
     for (unsigned i = 0; i < LRU_UNEVICTABLE; i++) {
-        uint64_t there = s->g->lists[i].count;
-        if (!there)
-            continue;
-        uint64_t waiting = batch_waiting(s->ram, s->group_id, i);
-        uint64_t n = (there > waiting ? there - waiting : 0) >> s->priority;
+        uint64_t n = batch_counted(s->ram, s->group_id, i) >> s->priority;
         scan[i] = equal ? n : n * share[is_file_list(i)] / (share[0] + share[1]);
     }
 }

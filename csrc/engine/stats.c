@@ -14,10 +14,8 @@
 static void add(const pa_ram *ram, known *sum, uint32_t group_id)
 {
     const group *g = &ram->groups[group_id];
-    for (unsigned l = 0; l < LRU_LISTS; l++) {
-        uint64_t waiting = batch_waiting(ram, group_id, l);
-        sum->pages[l] += g->lists[l].count > waiting ? g->lists[l].count - waiting : 0;
-    }
+    for (unsigned l = 0; l < LRU_LISTS; l++)
+        sum->pages[l] += batch_counted(ram, group_id, l);
     for (unsigned file = 0; file < 2; file++)
         sum->restored[file] += g->restored[file];
 }

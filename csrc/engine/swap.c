@@ -127,7 +127,7 @@ static void end_request(reading *r)
         return;
     const pa_costs *costs = &r->ram->settings.costs;
     r->end = device_fetch(&r->ram->disk, costs, swap_place(r->first), r->count);
-    fetch_note(r->ram, (fetching){SWAPPED, r->first, r->count, UNKNOWN});
+    fetch_note(r->ram, (fetching){SWAPPED, r->first, r->count, 0});
     r->count = 0;
 }
 

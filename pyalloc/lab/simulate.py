@@ -165,9 +165,8 @@ class _Stage:
             now = self.machine.clock
             at_once = at_once + 1 if time <= now else 0
             if at_once > _MOST_AT_ONCE:
-                message = (
-                    f"a million steps at {format_duration(time)}: does a program yield 0 forever?"
-                )
+                when = format_duration(time)
+                message = f"{_MOST_AT_ONCE:,} steps at {when}: does a program yield 0 forever?"
                 raise ScenarioError(message)
             if self.timeline.is_due(time):
                 self._sample()
