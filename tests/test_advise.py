@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 import pyalloc as pa
 from pyalloc.cli import main
+from pyalloc.host import proc
 from pyalloc.host.measure import CommandError, measure
 from pyalloc.lab.advise import Advice, advise
 from pyalloc.lab.advise.search import is_inert, single_settings
@@ -95,6 +98,23 @@ def test_a_program_of_several_threads_is_recorded_thrice(
     assert "the median of 3 recordings" in capsys.readouterr().out
     trace = pa.read_trace(kept)
     assert trace.info.measured is not None
+
+
+def test_a_look_that_comes_late_does_not_hide_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks meanwhile may be held up between reading and noting."""
+    status = proc.status
+
+    def slowly(pid: int) -> proc.Fields:
+        fields = status(pid)
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.5)
+        return fields
+
+    monkeypatch.setattr(proc, "status", slowly)
+    code = "import time; b = bytearray(40 << 20); time.sleep(0.2); del b"
+    run = measure([sys.executable, "-c", code])
+    assert run.exact
+    assert run.peak_rss > run.final_rss + (30 << 20)
 
 
 def test_a_run_is_measured_to_its_very_end() -> None:

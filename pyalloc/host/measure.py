@@ -111,6 +111,7 @@ class _Run:
         self.began = time.monotonic()
         self.last: proc.Fields = {}
         self.exact = False
+        self.noting = threading.Lock()  # of last and exact
         self.late = False
         self.done = threading.Event()
         untraced, tell = os.pipe()
@@ -143,13 +144,15 @@ class _Run:
 
     # --- looking
 
-    def _look(self) -> None:
+    def _look(self, *, at_end: bool = False) -> None:
+        """Note what the process has; what was read before its end is not noted after it."""
         try:
             fields = proc.status(self.process.pid)
         except (proc.NoSuchProcess, OSError):
             return
-        if "VmHWM" in fields:
-            self.last = fields
+        with self.noting:
+            if "VmHWM" in fields and (at_end or not self.exact):
+                self.last, self.exact = fields, at_end
 
     def _keep_looking(self) -> None:
         while not self.done.wait(_LOOK_EVERY):
@@ -198,8 +201,7 @@ class _Run:
                 _libc.ptrace(_SET_OPTIONS, pid, None, ctypes.c_void_p(_OPTIONS))
                 first, event = False, 1
             elif event == _EVENT_EXIT:
-                self._look()
-                self.exact = True
+                self._look(at_end=True)
             _libc.ptrace(_CONTINUE, pid, None, ctypes.c_void_p(0 if event else number))
 
     def _result(self, status: int, usage: os.resource_usage) -> Measurement:  # type: ignore[name-defined]
