@@ -365,9 +365,9 @@ void pa_heap_lease_below(pa_heap *heap, uint64_t low, uint64_t high, uint64_t le
     heap->map_aligns_huge = aligns_huge;
 }
 
-bool pa_heap_has_mapped(const pa_heap *heap, uint64_t address)
+const uint64_t *pa_heap_lowest(const pa_heap *heap)
 {
-    return heap->map_high <= address && heap->map_low < heap->map_high;
+    return &heap->map_high;
 }
 
 uint64_t pa_heap_mapped_to(pa_heap *heap)

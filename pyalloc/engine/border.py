@@ -42,7 +42,7 @@ def check(status: int, doing: str) -> None:
 
 
 _BOUND: Final = frozenset(
-    ("handle", "has_mapped", "moved", "pass_time", "protect", "set_brk", "system_call", "unmap")
+    ("handle", "lowest", "moved", "pass_time", "protect", "set_brk", "system_call", "unmap")
 )
 """What engine objects lose when they end."""
 

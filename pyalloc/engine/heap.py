@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def _given_up(heap: Heap) -> CData:
     """Return the handle of a heap that is dead from now on."""
     handle = heap.handle
-    del heap.handle, heap.moved, heap.has_mapped
+    del heap.handle, heap.moved, heap.lowest
     ffi.gc(handle, None)
     return handle
 
@@ -48,8 +48,8 @@ class Heap(Mortal):
     moved: memoryview
     """One byte, not 0 if the break has moved since its peak was last asked for, or it was set, or
     if anything was mapped without a question since."""
-    has_mapped: Callable[[int], bool]
-    """Whether an address lies above the lowest mapping that was made without a question."""
+    lowest: memoryview
+    """One word: the address of the lowest mapping that was made without a question."""
     set_brk: Callable[[int], None]
     """Tell the heap that somebody else moved the break."""
 
@@ -71,13 +71,13 @@ class Heap(Mortal):
     def _take(self, handle: CData) -> None:
         self.handle = ffi.gc(handle, lib.pa_heap_drop)
         self.moved = memoryview(ffi.buffer(lib.pa_heap_moved(self.handle)))
-        self.has_mapped = functools.partial(lib.pa_heap_has_mapped, self.handle)
+        self.lowest = memoryview(ffi.buffer(lib.pa_heap_lowest(self.handle))).cast("Q")
         self.set_brk = functools.partial(lib.pa_heap_set_break, self.handle)
 
     def release(self) -> None:
         """Give the host's memory back; no call may follow but :meth:`copy`."""
         ffi.release(self.handle)
-        del self.handle, self.moved, self.has_mapped, self.set_brk
+        del self.handle, self.moved, self.lowest, self.set_brk
 
     def copy(self, pages: Pages | None = None) -> Heap:
         """Return an identical heap on ``pages``, or on none."""

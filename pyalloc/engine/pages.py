@@ -169,7 +169,7 @@ class Pages(Mortal):
         """
         lib.pa_mm_populate(self.handle, populates, tries)
 
-    def touch_anon(self, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
+    def touch_anon(self, vpn: int, count: int, write: bool) -> tuple[int, bool]:
         """Access pages of a private anonymous area."""
         status = lib.pa_mm_touch_anon(self.handle, vpn, count, write, self._done)
         if not status:

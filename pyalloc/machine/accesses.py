@@ -17,7 +17,7 @@ from pyalloc.units import PAGE
 if TYPE_CHECKING:
     from pyalloc.machine.memory import ProcessPages
 
-_FLAGS: Final = (bool, bool)
+_FLAG: Final[type] = bool
 
 
 class Accesses(SystemCalls):
@@ -51,18 +51,18 @@ class Accesses(SystemCalls):
             message = f"length must not be negative (got {length})"
             raise ArgumentError(message)
         addr &= self.mask
-        if (type(write), type(zeros)) != _FLAGS:
+        if type(write) is not _FLAG or type(zeros) is not _FLAG:
             write, zeros = truth(write, "write"), truth(zeros, "zeros")
-        if not zeros:
-            if not self.alive or self.machine.occupant is not None:
-                self.require_alive()
-            if length and self.heap.has_mapped(addr, length):
-                first = addr // PAGE
-                self.pages.access_own(first, -(-(addr + length) // PAGE) - first, write=write)
-            else:
+        if zeros:
+            with self._writing_zeros():
                 self._touch(addr, length, write=write)
             return
-        with self._writing_zeros():
+        if not self.alive or self.machine.occupant is not None:
+            self.require_alive()
+        if length and self.heap.has_mapped(addr, length):
+            first = addr // PAGE
+            self.pages.access_own(first, -(-(addr + length) // PAGE) - first, write)
+        else:
             self._touch(addr, length, write=write)
 
     @contextlib.contextmanager
@@ -121,7 +121,7 @@ class Accesses(SystemCalls):
         """
         index = numbers(pages, "pages", np.int64)
         (addr,) = registers(self.mask, addr=addr)
-        if (type(write), type(zeros)) != _FLAGS:
+        if type(write) is not _FLAG or type(zeros) is not _FLAG:
             write, zeros = truth(write, "write"), truth(zeros, "zeros")
         if not len(index):
             return

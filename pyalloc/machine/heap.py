@@ -268,7 +268,7 @@ class ProcessHeap(HeapView):
         """Whether the bytes lie in ``ground`` as it will be: small pages that may be written."""
         ground = self.ground
         return (
-            ground is not None and address + length <= ground.end and self.heap.has_mapped(address)
+            ground is not None and address + length <= ground.end and self.heap.lowest[0] <= address
         )
 
     def give_ground_back(self) -> None:

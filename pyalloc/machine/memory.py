@@ -198,11 +198,11 @@ class ProcessPages:
         """Write to each of ``count`` pages that the heap has given out."""
         self.access_own(vpn, count, write=True)
 
-    def access_own(self, vpn: int, count: int, *, write: bool) -> None:
+    def access_own(self, vpn: int, count: int, write: bool) -> None:
         """Access small private pages that show no object."""
         while count:
             try:
-                done, dry = self.table.touch_anon(vpn, count, write=write)
+                done, dry = self.table.touch_anon(vpn, count, write)
             except engine.GuardedPage as guard:
                 raise MemoryFault(SIGSEGV, (vpn + guard.done) * PAGE) from None
             vpn, count = vpn + done, count - done
@@ -220,7 +220,7 @@ class ProcessPages:
             The OOM killer chose this process.
         """
         if vma.file is None and not vma.flags & _NOT_ITS_OWN:
-            self.access_own(vpn, count, write=write)
+            self.access_own(vpn, count, write)
             return
         if vma.flags & VM_PFNMAP:
             return  # the kernel's data are no pages of anybody's
@@ -283,7 +283,7 @@ class ProcessPages:
             return self.table.touch_object(view, vpn, count, write=write)
         if vma.flags & VM_HUGEPAGE and self.process.machine.huge_pages:
             return (*self._touch_huge(vma, vpn, count, write=write), False)
-        return (*self.table.touch_anon(vpn, count, write=write), False)
+        return (*self.table.touch_anon(vpn, count, write), False)
 
     def _touch_huge(self, vma: Vma, vpn: int, count: int, *, write: bool) -> tuple[int, bool]:
         """Access pages of an area that may have huge ones; the zero page of 2 MB counts as one."""

@@ -488,9 +488,9 @@ void pa_heap_lease(pa_heap *heap, uint64_t highest, uint64_t floor_vpn, uint64_t
  * each other without a question, down to `low`. */
 void pa_heap_lease_below(pa_heap *heap, uint64_t low, uint64_t high, uint64_t least,
                          bool aligns_huge);
-/* Is the address above the lowest of them, and may there be more? */
-bool pa_heap_has_mapped(const pa_heap *heap, uint64_t address);
-/* How far down they have come. */
+/* Where to read, as long as the heap lives, how far down they have come. */
+const uint64_t *pa_heap_lowest(const pa_heap *heap);
+/* The same number; policy knows it now. */
 uint64_t pa_heap_mapped_to(pa_heap *heap);
 uint64_t pa_heap_break(const pa_heap *heap);
 uint64_t pa_heap_break_peak(pa_heap *heap);
