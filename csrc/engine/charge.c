@@ -169,8 +169,9 @@ bool ram_take_folio(pa_ram *ram, uint32_t group_id, uint64_t count, uint32_t *fr
 
 void ram_give(pa_ram *ram, uint32_t f, uint64_t count, uint32_t group_id)
 {
+    frame *first = &ram->frame[f];
     for (uint64_t i = 0; i < count; i++)
-        ram->frame[f + i].owner = 0;
+        first[i].owner = 0;
     memset(&ram->state[f], 0, count * sizeof *ram->state);
     device_forget(&ram->disk, f, count);
     bitmap_clear(&ram->frames, f, count);

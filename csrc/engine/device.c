@@ -221,8 +221,9 @@ bool device_plug(device *d, const pa_costs *costs, uint32_t f, uint64_t place, u
         *request = (write_request){PLUGGED, place, 0, 0};
     }
     uint32_t ticket = take_tickets(d, count);
+    uint32_t *tickets = &d->ticket[f];
     for (uint32_t i = 0; i < count; i++)
-        d->ticket[f + i] = ticket + i;
+        tickets[i] = ticket + i;
     *run_at(d, d->count_runs++) = (write_run){f, ticket, count};
     request->count += count;
     d->count_pages += count;
@@ -294,9 +295,13 @@ void device_answer_together(device *d, const pa_costs *costs, uint64_t each)
 /* The first frames of the oldest run that are alike: wanted still, or not. */
 static uint32_t alike(const device *d, const write_run *r, bool *wanted)
 {
-    uint32_t n = 0;
-    *wanted = d->ticket[r->frame] == r->ticket;
-    while (n < r->count && (d->ticket[r->frame + n] == r->ticket + n) == *wanted)
+    const uint32_t *ticket = &d->ticket[r->frame], first = r->ticket, count = r->count;
+    uint32_t misfit = 0;
+    for (uint32_t i = 0; i < count; i++)
+        misfit |= ticket[i] ^ (first + i);
+    *wanted = *ticket == first;
+    uint32_t n = misfit ? 1 : count;
+    while (n < count && (ticket[n] == first + n) == *wanted)
         n++;
     return n;
 }

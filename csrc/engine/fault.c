@@ -159,6 +159,8 @@ static void map_zero(pa_mm *mm, uint64_t *pte)
 static uint64_t empty_run(const uint64_t *pte, uint64_t count)
 {
     uint64_t n = 0;
+    while (n + 4 <= count && !(pte[n] | pte[n + 1] | pte[n + 2] | pte[n + 3]))
+        n += 4;
     while (n < count && !pte[n])
         n++;
     return n;

@@ -62,6 +62,7 @@ int pa_mm_share(pa_mm *child, pa_mm *parent, uint64_t vpn, uint64_t count, bool 
 {
     uint64_t end = mm_end_of(parent, vpn, count);
     child->guards |= parent->guards;
+    child->ram->has_forked = true;
     mm_cool_range(parent, vpn, count);
     for (uint64_t at = vpn; at < end;) {
         unsigned missing = pt_table_missing(&parent->table, at);

@@ -44,19 +44,25 @@ static void lru_remove(pa_ram *ram, lru *list, uint32_t f)
     lru_cut(ram, list, f, f, 1);
 }
 
-uint64_t lru_chain(const pa_ram *ram, uint32_t f, int32_t step, uint64_t most)
+/* The loop, once for each step. */
+static inline uint64_t chain(const frame *at, uint32_t f, int32_t step, uint64_t most)
 {
-    const frame *at = &ram->frame[f];
-    uint64_t n = 1;
-    most = step < 0 && most > f ? (uint64_t)f + 1 : most; /* there is none below frame 0 */
-    for (; n < most && at->newer == f + (uint32_t)step; n++) {
-        uint64_t owner = at->owner + (uint64_t)(int64_t)step;
-        at += step;
+    uint64_t n = 1, owner = at->owner;
+    for (; n < most; n++, at += step) {
         f += (uint32_t)step;
-        if (at->owner != owner)
+        owner += (uint64_t)(int64_t)step;
+        if (at->newer != f || at[step].owner != owner)
             break;
     }
     return n;
+}
+
+uint64_t lru_chain(const pa_ram *ram, uint32_t f, int32_t step, uint64_t most)
+{
+    const frame *at = &ram->frame[f];
+    if (step > 0)
+        return chain(at, f, 1, most);
+    return chain(at, f, -1, most > f ? (uint64_t)f + 1 : most); /* there is none below frame 0 */
 }
 
 /* Frames side by side come to the oldest end one after the other, so that the last is the oldest. */
@@ -67,12 +73,13 @@ static void add_oldest(pa_ram *ram, lru *list, uint32_t first, uint64_t count)
         ram->frame[newer].older = first;
     else
         list->newest = first;
-    for (uint32_t f = first; f <= last; f++) {
-        ram->frame[f].newer = newer;
-        ram->frame[f].older = f + 1;
-        newer = f;
+    frame *at = &ram->frame[first];
+    for (uint32_t i = 0; i < count; i++) {
+        at[i].newer = first + i - 1;
+        at[i].older = first + i + 1;
     }
-    ram->frame[last].older = NO_FRAME;
+    at[0].newer = newer;
+    at[count - 1].older = NO_FRAME;
     list->oldest = last;
     list->count += count;
 }
@@ -192,12 +199,12 @@ void ram_put_anon_run(pa_ram *ram, uint64_t first, uint64_t count, uint64_t owne
         ram->frame[older].newer = f;
     else
         list->oldest = f;
-    for (uint64_t i = 0; i < count; i++, f++) {
-        ram->frame[f] = (frame){f + 1, older, owner + i};
-        older = f;
-    }
-    ram->frame[older].newer = NO_FRAME;
-    list->newest = older;
+    frame *at = &ram->frame[f];
+    for (uint32_t i = 0; i < count; i++)
+        at[i] = (frame){f + i + 1, f + i - 1, owner + i};
+    at[0].older = older;
+    at[count - 1].newer = NO_FRAME;
+    list->newest = f + (uint32_t)count - 1;
     list->count += count;
     ram->count_anon += count;
     batch_add(ram, owner_group(owner), list_of(owner, false), count);
@@ -222,13 +229,14 @@ static uint64_t settle(pa_ram *ram, uint32_t f, uint64_t most)
 {
     uint8_t *state = &ram->state[f];
     const uint8_t first = *state;
-    uint64_t n = 0, count = lru_chain(ram, f, 1, most);
+    uint64_t count = lru_chain(ram, f, 1, most);
     if (!(first & STATE_RECLAIM))
         return 1;
     if (ram->frame[f].owner & OWNER_DIRTY && is_file(ram, ram->frame[f].owner)) {
         *state &= (uint8_t)~STATE_RECLAIM; /* it was written to again and stays where it is */
         return 1;
     }
+    uint64_t n = memcmp(state, state + 1, count - 1) ? 1 : count; /* nearly always all of them */
     while (n < count && state[n] == first)
         n++;
     memset(state, first & ~STATE_RECLAIM, n);

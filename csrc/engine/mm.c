@@ -255,9 +255,15 @@ void mm_drop_entry(pa_mm *mm, uint64_t *pte)
 /* How many entries from pte on go on as the first one: the same bits, and the next place. */
 static uint64_t in_a_row(const uint64_t *pte, uint64_t most)
 {
-    uint64_t n = 1;
-    while (n < most && pte[n] == *pte + (n << PTE_SHIFT))
-        n++;
+    const uint64_t step = UINT64_C(1) << PTE_SHIFT;
+    uint64_t n = 1, next = *pte + step;
+    for (; n + 4 <= most; n += 4, next += 4 * step) {
+        if ((pte[n] ^ next) | (pte[n + 1] ^ (next + step)) | (pte[n + 2] ^ (next + 2 * step)) |
+            (pte[n + 3] ^ (next + 3 * step)))
+            break;
+    }
+    for (; n < most && pte[n] == next; n++)
+        next += step;
     return n;
 }
 

@@ -62,7 +62,8 @@ enum {
     MAX_IDS = (1 << ID_BITS) - 1,
     MAX_GROUPS = 1 << GROUP_BITS,
     RECLAIM_BATCH = 32,
-    SHORTEST_RUN = 256 /* of slots that are given out together */
+    SHORTEST_RUN_SHIFT = 8,
+    SHORTEST_RUN = 1 << SHORTEST_RUN_SHIFT /* of slots that are given out together */
 };
 
 #define NO_FRAME UINT32_MAX
@@ -250,6 +251,7 @@ struct pa_ram {
     bool reclaiming;
     bool has_huge; /* 2 MB were mapped at once some time */
     bool has_zeros; /* a page of zeros was written some time */
+    bool has_forked; /* an anonymous page had two mappers some time */
     bool one_by_one; /* runs have one page: what the tests compare longer ones with */
 };
 

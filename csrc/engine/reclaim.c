@@ -349,7 +349,7 @@ static void split(const sweep *s, uint64_t scan[LRU_LISTS])
         share_by_cost(s, share);
     for (unsigned i = 0; i < LRU_UNEVICTABLE; i++) {
         uint64_t n = batch_counted(s->ram, s->group_id, i) >> s->priority;
-        scan[i] = equal ? n : n * share[is_file_list(i)] / (share[0] + share[1]);
+        scan[i] = equal || !n ? n : n * share[is_file_list(i)] / (share[0] + share[1]);
     }
 }
 

@@ -81,12 +81,12 @@ static uint64_t run_length(const pa_ram *ram, const run *r, uint64_t most)
         return 1;
     most = lru_chain(ram, r->first, r->step, most);
     most = along_state(&ram->state[r->first], r->step, most);
-    const uint16_t *maps = &ram->maps[r->first];
-    const uint32_t *ticket = &ram->disk.ticket[r->first];
-    most = along_zeros(maps, sizeof *maps, r->step, most);
-    most = along_zeros(ticket, sizeof *ticket, r->step, most);
+    if (device_is_busy(&ram->disk))
+        most = along_zeros(&ram->disk.ticket[r->first], sizeof(uint32_t), r->step, most);
     if (!r->mm)
-        return most;
+        return most; /* copies have no mappers */
+    if (ram->has_forked)
+        most = along_zeros(&ram->maps[r->first], sizeof(uint16_t), 1, most);
     return along_entries(r->pte, along_slots(&ram->slot_of[r->first], most));
 }
 
@@ -131,16 +131,18 @@ void run_forget_access(run *r)
 {
     if (!r->mm)
         return;
-    for (uint32_t i = 0; i < r->count; i++)
-        r->pte[i] &= ~(uint64_t)PTE_ACCESSED;
+    uint64_t *pte = r->pte;
+    for (uint32_t i = 0, count = r->count; i < count; i++)
+        pte[i] &= ~(uint64_t)PTE_ACCESSED;
     mm_cool_range(r->mm, r->vpn, r->count);
 }
 
 void run_mark(pa_ram *ram, const run *r, uint64_t set, uint64_t clear)
 {
     lru_cut(ram, list_of(ram, r), r->first, last_of(r), r->count);
-    for (uint32_t i = 0, f = r->first; i < r->count; i++, f += (uint32_t)r->step)
-        ram->frame[f].owner = (ram->frame[f].owner & ~clear) | set;
+    frame *low = &ram->frame[r->step > 0 ? r->first : last_of(r)];
+    for (uint32_t i = 0; i < r->count; i++)
+        low[i].owner = (low[i].owner & ~clear) | set;
     lru_join(ram, list_of(ram, r), r->first, last_of(r), r->count);
 }
 
@@ -165,10 +167,10 @@ static void join_slots(pa_ram *ram, const run *r, uint64_t slot)
 {
     uint32_t *slot_of = &ram->slot_of[r->first], *slot_frame = &ram->slot_frame[slot];
     swap_use(ram, owner_group(ram->frame[r->first].owner), slot, r->count);
-    for (uint32_t i = 0; i < r->count; i++) {
+    for (uint32_t i = 0, count = r->count; i < count; i++)
         slot_of[i] = (uint32_t)slot + i + 1;
-        slot_frame[i] = r->first + i + 1;
-    }
+    for (uint32_t i = 0, count = r->count, f = r->first + 1; i < count; i++)
+        slot_frame[i] = f + i;
 }
 
 static void map_out(pa_ram *ram, run *r, uint64_t slot)
@@ -178,10 +180,10 @@ static void map_out(pa_ram *ram, run *r, uint64_t slot)
     uint16_t *refs = &ram->slot_refs[slot];
     mm_cool_range(mm, r->vpn, r->count);
     mm_note_peak(mm);
-    for (uint32_t i = 0; i < r->count; i++) {
+    for (uint32_t i = 0, count = r->count; i < count; i++)
         pte[i] = (slot + i) << PTE_SHIFT | PTE_SWAP;
+    for (uint32_t i = 0, count = r->count; i < count; i++)
         refs[i]++;
-    }
     mm->anon -= r->count;
     mm->swap += r->count;
     mm_publish_each(mm);
@@ -193,8 +195,9 @@ static void become_copies(pa_ram *ram, const run *r, uint64_t slot)
 {
     uint64_t owner = owner_of(KIND_SLOT, owner_group(ram->frame[r->first].owner), 0, slot);
     lru_cut(ram, list_of(ram, r), r->first, last_of(r), r->count);
-    for (uint32_t i = 0; i < r->count; i++)
-        ram->frame[r->first + i].owner = owner + i;
+    frame *first = &ram->frame[r->first];
+    for (uint32_t i = 0, count = r->count; i < count; i++)
+        first[i].owner = owner + i;
     lru_join(ram, list_of(ram, r), r->first, last_of(r), r->count);
     ram->count_anon -= r->count;
     ram->count_cached += r->count;

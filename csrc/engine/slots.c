@@ -19,7 +19,7 @@
 
 #include <string.h>
 
-enum { RUN = 512 /* SWAPFILE_CLUSTER since 4.14: a huge page */ };
+enum { RUN_SHIFT = 9, RUN = 1 << RUN_SHIFT /* SWAPFILE_CLUSTER since 4.14: a huge page */ };
 
 #define NO_SLOT UINT64_MAX
 
@@ -41,25 +41,30 @@ static uint64_t header(const pa_ram *ram)
     return fills_holes(ram) ? 1 : 0;
 }
 
-/* Slots that are given out together. */
+/* Slots that are given out together: as a power of two, which is quicker to divide by. */
+static unsigned shift_of(const pa_ram *ram)
+{
+    return ram->settings.rules & PA_RECLAIM_MAPPED ? SHORTEST_RUN_SHIFT : RUN_SHIFT;
+}
+
 static uint64_t run_of(const pa_ram *ram)
 {
-    return ram->settings.rules & PA_RECLAIM_MAPPED ? SHORTEST_RUN : RUN;
+    return UINT64_C(1) << shift_of(ram);
 }
 
 uint64_t slots_cluster_of(const pa_ram *ram, uint64_t slot)
 {
-    return (slot + header(ram)) / run_of(ram);
+    return (slot + header(ram)) >> shift_of(ram);
 }
 
 static uint64_t first_of(const pa_ram *ram, uint64_t c)
 {
-    return c ? c * run_of(ram) - header(ram) : 0;
+    return c ? (c << shift_of(ram)) - header(ram) : 0;
 }
 
 static uint64_t left_in_run(const pa_ram *ram, uint64_t slot)
 {
-    return run_of(ram) - (slot + header(ram)) % run_of(ram);
+    return run_of(ram) - ((slot + header(ram)) & (run_of(ram) - 1));
 }
 
 /* Places of a cluster that are no slots. */
@@ -123,7 +128,7 @@ static void make_list(pa_ram *ram)
 bool slots_init(pa_ram *ram)
 {
     uint64_t count = ram->settings.count_slots;
-    if (!bitmap_init(&ram->slots, count) || !bitmap_init(&ram->clusters, count / run_of(ram)))
+    if (!bitmap_init(&ram->slots, count) || !bitmap_init(&ram->clusters, count >> shift_of(ram)))
         return false;
     ram->slot_next = fills_holes(ram) ? NO_SLOT : 0;
     if (fills_holes(ram))
@@ -180,11 +185,12 @@ static uint64_t next_hole(const pa_ram *ram)
 /* The next free slot of the run at hand, else of a free run, else the lowest there is. */
 static uint64_t next_in_run(const pa_ram *ram)
 {
-    uint64_t run = run_of(ram), slot = bitmap_next_free(&ram->slots, ram->slot_next);
-    if (ram->slot_next % run && slot != BITMAP_NONE && slot / run == ram->slot_next / run)
+    uint64_t next = ram->slot_next, c = slots_cluster_of(ram, next);
+    uint64_t slot = bitmap_next_free(&ram->slots, next);
+    if (next != first_of(ram, c) && slot != BITMAP_NONE && slots_cluster_of(ram, slot) == c)
         return slot;
     uint64_t free_run = bitmap_next_free(&ram->clusters, 0);
-    return free_run != BITMAP_NONE ? free_run * run : bitmap_next_free(&ram->slots, 0);
+    return free_run != BITMAP_NONE ? first_of(ram, free_run) : bitmap_next_free(&ram->slots, 0);
 }
 
 uint64_t swap_find(const pa_ram *ram, uint32_t group_id, uint64_t want, uint64_t *first)

@@ -71,6 +71,17 @@ void swap_drop_ref(pa_ram *ram, uint64_t slot)
     }
 }
 
+/* Slots that nobody has in memory and one entry refers to: four at a time. */
+static bool four_go_along(const pa_ram *ram, uint64_t first, uint64_t slot)
+{
+    const uint64_t ones = UINT64_MAX / UINT16_MAX;
+    uint64_t refs, groups, frames[2];
+    memcpy(&refs, &ram->slot_refs[slot], sizeof refs);
+    memcpy(&groups, &ram->slot_group[slot], sizeof groups);
+    memcpy(frames, &ram->slot_frame[slot], sizeof frames);
+    return refs == ones && groups == ram->slot_group[first] * ones && !(frames[0] | frames[1]);
+}
+
 /* May the slot go with one before it, and does it go with its only reference? */
 static bool goes_along(const pa_ram *ram, uint64_t first, uint64_t slot)
 {
@@ -82,9 +93,12 @@ uint64_t swap_drop_refs(pa_ram *ram, uint64_t first, uint64_t most)
 {
     uint64_t count = 0;
     most = slots_in_run(ram, first, most);
+    while (count + 4 <= most && four_go_along(ram, first, first + count))
+        count += 4;
     while (count < most && goes_along(ram, first, first + count))
-        ram->slot_refs[first + count++] = 0;
+        count++;
     if (count) {
+        memset(&ram->slot_refs[first], 0, count * sizeof *ram->slot_refs);
         slots_free(ram, first, count);
         return count;
     }

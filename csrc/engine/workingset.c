@@ -39,10 +39,12 @@ void workingset_leave(pa_ram *ram, uint32_t group_id, uint8_t state, uint32_t *s
                       uint32_t count)
 {
     uint32_t age = (uint32_t)(ram->groups[group_id].age % AGE_MASK), flags = flags_of(state);
-    for (uint32_t i = 0; i < count; i++, shadow += step) {
-        *shadow = (age + 1) | flags;
-        age = age + 1 == AGE_MASK ? 0 : age + 1;
-    }
+    uint32_t *low = step > 0 ? shadow : shadow - (count - 1);
+    uint32_t first = step > 0 ? age + 1 : age + count;
+    for (uint32_t i = 0; i < count; i++)
+        low[i] = (first + i * (uint32_t)step) | flags;
+    for (uint32_t i = AGE_MASK - age; i < count; i++) /* the age begins at 0 again */
+        shadow[(int32_t)i * step] = (1 + i - (AGE_MASK - age)) | flags;
     workingset_age(ram, group_id, count);
 }
 
