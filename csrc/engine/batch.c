@@ -12,8 +12,8 @@
  *
  *     batch.pages == sum of batch.share[i].pages, i < batch.count, < LRU_BATCH
  *
- * Left out: a batch for each processor; a page that is used a second time, or is given back, while it
- * waits.
+ * Left out: the batches of other processors, but for what migrate.c says; a page that is used a second
+ * time, or is given back, while it waits.
  */
 #include "ram.h"
 

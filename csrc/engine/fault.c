@@ -136,7 +136,7 @@ static pa_status fault_swap(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
     mm->anon++;
     mm_publish(mm);
     swap_drop_ref(ram, slot);
-    bool free_slot = write || swap_is_full(ram, mm->group);
+    bool free_slot = (write && !migrate_has_left(ram, f)) || swap_is_full(ram, mm->group);
     if (!ram->slot_refs[slot] && free_slot && !device_is_writing(&ram->disk, f)) {
         swap_detach(ram, f);
         *pte |= PTE_DIRTY; /* the frame is the only copy now */

@@ -66,6 +66,8 @@ enum {
     SHORTEST_RUN = 1 << SHORTEST_RUN_SHIFT /* of slots that are given out together */
 };
 
+#define TICK UINT64_C(4000000) /* ns: HZ is 250 */
+
 #define NO_FRAME UINT32_MAX
 #define NO_GROUP UINT32_MAX
 
@@ -91,6 +93,18 @@ typedef struct lru_batch {
     batch_share share[LRU_BATCH];
     uint32_t count, pages;
 } lru_batch;
+
+/* Pages that were read from swap before their process went on on another processor (migrate.c). */
+typedef struct left_page {
+    uint32_t frame, slot; /* slot: slot_of[frame] */
+} left_page;
+
+typedef struct migration {
+    left_page left[LRU_BATCH];
+    uint32_t count;
+    bool away, moves; /* it is elsewhere; it changes while it waits this time */
+    uint64_t tick;    /* of the last wait */
+} migration;
 
 /* Slots that are given out together, and where they are kept (slots.c). */
 typedef enum cluster_home {
@@ -228,7 +242,8 @@ struct pa_ram {
     /* Swap read around a slot (cluster).  A kernel boots with 4 hits, which the first page that anybody
      * swaps in uses up: here that was long ago. */
     uint64_t window_last, window_size, window_hits;
-    lru_batch batch; /* of the one processor                                                */
+    lru_batch batch; /* of the processor at work                                            */
+    migration migration;
     group *groups;
     table_pool tables_free;
     pa_mm **mms; /* NULL where a number is not in use */
@@ -510,6 +525,14 @@ uint64_t swap_place(uint64_t slot);
 uint64_t file_place(const pa_ram *ram, uint32_t id, uint64_t index);
 /* More than half of what the group may have is used: slots of pages swapped in are not kept. */
 bool swap_is_full(const pa_ram *ram, uint32_t group_id);
+
+/* ---- other processors (migrate.c) ------------------------------------------------------------- */
+
+/* Somebody is about to read from swap, and to wait for it; a page that is read then; is it still in
+ * the batch of a processor that was left? */
+void migrate_wait(pa_ram *ram);
+void migrate_leave(pa_ram *ram, uint32_t f);
+bool migrate_has_left(const pa_ram *ram, uint32_t f);
 
 /* ---- who maps a frame (rmap.c) ---------------------------------------------------------------- */
 

@@ -151,6 +151,7 @@ static uint32_t read_slot(reading *r, uint64_t slot)
     if (f == NO_FRAME || ram_is_zero_page(r->ram, f))
         return f;
     r->ram->state[f] |= STATE_READING;
+    migrate_leave(r->ram, f);
     if (r->count && slot != r->first + r->count)
         end_request(r);
     if (!r->count) {
@@ -283,6 +284,7 @@ uint32_t swap_read(pa_ram *ram, uint32_t group_id, pa_mm *mm, uint64_t vpn, uint
         return ram->slot_frame[slot] - 1;
     }
     reading r = {ram, group_id, 0, 0, 0};
+    migrate_wait(ram);
     bool by_area = mm && ram->settings.rules & PA_SWAP_BY_AREA;
     uint32_t f = by_area ? read_area(&r, mm, vpn, slot) : read_cluster(&r, slot);
     device_let_go(&ram->disk);

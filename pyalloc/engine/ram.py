@@ -41,6 +41,7 @@ RULES: Final[dict[str, int]] = {
     "swap_ahead": lib.PA_SWAP_AHEAD,
     "swap_by_area": lib.PA_SWAP_BY_AREA,
     "fills_holes": lib.PA_FILLS_HOLES,
+    "migrates": lib.PA_MIGRATES,
     "moves_used": lib.PA_MOVES_USED,
 }
 """How reclaim and page tables behave, by name; a kernel profile lists those that hold."""

@@ -257,8 +257,9 @@ user_reserve_kbytes
 
     def _rules(self) -> frozenset[str]:
         """Return how pages are treated; if no head moves, swap is read by memory's neighbours."""
-        by_area = self.profile.modern and not self.costs.rotates
-        return self.paging.rules | ({"swap_by_area"} if by_area else set())
+        modern = self.profile.modern
+        further = {"swap_by_area": not self.costs.rotates, "migrates": self.cpus > 1}
+        return self.paging.rules | {name for name, holds in further.items() if modern and holds}
 
     # --- making things ------------------------------------------------------------------
 

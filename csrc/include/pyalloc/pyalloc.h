@@ -96,6 +96,7 @@ enum pa_reclaim_rule {
     PA_ACCOUNTS_NODES = 8192, /* the tree of shared memory's pages is charged, too (4.20)        */
     PA_RECENCY = 32768, /* use after MADV_RANDOM or MADV_SEQUENTIAL keeps no page (6.3)         */
     PA_FILLS_HOLES = 65536, /* a slot of swap in use before is given out first (6.18)           */
+    PA_MIGRATES = 131072, /* there are several processors, and who waits may change (6.x)       */
     PA_FLUSHER = 16384, /* reclaim leaves the dirty pages of files to the flusher (6.12)        */
     PA_MOVES_USED = 4096 /* mremap makes tables only for entries that are in use (before 2.6.16) */
 };
