@@ -74,19 +74,30 @@ class Scan(ModelScan):
     4389 pages, 4352 of them cached and 15 the recorder's own."""
 
     def start(self, limit: Cgroup) -> None:
-        """Touch what the recorder had touched before its first pass: 15 pages, one of zeros.
+        """Touch what the recorder had touched before its first pass: 15 pages.
 
-        That one matters: it is not written to swap, so the first sweep's first request is short.
+        Three of them matter.  The first is its stack, which is active.  One holds zeros: it is not
+        written to swap, so the first sweep's first request is short.  And one the kernel uses
+        whenever it lets the recorder go on (rseq), so that the next sweep's first request is, too.
+        Two more it uses when it reads its counters after a pass: so many were swapped in then.
         With some more pages before the others, another run of the kernel is made.
         """
         both, private = PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS
         self.process.touch(self.process.mmap(0, 8 * PAGE, both, private), self.more * PAGE)
-        at = self.process.mmap(0, 15 * PAGE, both, private)
+        at = self.own = self.process.mmap(0, 15 * PAGE, both, private)
         self.process.touch(at, 11 * PAGE)
+        self.process.pages.table.activate(at // PAGE)
         self.process.touch(at + 11 * PAGE, PAGE, zeros=True)
         self.process.touch(at + 12 * PAGE, 3 * PAGE)
+        self.process.rseq(at + 5 * PAGE)
         more = self.KERNEL_PAGES - limit.stat()["kernel"] // PAGE
         self.machine.ram.charge_kernel(limit.number, more)
+
+    def end_pass(self) -> None:
+        """Use what the recorder needs to read its counters: as it is, and then changed."""
+        for page in 7, 9:
+            for write in False, True:
+                self.process.touch(self.own + page * PAGE, 1, write)
 
     def passes(self) -> list[Pass]:
         """Make all passes."""
@@ -97,6 +108,7 @@ class Scan(ModelScan):
             fills = not number and not self.run["mode"].startswith("f")
             order = order_of(self.run, number, chance)
             self.access(order, write=bool(self.run["write"]) or fills)
+            self.end_pass()
             after = counts(self.machine, self.process)
             rows.append(Pass(*((after - before) / len(order)).tolist()))
         return rows
@@ -108,6 +120,9 @@ class LeanScan(Scan):
     def start(self, limit: Cgroup) -> None:
         """Let the cgroup have room for what it does not pay for."""
         ModelScan.start(self, limit)
+
+    def end_pass(self) -> None:
+        """All that is needed for it lies elsewhere."""
 
 
 class Mix:

@@ -56,6 +56,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "munlock": {"addr": 0, "length": PAGE},
     "mlockall": {"flags": 1},
     "msync": {"addr": 0, "length": PAGE, "flags": 4},
+    "rseq": {"addr": 0, "length": 32, "flags": 0, "sig": 7},
     "touch": {"addr": 0, "length": PAGE, "write": True},
     "touch_pages": {"addr": 0, "pages": [0], "write": True},
     "close": {"fd": 3},

@@ -25,6 +25,7 @@ MEASURED_AGAIN = {
 FRESH = {
     # mode, pattern, ws_factor, page_cluster, swappiness, write: means of ten fresh runs or so
     ("anon", "seq", 1.5, 0, 1, 1): (0.85, 0.902, 0.904, 0.936, 0.952, 0.96, 0.986, 0.989, 0.998, 1),
+    ("anon", "seq", 1.5, 3, 60, 1): (0.85, 0.89, 0.905, 0.91, 0.948, 0.951, 0.954, 0.966, 0.971),
     ("anon", "back", 2.0, 0, 60, 1): (0.552, 0.587, 0.598, 0.621, 0.631, 0.639, 0.655, 0.684),
     ("anon", "back", 2.0, 3, 60, 1): (0.619, 0.641, 0.665, 0.706, 0.724, 0.724, 0.743),
     ("fmap", "seq", 1.1, 3, 60, 0): (0.831, 0.996, 1.046, 1.061, 1.107, 1.133, 1.167, 1.179, 1.217),
@@ -46,7 +47,13 @@ FRESH = {
 }
 """Scans of which the runs of one kernel differ by more than 0.05 well above the limit, too."""
 
-KILLED = {("seq", 1.05, 3, 1): (9, 30), ("seq", 1.1, 3, 1): (10, 30)}
+KILLED = {
+    ("seq", 1.05, 0, 1): (4, 16),
+    ("seq", 1.05, 3, 1): (9, 30),
+    ("seq", 1.1, 0, 1): (4, 16),
+    ("seq", 1.1, 3, 1): (10, 30),
+    ("back", 2.0, 3, 1): (2, 14),
+}
 """How many of how many fresh runs the kernel's own OOM killer ended, with most of swap free.
 
 All pages have become active and what reclaim knows of the lists' lengths is older than that."""
@@ -128,9 +135,14 @@ def test_a_scan_misses_as_often_as_the_recorded_one(run: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("run", RUNS, ids=name_of)
 def test_the_first_pass_writes_out_what_the_kernel_writes(run: dict[str, Any]) -> None:
-    """Filling the limit swaps out what does not fit, and a burst more: a fifth at most."""
+    """Filling the limit swaps out what does not fit, and a burst more: a fifth at most.
+
+    A second burst comes when twice the limit has been filled.  Only with swappiness 200, where each
+    sweep looks at the whole list, is the model's far larger.
+    """
     mine, truth = passes_of(run)[0], run["rows"][0]
-    assert mine.swapped_out == pytest.approx(truth.swapped_out, abs=0.21)
+    near = 0.19 if run["swappiness"] == 200 else 0.07
+    assert mine.swapped_out == pytest.approx(truth.swapped_out, abs=near)
     assert mine.minor == pytest.approx(truth.minor, abs=0.01)
 
 
@@ -224,11 +236,15 @@ def test_mapped_random_reads_read_far_more_than_they_touch() -> None:
     assert row.major == pytest.approx(run["rows"][1].major, abs=0.05)
 
 
+OWN = 8
+"""Pages of the recorder itself that may come and go in a pass."""
+
+
 def test_pages_of_zeros_are_swapped_without_the_disk() -> None:
     """6.12 notes them; what comes back is a major fault all the same."""
     run = next(r for r in RUNS if r["mode"] == "anon0" and r["ws_factor"] == 1.5)
     mine = Scan(run).passes()[-1]
-    assert mine.swapped_in == mine.swapped_out == 0
+    assert max(mine.swapped_in, mine.swapped_out) * run["ws_pages"] <= OWN
     assert mine.major == pytest.approx(run["rows"][-1].major, abs=0.02)
 
 
@@ -247,7 +263,7 @@ def test_data_written_over_zeros_goes_to_the_disk() -> None:
 def test_reading_swapped_pages_again_writes_nothing() -> None:
     """The copy on the disk stays valid as long as nobody writes to the page."""
     run = next(r for r in RUNS if not r["write"] and r["ws_factor"] == 2.0)
-    assert [row.swapped_out for row in Scan(run).passes()[2:]] == [0, 0, 0, 0]
+    assert all(row.swapped_out * run["ws_pages"] <= OWN for row in Scan(run).passes()[2:])
 
 
 MIXES = [run for run in recorded_runs() if run["mode"] == "mix"]

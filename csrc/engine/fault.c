@@ -201,7 +201,7 @@ static void note_data(const pa_mm *mm, uint64_t pte)
         mm->ram->state[pte_frame(pte)] &= (uint8_t)~STATE_ZEROS;
 }
 
-static pa_status touch(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done)
+pa_status fault_touch(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done)
 {
     uint64_t size = pt_table_leaf_size(&mm->table);
     while (*done < count) {
@@ -212,7 +212,7 @@ static pa_status touch(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint
             return status;
         uint64_t n = size - offset < count - *done ? size - offset : count - *done;
         for (uint64_t i = 0; i < n;) {
-            uint64_t here = 0;
+            uint64_t here = 0, entered = mm->ram->disk.now;
             uint64_t *pte = &leaf[offset + i];
             if (fault_is_spared(mm, at + i, pte, write))
                 here = 1;
@@ -220,6 +220,7 @@ static pa_status touch(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint
                 return status;
             if (write && mm->ram->has_zeros && here == 1)
                 note_data(mm, *pte);
+            mm_return(mm, entered);
             i += here;
             *done += here;
         }
@@ -237,7 +238,7 @@ int pa_mm_touch_anon(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64
     if (vpn >= pt_table_end(&mm->table) || count > pt_table_end(&mm->table) - vpn)
         return PA_ERR_INVALID;
     uint64_t since = mm->ram->disk.cpu;
-    pa_status status = touch(mm, vpn, count, write, done);
+    pa_status status = fault_touch(mm, vpn, count, write, done);
     mm_note_work(mm, since, *done);
     return status;
 }

@@ -347,6 +347,7 @@ void pa_mm_unmap(pa_mm *mm, uint64_t vpn, uint64_t count, uint64_t floor_vpn, ui
 {
     uint64_t end = mm_end_of(mm, vpn, count);
     batch_drain(mm->ram);
+    rseq_forget(mm, vpn, end);
     drop_range(mm, vpn, end, 0);
     prune_tables(mm, vpn, end, floor_vpn, ceiling_vpn);
 }

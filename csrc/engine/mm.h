@@ -43,6 +43,9 @@ struct pa_mm {
     bool tries;     /* they are those of advice, which makes a fault that waited once more */
     bool guards;    /* some entry is, or was, a guard */
     bool disturbed; /* a page that was written may have to be touched again */
+    bool has_rseq;  /* rseq_vpn is a page that the kernel uses (rseq.c) */
+    bool returns;   /* it is using that page */
+    uint64_t rseq_vpn, idle_seen;
     uint64_t anon, file, shmem, swap, locked;
     mm_seen seen;
     busy_range busy;

@@ -130,6 +130,7 @@ int pa_mm_move(pa_mm *mm, uint64_t vpn, uint64_t new_vpn, uint64_t count, uint64
     extent e = {mm, vpn - head, new_vpn - head, 0};
     uint64_t end = mm_end_of(mm, vpn, count);
     mm_cool_range(mm, vpn, count);
+    rseq_forget(mm, vpn, end);
     while (e.from < end) {
         pa_status status = move_extent(&e, end - e.from);
         if (status != PA_OK) {

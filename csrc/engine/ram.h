@@ -674,6 +674,9 @@ uint64_t fault_new_owner(const pa_mm *mm, uint64_t vpn);
 pa_status fault_anon(pa_mm *mm, uint64_t vpn, uint64_t *pte, uint64_t count, bool write,
                      uint64_t *n);
 
+/* Accesses to pages of private memory, *done of `count`. */
+pa_status fault_touch(pa_mm *mm, uint64_t vpn, uint64_t count, bool write, uint64_t *done);
+
 /* Access a page that is there; true if the entry needed no fault. */
 static inline bool fault_is_spared(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool write)
 {
@@ -683,6 +686,19 @@ static inline bool fault_is_spared(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool 
     if (write)
         mm_set_hot(mm, vpn, 1);
     return true;
+}
+
+/* ---- going on (rseq.c) ------------------------------------------------------------------------ */
+
+/* A fault that began at `entered` is over: the kernel may use a page of the process. */
+void rseq_return(pa_mm *mm, uint64_t entered);
+/* Pages of [vpn, end) are no longer what they were. */
+void rseq_forget(pa_mm *mm, uint64_t vpn, uint64_t end);
+
+static inline void mm_return(pa_mm *mm, uint64_t entered)
+{
+    if (mm->has_rseq)
+        rseq_return(mm, entered);
 }
 
 /* ---- 2 MB at once (huge.c) -------------------------------------------------------------------- */

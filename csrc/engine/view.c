@@ -368,9 +368,11 @@ static pa_status touch(pa_mm *mm, const pa_view *view, uint64_t vpn, uint64_t co
             ++*done;
             continue;
         }
+        uint64_t entered = mm->ram->disk.now;
         pa_status status = fault_view(mm, view, at, pte, write);
         if (status != PA_OK)
             return status;
+        mm_return(mm, entered);
     }
     return PA_OK;
 }

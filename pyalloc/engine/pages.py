@@ -169,6 +169,14 @@ class Pages(Mortal):
         """
         lib.pa_mm_populate(self.handle, populates, tries)
 
+    def set_rseq(self, vpn: int, *, registered: bool) -> None:
+        """Say which page of private memory the kernel uses when the process goes on, or none."""
+        lib.pa_mm_set_rseq(self.handle, vpn, registered)
+
+    def returns(self) -> None:
+        """Let the kernel use that page if the process has waited since it last ran."""
+        lib.pa_mm_return(self.handle)
+
     def touch_anon(self, vpn: int, count: int, write: bool) -> tuple[int, bool]:
         """Access pages of a private anonymous area."""
         status = lib.pa_mm_touch_anon(self.handle, vpn, count, write, self._done)

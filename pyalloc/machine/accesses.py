@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pyalloc.arguments import numbers, registers, truth
 from pyalloc.errors import ArgumentError, MemoryFault
-from pyalloc.machine.syscalls import SystemCalls
+from pyalloc.machine.sequences import SequenceCalls
 from pyalloc.units import PAGE
-
-if TYPE_CHECKING:
-    from pyalloc.machine.memory import ProcessPages
 
 _FLAG: Final[type] = bool
 
 
-class Accesses(SystemCalls):
+class Accesses(SequenceCalls):
     """What a process reads and writes; the process itself is a subclass."""
-
-    pages: ProcessPages
 
     def touch(self, addr: int, length: int, write: bool = True, *, zeros: bool = False) -> None:
         """Access each page of a range once.

@@ -19,6 +19,8 @@ from pyalloc.units import PAGE
 if TYPE_CHECKING:
     from pyalloc.machine.cgroup import Cgroup
     from pyalloc.machine.machine import Machine
+    from pyalloc.machine.memory import ProcessPages
+    from pyalloc.machine.sequences import Sequences
 
 _MOST_BYTES: Final = 0x7FFFF000
 """What one read or write moves at most (MAX_RW_COUNT)."""
@@ -31,8 +33,11 @@ class FileCalls:
     pid: int
     name: str
     uid: int
+    alive: bool
     cgroup: Cgroup | None
+    pages: ProcessPages
     files: dict[int, OpenFile]
+    sequences: Sequences | None
     mask: int
     """The largest number a register holds."""
 
@@ -43,6 +48,11 @@ class FileCalls:
     def out_of_memory(self) -> None:
         """Let the OOM killer make room for this process."""
         raise NotImplementedError
+
+    def go_on(self) -> None:
+        """Return from a call to the program; if it has waited, the kernel uses a page of it."""
+        if self.sequences is not None and self.alive:
+            self.pages.table.returns()
 
     # --- descriptors --------------------------------------------------------------------
 
@@ -194,4 +204,5 @@ class FileCalls:
                 if at > offset:
                     break
                 fail(errno.ENOMEM)
+        self.go_on()
         return min(at, end) - offset

@@ -127,6 +127,7 @@ class Process(LibraryCalls):
         self.last: procfs.Resident | None = None
         self.last_pages: dict[str, int] = {}
         self.huge_advice = False
+        self.sequences = None
         self.parent: Process | None = None
         self.children: list[Process] = []
         self.files = {}
@@ -206,6 +207,7 @@ class Process(LibraryCalls):
             table.drop()
             raise
         self._share_pages(child)
+        child.inherit_sequences(self.sequences)
         child.heap = self.heap.forked(child)
         child.bind()
         self.children.append(child)

@@ -30,7 +30,6 @@ _OFFSET_32: Final = (1 << 44) - 1
 class SystemCalls(FileCalls):
     """What a process asks the kernel for; the process itself is the subclass."""
 
-    alive: bool
     space: AddressSpace
     heap: ProcessHeap
     huge_advice: bool
@@ -51,6 +50,8 @@ class SystemCalls(FileCalls):
         """
         machine, heap = self.machine, self.heap
         machine.ram.system_call()
+        if self.sequences is not None:
+            self.go_on()
         if changed < heap.far or heap.ground is not None:
             heap.lease()
         if machine.objects_changed:

@@ -318,6 +318,12 @@ void pa_mm_write_zeros(pa_mm *mm, bool zeros);
  * that had to wait (MADV_POPULATE_READ), or those of the program. */
 void pa_mm_populate(pa_mm *mm, bool populates, bool tries);
 
+/* The kernel uses this page of private memory whenever the process goes on after another one had its
+ * processor (rseq(2)), or no longer. */
+void pa_mm_set_rseq(pa_mm *mm, uint64_t vpn, bool registered);
+/* It returns from a call that may have waited. */
+void pa_mm_return(pa_mm *mm);
+
 /* One access to each page vpn + index[i], in this order: of private memory, or of the object that
  * `view` shows.  Results as above; *done indices were served. */
 int pa_mm_touch_list(pa_mm *mm, const pa_view *view, uint64_t vpn, const uint64_t *index,
