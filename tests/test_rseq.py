@@ -146,6 +146,17 @@ def test_what_the_program_writes_is_zeros_the_kernel_writes_numbers() -> None:
     assert machine.ram.counters()["swapped_out"] == written + 1
 
 
+def test_an_area_that_may_not_be_written_any_more_is_not() -> None:
+    """The kernel would kill the process; here its page stays where it is."""
+    _, process = small()
+    at = process.mmap(0, PAGE, BOTH, PRIVATE)
+    process.rseq(at)
+    process.mprotect(at, PAGE, PROT.READ)
+    process.madvise(at, PAGE, pa.MADV.PAGEOUT)
+    wait(process)
+    assert swapped_out(process, at)
+
+
 @pytest.mark.parametrize("how", ["unmapped", "moved", "ended"])
 def test_an_area_that_is_gone_is_used_no_more(how: str) -> None:
     """No page comes to where there is no memory."""
@@ -178,6 +189,19 @@ def test_a_child_has_its_parents() -> None:
     child.madvise(at, 2 * PAGE, pa.MADV.PAGEOUT)
     wait(child)
     assert not swapped_out(child, at)
+
+
+def test_a_child_does_not_have_what_its_parent_has_unmapped() -> None:
+    """Nothing comes to where neither has memory."""
+    machine, process = small()
+    at = process.mmap(0, PAGE, BOTH, PRIVATE)
+    process.rseq(at)
+    process.munmap(at, PAGE)
+    child = process.fork()
+    resident = child.resident().anon
+    wait(child)
+    assert child.resident().anon == resident
+    machine.check()
 
 
 class Filling(Scan):

@@ -425,6 +425,8 @@ void pa_mm_protect(pa_mm *mm, uint64_t vpn, uint64_t count, pa_protection how)
     stretch s;
     uint64_t end = mm_end_of(mm, vpn, count);
     mm_cool_range(mm, vpn, end - vpn);
+    if (how == PA_READ_ONLY)
+        rseq_forget(mm, vpn, end);
     while (mm_next_stretch(mm, &vpn, end, &s)) {
         if (!huge_covers(mm, &s) && !huge_small(mm, &s))
             continue;

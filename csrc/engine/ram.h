@@ -692,7 +692,7 @@ static inline bool fault_is_spared(pa_mm *mm, uint64_t vpn, uint64_t *pte, bool 
 
 /* A fault that began at `entered` is over: the kernel may use a page of the process. */
 void rseq_return(pa_mm *mm, uint64_t entered);
-/* Pages of [vpn, end) are no longer what they were. */
+/* Pages of [vpn, end) are gone, or cannot be written. */
 void rseq_forget(pa_mm *mm, uint64_t vpn, uint64_t end);
 
 static inline void mm_return(pa_mm *mm, uint64_t entered)

@@ -13,7 +13,8 @@
  * that small one in front no request is issued before the sweep has ended (device.c), and the sweep
  * writes out a thousand pages instead of some hundreds.
  *
- * Left out: the signal if the area is gone; being preempted in the program.
+ * Left out: the signal if the area is gone or cannot be written (it is used no more); being preempted
+ * in the program.
  */
 #include "ram.h"
 
@@ -30,6 +31,11 @@ void pa_mm_set_rseq(pa_mm *mm, uint64_t vpn, bool registered)
     mm->has_rseq = registered;
     mm->rseq_vpn = vpn;
     mm->idle_seen = idle_time(mm->ram);
+}
+
+void pa_mm_inherit_rseq(pa_mm *child, const pa_mm *parent)
+{
+    pa_mm_set_rseq(child, parent->rseq_vpn, parent->has_rseq);
 }
 
 void rseq_forget(pa_mm *mm, uint64_t vpn, uint64_t end)

@@ -173,6 +173,10 @@ class Pages(Mortal):
         """Say which page of private memory the kernel uses when the process goes on, or none."""
         lib.pa_mm_set_rseq(self.handle, vpn, registered)
 
+    def inherit_rseq(self, parent: Pages) -> None:
+        """Have the page of the parent, if it is still there."""
+        lib.pa_mm_inherit_rseq(self.handle, parent.handle)
+
     def returns(self) -> None:
         """Let the kernel use that page if the process has waited since it last ran."""
         lib.pa_mm_return(self.handle)

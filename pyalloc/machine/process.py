@@ -207,7 +207,7 @@ class Process(LibraryCalls):
             table.drop()
             raise
         self._share_pages(child)
-        child.inherit_sequences(self.sequences)
+        child.inherit_sequences(self)
         child.heap = self.heap.forked(child)
         child.bind()
         self.children.append(child)

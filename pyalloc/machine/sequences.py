@@ -6,10 +6,9 @@ import errno
 from typing import Final, NamedTuple
 
 from pyalloc.arguments import registers
-from pyalloc.errors import ArgumentError, MemoryFault
-from pyalloc.kernel.abi import VM_WRITE, fail
+from pyalloc.errors import ArgumentError
+from pyalloc.kernel.abi import fail
 from pyalloc.kernel.area import Vma
-from pyalloc.kernel.faulting import SIGSEGV
 from pyalloc.machine.syscalls import SystemCalls
 from pyalloc.units import PAGE
 
@@ -69,11 +68,10 @@ class SequenceCalls(SystemCalls):
         self._after()
         return 0
 
-    def inherit_sequences(self, area: Sequences | None) -> None:
-        """Have the area of the parent."""
-        self.sequences = area
-        if area is not None:
-            self.pages.table.set_rseq(area.addr // PAGE, registered=True)
+    def inherit_sequences(self, parent: SequenceCalls) -> None:
+        """Have the area of the parent, and as little as it if that is gone."""
+        self.sequences = parent.sequences
+        self.pages.table.inherit_rseq(parent.pages.table)
 
     def _register(self, area: Sequences) -> None:
         if self.sequences is not None:
@@ -81,7 +79,8 @@ class SequenceCalls(SystemCalls):
         if area.length < _BYTES or area.addr % _BYTES:
             fail(errno.EINVAL)
         self.pages.access(self._ground_of(area), area.addr // PAGE, 1, write=True)
-        self.inherit_sequences(area)
+        self.pages.table.set_rseq(area.addr // PAGE, registered=True)
+        self.sequences = area
 
     def _refuse_another(self, has: Sequences, area: Sequences) -> None:
         if (has.addr, has.length) != (area.addr, area.length):
@@ -90,15 +89,14 @@ class SequenceCalls(SystemCalls):
 
     def _ground_of(self, area: Sequences) -> Vma:
         """Return where it lies."""
-        vma = self._space().find(area.addr)
+        space = self._space()
+        vma = space.find(area.addr)
         if vma is None or vma.start > area.addr:
             fail(errno.EFAULT)
-        if not vma.flags & VM_WRITE:
-            raise MemoryFault(SIGSEGV, area.addr)
         if vma.file is not None or not vma.private:
             message = f"rseq: {area.addr:#x} must lie in private memory without a file"
             raise ArgumentError(message)
-        return vma
+        return space.fault(area.addr, write=True)
 
     def _unregister(self, area: Sequences, flags: int) -> None:
         has = self.sequences

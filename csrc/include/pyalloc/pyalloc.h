@@ -321,6 +321,8 @@ void pa_mm_populate(pa_mm *mm, bool populates, bool tries);
 /* The kernel uses this page of private memory whenever the process goes on after another one had its
  * processor (rseq(2)), or no longer. */
 void pa_mm_set_rseq(pa_mm *mm, uint64_t vpn, bool registered);
+/* The same page as the parent's, if that one still has it. */
+void pa_mm_inherit_rseq(pa_mm *child, const pa_mm *parent);
 /* It returns from a call that may have waited. */
 void pa_mm_return(pa_mm *mm);
 
