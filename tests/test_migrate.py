@@ -13,14 +13,14 @@ PAGES = 12288
 """One and a half times the limit."""
 
 
-def scanned(*, cpus: int, passes: int = 3, write: bool = True) -> tuple[pa.Machine, pa.Process]:
-    """Return a process that has gone over its memory in order, under a limit of 32 MB."""
+def scanned(*, cpus: int) -> tuple[pa.Machine, pa.Process]:
+    """Return a process that has gone over its memory in order three times, under 32 MB."""
     machine = pa.Machine(ram="1G", swap="1G", kernel="6.18", cpus=cpus, page_cluster=0)
     process = machine.spawn("one", cgroup=machine.cgroup("limit", memory_max="32M"))
     at = process.mmap(0, PAGES * PAGE, PROT.READ | PROT.WRITE, MAP.PRIVATE | MAP.ANONYMOUS)
     process.touch(at, PAGES * PAGE)
-    for _ in range(passes):
-        process.touch_pages(at, np.arange(PAGES), write)
+    for _ in range(3):
+        process.touch_pages(at, np.arange(PAGES))
     return machine, process
 
 

@@ -146,7 +146,7 @@ def test_what_the_program_writes_is_zeros_the_kernel_writes_numbers() -> None:
     assert machine.ram.counters()["swapped_out"] == written + 1
 
 
-def test_an_area_that_may_not_be_written_any_more_is_not() -> None:
+def test_an_area_that_cannot_be_written_any_more_is_used_no_more() -> None:
     """The kernel would kill the process; here its page stays where it is."""
     _, process = small()
     at = process.mmap(0, PAGE, BOTH, PRIVATE)

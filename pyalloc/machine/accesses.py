@@ -15,6 +15,7 @@ from pyalloc.machine.sequences import SequenceCalls
 from pyalloc.units import PAGE
 
 _FLAG: Final[type] = bool
+"""By another name, or mypy takes any check of a flag's type for unreachable."""
 
 
 class Accesses(SequenceCalls):

@@ -29,8 +29,6 @@ class Sequences(NamedTuple):
 class SequenceCalls(SystemCalls):
     """The system call that registers it."""
 
-    sequences: Sequences | None
-
     def rseq(self, addr: int, length: int = _BYTES, flags: int = 0, sig: int = 0) -> int:
         """Register the thread's area of restartable sequences and return 0, as ``rseq(2)``.
 

@@ -50,8 +50,7 @@ class SystemCalls(FileCalls):
         """
         machine, heap = self.machine, self.heap
         machine.ram.system_call()
-        if self.sequences is not None:
-            self.go_on()
+        self.go_on()
         if changed < heap.far or heap.ground is not None:
             heap.lease()
         if machine.objects_changed:
